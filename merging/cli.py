@@ -1,0 +1,290 @@
+"""The command line: the same functions as the app's, from a shell. Errors are one sentence on stderr."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import MergeError
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Merge LoRA adapters and see why it hurts.",
+)
+
+Folders = Annotated[list[Path] | None, typer.Argument(help="Adapter folders, or one recipe.yaml.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
+Base = Annotated[str, typer.Option(help="Base model: minilm (embedded), a folder, or a hub id.")]
+
+
+def main() -> None:
+    """Run the command line; a `MergeError` becomes one sentence on stderr and exit code 1."""
+    try:
+        cli()
+    except MergeError as error:
+        print(f"mergescope: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@cli.command()
+def app() -> None:
+    """Start the app in the browser."""
+    from app import main as start
+
+    start()
+
+
+@cli.command()
+def train(
+    task: Annotated[
+        str | None, typer.Option(help="One task: trec, sms_spam, movie, bbc, tweets3, newspaper, amazon, tweets2.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="A whole pool: default, default_shared_seed or osrm; skips what exists.")
+    ] = None,
+    init: Annotated[str, typer.Option(help="Initialisation of A: default, orthonormal or osrm.")] = "default",
+    rank: Annotated[int, typer.Option(min=1)] = 8,
+    alpha: Annotated[float, typer.Option(help="LoRA alpha; the scaling is alpha / rank.")] = 16.0,
+    k: Annotated[int, typer.Option(min=1, help="Texts per task for OSRM's second moments.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of A and of the order of the rows.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    rows: Annotated[int, typer.Option(min=1, help="Training rows at most.")] = 10_000,
+    modules: Annotated[str, typer.Option(help="Target modules, comma separated.")] = "query,value",
+    freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
+    base: Base = "minilm",
+    output: Output = Path("out"),
+) -> None:
+    """Fine-tune one adapter (--task) or a whole pool (--pool), as the shipped ones were made."""
+    from .models import load_base
+    from .pools import POOLS, train_pool, train_task
+    from .tasks import Task
+    from .training import Progress, TrainingSettings
+
+    if (task is None) == (pool is None):
+        raise MergeError("Say either --task or --pool.")
+    settings = TrainingSettings(
+        init=init, rank=rank, alpha=alpha, seed=seed, k=k, epochs=epochs, learning_rate=lr, batch_size=batch_size,
+        rows=rows, freeze_A=freeze_a, modules=tuple(modules.split(",")),
+    )  # fmt: skip
+
+    def report(name: str, progress: Progress) -> None:
+        if progress.validation is not None:
+            print(
+                f"{name}: epoch {progress.epoch + 1}, validation accuracy {progress.validation:.3f}, {progress.seconds:.0f} s",
+                flush=True,
+            )
+
+    if pool is not None:
+        if pool not in POOLS:
+            raise MergeError(f"Unknown pool {pool!r}: choose one of {', '.join(POOLS)}.")
+        model, tokenizer = load_base(base)
+        for folder in train_pool(model, tokenizer, POOLS[pool], settings, output, report):
+            print(folder)
+        return
+    assert task is not None
+    chosen = Task.load(task)
+    model, tokenizer = load_base(base)
+    for progress in train_task(model, tokenizer, chosen, settings, output):
+        if progress.adapter is None:
+            report(task, progress)
+    print(output)
+
+
+def inspect_adapters(folders: Annotated[list[Path], typer.Argument(help="Adapter folders.")]) -> None:
+    """Print what the adapters are, whether they fit together, and a line per module."""
+    from .adapter import Adapter
+    from .pool import compatibility
+
+    adapters = [Adapter.load(folder) for folder in folders]
+    report = compatibility(adapters)
+    for adapter in adapters:
+        head = "no head" if adapter.head is None else f"{adapter.head.kind} head"
+        print(f"{adapter.name}: task {adapter.task}, base {adapter.base or 'unknown'}, {len(adapter.deltas)} modules, {head}")
+    print("compatible" if report.ok else "not compatible")
+    for kind, lines in (("problem", report.problems), ("warning", report.warnings)):
+        for line in lines:
+            print(f"{kind}: {line}")
+    print(report.modules.to_string(index=False, float_format="{:.4g}".format))
+
+
+@cli.command()
+def methods(name: Annotated[str | None, typer.Argument(help="A method; none = a list.")] = None) -> None:
+    """List the merging methods, or show one method's page."""
+    from .methods import METHODS
+
+    if name is None:
+        for method in METHODS.values():
+            print(f"{method.name:16} {method.title} ({method.paper})")
+        return
+    if name not in METHODS:
+        raise MergeError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
+    method = METHODS[name]
+    print(f"{method.title}\n\n{method.doc}")
+    for param in method.params:
+        print(f"\n--{param.name.replace('_', '-')} ({param.label}, default {param.default}): {param.help}")
+
+
+@cli.command()
+def evaluate(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Adapter folders, each evaluated on its own task.")] = None,
+    pool: Annotated[str | None, typer.Option(help="A shipped pool instead of folders.")] = None,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    base: Base = "minilm",
+) -> None:
+    """Print each adapter's accuracy beside the base's and the logistic-regression probe's on the same training rows."""
+    from .adapter import Adapter
+    from .models import load_base
+    from .pools import load_pool, settings_of, test_accuracies
+    from .tasks import Task
+
+    adapters = load_pool(pool) if pool else [Adapter.load(folder) for folder in folders or ()]
+    if not adapters:
+        raise MergeError("Name adapter folders, or a shipped pool with --pool.")
+    model, tokenizer = load_base(base)
+    print(f"{'task':12} {'adapter':>8} {'probe':>8} {'base':>8}   ({split})")
+    for adapter in adapters:
+        rows = settings_of(adapter.metadata).rows
+        found = test_accuracies(model, tokenizer, Task.load(adapter.task), adapter, rows, split)
+        print(f"{adapter.task:12} {found['adapter']:8.3f} {found['probe']:8.3f} {found['base']:8.3f}", flush=True)
+
+
+@cli.command()
+def sweep(
+    pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods; none = all that need no data.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 200,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
+) -> None:
+    """Measure accuracy against the scaling on validation, then each method at its best scaling on the whole test split.
+
+    Resumable: what the tables hold already is not measured again.
+    """
+    from .pools import POOLS, assets_folder
+    from .report import markdown_results, measure_pool, write_rank_curves
+
+    folder = output or assets_folder() / "tables"
+    for name in pool or POOLS:
+        if name not in POOLS:
+            raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(POOLS)}.")
+        for line in measure_pool(name, folder, method, rows):
+            print(line, flush=True)
+    write_rank_curves(folder)
+    print(markdown_results(folder))
+
+
+def _merge(
+    inputs: Annotated[list[Path], typer.Argument(help="Adapter folders, or one recipe.yaml.")],
+    output: Output,
+    method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="Weight of each adapter, in order; repeat the option.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random masks.")] = 0,
+    rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
+    head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
+    soft_osrm: Annotated[float | None, typer.Option(help="Soft OSRM's mu; off unless given.")] = None,
+    orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
+    penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
+    decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
+    base: Base = "minilm",
+    **params: Any,
+) -> None:
+    """Merge adapters (or do what a recipe says) and write a PEFT adapter."""
+    given = {name: value for name, value in params.items() if value is not None}
+    if len(inputs) == 1 and inputs[0].suffix in (".yaml", ".yml"):
+        if method is not None or given or weight:
+            raise MergeError("A recipe says everything: give no method, weights or parameters beside it.")
+        _merge_recipe(inputs[0], output, base)
+        return
+    if method is None:
+        raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
+    from .adapter import Adapter
+    from .engine import merge
+    from .plugins import Orthogonalize
+
+    if penalty is not None:
+        from .methods import METHODS
+
+        mode = orthogonalize or (METHODS[method].orthogonalize if method in METHODS else "balanced")
+        if mode == "off":
+            raise MergeError("--penalty does nothing without --orthogonalize balanced or raw.")
+        chosen: str | Orthogonalize | None = Orthogonalize(mode, penalty)
+    else:
+        chosen = orthogonalize
+    adapters = [Adapter.load(folder) for folder in inputs]
+    features = None
+    if soft_osrm is not None or _needs_data(method):
+        features = _features(adapters, base)
+    merged = merge(
+        adapters, method, weights=weight, seed=seed, features=features,
+        soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
+    )  # fmt: skip
+    print(merged.save(output, rank=rank, head=head))
+
+
+def _merge_recipe(path: Path, output: Path, base: str) -> None:
+    from .recipe import Recipe
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MergeError(f"The recipe {path} cannot be read: {error}.") from error
+    recipe = Recipe.from_yaml(text)
+    features = None
+    if recipe.soft_osrm is not None or _needs_data(recipe.method):
+        features = _features(recipe.load_adapters(), base)
+    print(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head))
+
+
+def _needs_data(method: str) -> bool:
+    from .methods import METHODS
+
+    return method in METHODS and "data" in METHODS[method].needs
+
+
+def _features(adapters: list[Any], base: str, k: int = 100) -> Any:
+    """Collect the features of the adapters' own embedded tasks, for what needs data."""
+    from .features import collect_features
+    from .models import load_base
+    from .tasks import Task
+
+    texts = {adapter.task: Task.load(adapter.task).train.texts[:k] for adapter in adapters}
+    model, tokenizer = load_base(base)
+    modules = sorted({module for adapter in adapters for module in adapter.deltas})
+    return collect_features(model, tokenizer, texts, k, modules, keep_tokens=False)
+
+
+def _with_method_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give ``merge`` an option for every parameter that any method has; several methods may share one."""
+    from .methods import METHODS
+
+    signature = inspect.signature(function, eval_str=True)
+    known = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options: dict[str, inspect.Parameter] = {}
+    for method in METHODS.values():
+        for param in method.params:
+            kind: Any = str if param.choices else bool if isinstance(param.default, bool) else int if param.integer else float
+            annotation = Annotated[
+                kind | None, typer.Option(f"--{param.name.replace('_', '-')}", help=f"{param.label}. {param.help}")
+            ]
+            options.setdefault(
+                param.name, inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
+    parameters = [*known, *(option for name, option in options.items() if name not in signature.parameters)]
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    return function
+
+
+cli.command("inspect")(inspect_adapters)
+cli.command("merge")(_with_method_options(_merge))
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""merge(): weights, plug-ins and the loop over modules around one merging method; Merged: what comes out."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter, number_equal_names
+from .apply import added, check_fits
+from .errors import MergeError
+from .features import Features
+from .lowrank import LowRank
+from .methods import METHODS, Method, Stack
+from .methods.base import Result
+from .orthogonalize import nudges, orthogonalize
+from .plugins import DECOUPLE_PARAMS, Orthogonalize, SoftOSRM, Updates, decouple, modules_of, soft_osrm
+from .pool import problems_of
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+Weight = float | Mapping[str, float]
+OnModule = Callable[[str, Tensor, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Plug-ins in force, with every default resolved."""
+
+    soft_osrm: SoftOSRM | None
+    orthogonalize: Orthogonalize
+    decouple: float
+
+    @staticmethod
+    def resolve(
+        method: Method, soft: float | SoftOSRM | None, ortho: str | Orthogonalize | None, strength: float | None
+    ) -> Plugins:
+        """Fill in the method's defaults; raise MergeError for values that make no sense."""
+        ortho = method.orthogonalize if ortho is None else ortho
+        ortho = Orthogonalize(ortho) if isinstance(ortho, str) else ortho
+        if not isinstance(ortho, Orthogonalize):
+            raise MergeError(f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..).")
+        strength = method.decouple if strength is None else strength
+        soft = soft if soft is None or isinstance(soft, SoftOSRM) else SoftOSRM(mu=soft)
+        return Plugins(soft, ortho, DECOUPLE_PARAMS[0].check(strength, "decouple"))
+
+
+def merge(
+    adapters: Sequence[Adapter],
+    method: str,
+    weights: Sequence[Weight] | None = None,
+    seed: int = 0,
+    features: Features | None = None,
+    on_module: OnModule | None = None,
+    soft_osrm: float | SoftOSRM | None = None,
+    orthogonalize: str | Orthogonalize | None = None,
+    decouple: float | None = None,
+    **params: Any,
+) -> Merged:
+    """Merge LoRA adapters of one base model.
+
+    Order: soft OSRM, orthogonalize, decouple, then the weights, then the method.
+
+    Parameters
+    ----------
+    adapters : their order never changes the result
+    method : a name in `merging.METHODS`
+    weights : one per adapter: a number, or {module pattern: number} (shell patterns on full module names, the first match
+        counts, 1 where none does); None = 1 each
+    seed : of the random masks of methods that have some
+    features : second moments of the tasks' texts, for what needs data
+    on_module : ``on_module(name, delta, done, total)`` gets every dense (out, in) result in turn, which is not kept; raising
+        `Cancelled` from it stops the merge
+    soft_osrm : None (off), mu, or SoftOSRM(mu, ridge)
+    orthogonalize : None (the method's own), "off", "balanced", "raw", or Orthogonalize(mode, penalty, steps)
+    decouple : None (the method's own), or a strength from 0 to 1
+    **params : the method's parameters, see ``METHODS[method].params``
+
+    Raises
+    ------
+    MergeError
+        For incompatible adapters, an unknown method or parameter, a value out of range, missing data.
+    """
+    adapters = list(adapters)
+    _require_compatible(adapters)
+    if method not in METHODS:
+        raise MergeError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    spec = METHODS[method]
+    checked = spec.check(params)
+    plugins = Plugins.resolve(spec, soft_osrm, orthogonalize, decouple)
+    if features is None and ("data" in spec.needs or plugins.soft_osrm is not None):
+        raise MergeError(f"{'soft_osrm' if plugins.soft_osrm else method} needs data: give features=collect_features(..).")
+    given = _check_weights(adapters, weights)
+    updates = plugged(adapters, plugins, features)
+    merged = Merged(adapters, spec, checked, plugins, tuple(given), int(seed), features, updates)
+    if on_module is not None:
+        for done, module in enumerate(merged.modules, 1):
+            on_module(module, merged.delta(module), done, len(merged.modules))
+    return merged
+
+
+def plugged(adapters: Sequence[Adapter], plugins: Plugins, features: Features | None) -> Updates:
+    """Return the adapters' updates after the plug-ins."""
+    updates: Updates = [dict(adapter.deltas) for adapter in adapters]
+    if plugins.soft_osrm is not None and features is not None:
+        updates = soft_osrm(updates, features, [adapter.task for adapter in adapters], plugins.soft_osrm)
+    if plugins.orthogonalize.mode != "off":
+        updates = orthogonalize(updates, plugins.orthogonalize)
+    if plugins.decouple:
+        updates = decouple(updates, plugins.decouple)
+    return updates
+
+
+@dataclass(eq=False)
+class Merged:
+    """Result of a merge. Low-rank results are computed once and kept; dense ones are computed when they are asked for.
+
+    Attributes
+    ----------
+    adapters : list of Adapter, as given
+    method : Method
+    params : dict, defaults filled in
+    plugins : Plugins, defaults filled in
+    weights : tuple, one entry per adapter
+    """
+
+    adapters: list[Adapter]
+    method: Method
+    params: dict[str, Any]
+    plugins: Plugins
+    weights: tuple[Weight, ...]
+    seed: int
+    features: Features | None
+    updates: Updates = field(repr=False)
+    task: str | None = None
+    _results: dict[str, LowRank] = field(default_factory=dict, repr=False)
+    _prepared: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of all modules that any adapter changes, sorted."""
+        return modules_of(self.updates)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the method needs: "data", "task_id"."""
+        return self.method.needs
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """{module: (out, in)}."""
+        return {module: update.shape for updates in self.updates for module, update in updates.items()}
+
+    def result(self, module: str) -> Result:
+        """Return the merged update of ``module``: LowRank where the method is exactly low-rank, else dense float32.
+
+        Raises
+        ------
+        MergeError
+            If no adapter has the module, or the method needs a task first (`for_task`).
+        """
+        if module in self._results:
+            return self._results[module]
+        if module not in self.shapes:
+            raise MergeError(f"No adapter changes a module {module!r}.")
+        if "task_id" in self.needs and self.task is None:
+            raise MergeError(f"{self.method.name} has one result per task: choose one with for_task(task).")
+        if self.method.prepare is not None and self._prepared is None:
+            self._prepared = self.method.prepare(self._stacks(), **self.params)
+        extra = dict(self._prepared or {})
+        if self.task is not None:
+            extra["task"] = self.task
+        result = self.method.function(self._stack(module), **self.params, **extra)
+        if isinstance(result, LowRank):
+            self._results[module] = result
+        return result
+
+    def delta(self, module: str) -> Tensor:
+        """Return the merged update of ``module``, dense (out, in), float32 (the factors' dtype if that is float64)."""
+        result = self.result(module)
+        return result.dense() if isinstance(result, LowRank) else result
+
+    def to_adapter(self, rank: int | None = None) -> Adapter:
+        """Return the merge as one adapter.
+
+        Parameters
+        ----------
+        rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
+            rank per module (min(out, in) is exact)
+
+        Raises
+        ------
+        MergeError
+            For rank=None with a method that builds dense updates.
+        """
+        if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
+            raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
+        deltas = {}
+        for module in self.modules:
+            result = self.result(module)
+            if rank is None and not isinstance(result, LowRank):
+                exact = max(min(shape) for shape in self.shapes.values())
+                raise MergeError(
+                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a smaller one is "
+                    "the best approximation)."
+                )
+            if not isinstance(result, LowRank):
+                result = LowRank.from_dense(result, rank)
+            deltas[module] = result.compress() if rank is None else result.truncate(min(rank, *result.shape))
+        first = self.adapters[0]
+        return Adapter(
+            name=f"{self.method.name}-{len(self.adapters)}",
+            deltas=deltas,
+            task=self.task or "merged",
+            base=first.base,
+            config={"fan_in_fan_out": first.config.get("fan_in_fan_out", False)},
+            prefix=first.prefix,
+            base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
+        )
+
+    def save(self, folder: str | Path, rank: int | None = None, head: str | None = None, prefix: str | None = None) -> Path:
+        """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
+
+        Parameters
+        ----------
+        rank : see `to_adapter`
+        head : task whose head goes into the file; None = no head, for the bare encoder
+        prefix : the architecture's prefix to write, needed if the adapters carry different ones
+
+        Raises
+        ------
+        MergeError
+            If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
+        """
+        from .export import save_merged  # noqa: PLC0415 - export describes Merged objects
+
+        return save_merged(self, folder, rank, head, prefix)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that makes this merge again."""
+        from .recipe import Recipe  # noqa: PLC0415 - recipe describes Merged objects
+
+        return Recipe.of(self)
+
+    def applied_to(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Return a context in which ``model`` carries the merge; its weights are restored on exit, also after an error.
+
+        Raises
+        ------
+        MergeError
+            If the model lacks a module, has another shape, or is not the base that an adapter records.
+        """
+        for adapter in self.adapters:
+            check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
+        return added(model, self.shapes, self.result)
+
+    def for_task(self, task: str) -> Merged:
+        """Return the merge as it acts on one task (for EMR; every other method acts the same on all).
+
+        Raises
+        ------
+        MergeError
+            If no adapter, or more than one, is of that task.
+        """
+        count = sum(adapter.task == task for adapter in self.adapters)
+        if count != 1:
+            tasks = ", ".join(adapter.task for adapter in self.adapters)
+            raise MergeError(f"{count or 'no'} adapters are of the task {task!r}; there are {tasks}.")
+        if "task_id" not in self.needs:
+            return self
+        chosen = Merged(**{name: getattr(self, name) for name in self.__dataclass_fields__ if not name.startswith("_")})
+        chosen.task, chosen._prepared = task, self._prepared
+        return chosen
+
+    def nudges(self) -> dict[str, float]:
+        """Return {adapter: ||W' - W|| / ||W||}: how far the plug-ins moved each adapter."""
+        names = [adapter.name for adapter in number_equal_names(self.adapters)]
+        return dict(zip(names, nudges([a.deltas for a in self.adapters], self.updates), strict=True))
+
+    def _stacks(self) -> Iterator[Stack]:
+        return (self._stack(module) for module in self.modules)
+
+    def _stack(self, module: str) -> Stack:
+        return Stack(
+            module=module,
+            shape=self.shapes[module],
+            updates=tuple(updates.get(module) for updates in self.updates),
+            weights=tuple(_weight_at(weight, module) for weight in self.weights),
+            ranks=tuple(max(u.rank for u in updates.values()) for updates in self.updates),
+            tasks=tuple(adapter.task for adapter in self.adapters),
+            generator=lambda i: self._generator(i, module),
+            features=self.features,
+        )
+
+    def _generator(self, i: int, module: str) -> torch.Generator:
+        """Seed from (seed, content of the adapter, which of equal ones, module): order and sliders do not change a mask."""
+        prints = [adapter.fingerprint for adapter in self.adapters]
+        occurrence = Counter(prints[:i])[prints[i]]
+        digest = hashlib.sha256(f"{self.seed}|{prints[i]}|{occurrence}|{module}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _require_compatible(adapters: Sequence[Adapter]) -> None:
+    if not adapters:
+        raise MergeError("No adapters given: a merge needs at least one.")
+    problems = problems_of(number_equal_names(list(adapters)))
+    if problems:
+        raise MergeError(problems[0])
+
+
+def _check_weights(adapters: Sequence[Adapter], weights: Sequence[Weight] | None) -> list[Weight]:
+    if weights is None:
+        return [1.0] * len(adapters)
+    if len(weights) != len(adapters):
+        raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
+    checked: list[Weight] = []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        values = dict(weight) if isinstance(weight, Mapping) else {"*": weight}
+        for pattern, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise MergeError(f"The weight of {adapter.name} is {value!r}, not a finite number.")
+            if isinstance(weight, Mapping) and not fnmatch.filter(adapter.deltas, pattern):
+                raise MergeError(f"The weight pattern {pattern!r} matches no module of {adapter.name}.")
+        checked.append({p: float(v) for p, v in values.items()} if isinstance(weight, Mapping) else float(values["*"]))
+    return checked
+
+
+def _weight_at(weight: Weight, module: str) -> float:
+    if not isinstance(weight, Mapping):
+        return weight
+    return next((value for pattern, value in weight.items() if fnmatch.fnmatchcase(module, pattern)), 1.0)

@@ -1,0 +1,231 @@
+"""evaluate(): accuracy that streams in, task by task in turn, with confidence intervals from the first batch on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter, Head
+from .apply import added, check_fits
+from .batches import Encoded, encode
+from .errors import MergeError
+from .models import pooled_states
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from .engine import Merged
+
+Z95 = 1.959963984540054
+FIRST_BATCH = 8
+BATCH = 32
+CHUNK = 96
+"""Rows that are sorted by length together: a chunk is a fair sample of its task, a batch within it need not be."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Accuracy of one task so far; plain numbers only, so that it can cross a process boundary.
+
+    Attributes
+    ----------
+    interval : (low, high), the 95 % Wilson score interval
+    done, total : rows of this task evaluated and to be evaluated
+    """
+
+    task: str
+    accuracy: float
+    interval: tuple[float, float]
+    done: int
+    total: int
+
+
+def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (E. B. Wilson, 1927); (0, 1) without data."""
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = correct / total, z * z
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = z / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total))
+    # the bounds at 0 and 1 are exact, not off by round-off
+    return (0.0 if correct == 0 else max(0.0, centre - half)), (1.0 if correct == total else min(1.0, centre + half))
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTask:
+    """A task's rows, tokenised once: evaluate takes it in place of the `Task`."""
+
+    name: str
+    encoded: Encoded
+    labels: Tensor
+    classes: int
+
+    def first(self, limit: int) -> EncodedTask:
+        """Return the first ``limit`` rows."""
+        columns = {key: values[:limit] for key, values in self.encoded.columns.items()}
+        return replace(self, encoded=replace(self.encoded, columns=columns), labels=self.labels[:limit])
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """One evaluated batch: row numbers, and for each whether the prediction was right (bool, on the CPU)."""
+
+    task: str
+    rows: list[int]
+    right: Tensor
+    total: int
+
+
+def encode_task(tokenizer: Any, task: Task, split: str = "test", limit: int | None = None) -> EncodedTask:
+    """Tokenise the first ``limit`` rows of a split (whose order is random; None = all).
+
+    Raises
+    ------
+    MergeError
+        For an unknown split or a limit below 1.
+    """
+    if split not in ("train", "validation", "test"):
+        raise MergeError(f"Unknown split {split!r}: choose train, validation or test.")
+    if limit is not None and limit < 1:
+        raise MergeError(f"limit = {limit}: at least one row per task is needed.")
+    rows = getattr(task, split)
+    texts, pairs = rows.texts[:limit], rows.pairs[:limit] if rows.pairs else None
+    return EncodedTask(
+        task.name, encode(tokenizer, texts, task.max_length, pairs), torch.tensor(rows.labels[:limit]), len(task.labels)
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Any,
+    merged_or_adapter: Merged | Adapter | None,
+    tasks: Sequence[Task | EncodedTask],
+    split: str = "test",
+    limit: int | None = 200,
+    heads: Mapping[str, Head] | None = None,
+) -> Iterator[Estimate]:
+    """Yield an `Estimate` after every batch, the tasks in turn, the first batches small.
+
+    Closing the generator stops between two batches; the model's weights are restored in any case. A method that needs the
+    task's identity (EMR) gets each task's own weights.
+
+    Parameters
+    ----------
+    model : bare encoder on any device; None as ``merged_or_adapter`` evaluates it as it is
+    tasks : `Task`s, or what `encode_task` made of them (then ``split`` and ``limit`` are already decided)
+    heads : {task: Head}; by default the adapters' own, required for the bare base
+
+    Raises
+    ------
+    MergeError
+        If a task has no head, a head has another number of labels than its task, or the update does not fit the model.
+    """
+    return _estimates(hits(model, tokenizer, merged_or_adapter, tasks, split, limit, heads))
+
+
+def hits(
+    model: nn.Module,
+    tokenizer: Any,
+    merged_or_adapter: Merged | Adapter | None,
+    tasks: Sequence[Task | EncodedTask],
+    split: str = "test",
+    limit: int | None = 200,
+    heads: Mapping[str, Head] | None = None,
+) -> Iterator[Hits]:
+    """Yield which rows of each batch were classified rightly: what `evaluate` counts; see there."""
+    if not tasks:
+        raise MergeError("No tasks given to evaluate on.")
+    encoded = [t if isinstance(t, EncodedTask) else encode_task(tokenizer, t, split, limit) for t in tasks]
+    if len({task.name for task in encoded}) < len(encoded):
+        raise MergeError("Two tasks have the same name: results could not be told apart.")
+    heads = dict(heads) if heads is not None else _own_heads(merged_or_adapter)
+    for task in encoded:
+        _check_head(task, heads.get(task.name))
+    return _stream(model, merged_or_adapter, encoded, heads)
+
+
+def _estimates(batches: Iterator[Hits]) -> Iterator[Estimate]:
+    correct: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+    for batch in batches:
+        correct[batch.task] += int(batch.right.sum())
+        done[batch.task] += len(batch.rows)
+        right, seen = correct[batch.task], done[batch.task]
+        yield Estimate(batch.task, right / seen, wilson(right, seen), seen, batch.total)
+
+
+@torch.no_grad()
+def _stream(
+    model: nn.Module, subject: Merged | Adapter | None, tasks: Sequence[EncodedTask], heads: Mapping[str, Head]
+) -> Iterator[Hits]:
+    device = next(model.parameters()).device
+    was_training = model.training
+    per_task = subject is not None and not isinstance(subject, Adapter) and "task_id" in subject.needs
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        model.eval()
+        if not per_task:
+            stack.enter_context(_applied(model, subject))
+        for task, rows in _interleaved(tasks):
+            with ExitStack() as own:
+                if per_task:
+                    own.enter_context(subject.for_task(task.name).applied_to(model))  # type: ignore[union-attr]
+                logits = heads[task.name].logits(pooled_states(model, task.encoded.batch(rows, device)).float())
+            right = logits.argmax(1).cpu() == task.labels[rows]
+            yield Hits(task.name, rows, right, len(task.encoded))
+
+
+def _applied(model: nn.Module, subject: Merged | Adapter | None) -> Any:
+    if subject is None:
+        return ExitStack()
+    if isinstance(subject, Adapter):
+        shapes = {module: update.shape for module, update in subject.deltas.items()}
+        check_fits(model, shapes, subject.base_fingerprint)
+        return added(model, shapes, subject.deltas.__getitem__)
+    return subject.applied_to(model)
+
+
+def _interleaved(tasks: Sequence[EncodedTask]) -> Iterator[tuple[EncodedTask, list[int]]]:
+    """Yield (task, rows) round robin: a small batch of each task first, then full ones of similar lengths."""
+    queues = [_batches(task.encoded.lengths) for task in tasks]
+    for turn in range(max(map(len, queues))):
+        for task, queue in zip(tasks, queues, strict=True):
+            if turn < len(queue):
+                yield task, queue[turn]
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    first = list(range(min(FIRST_BATCH, len(lengths))))
+    batches = [first]
+    for begin in range(len(first), len(lengths), CHUNK):
+        rows = sorted(range(begin, min(begin + CHUNK, len(lengths))), key=lambda row: lengths[row])
+        batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return batches
+
+
+def _own_heads(subject: Merged | Adapter | None) -> dict[str, Head]:
+    if subject is None:
+        raise MergeError("The bare base has no heads: give heads={task: head}.")
+    adapters = [subject] if isinstance(subject, Adapter) else subject.adapters
+    heads: dict[str, Head] = {}
+    for adapter in adapters:
+        if adapter.head is not None:
+            if adapter.task in heads:
+                raise MergeError(f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}.")
+            heads[adapter.task] = adapter.head
+    return heads
+
+
+def _check_head(task: EncodedTask, head: Head | None) -> None:
+    if head is None:
+        raise MergeError(f"There is no head for the task {task.name!r}: its adapter carries none, give heads={{task: head}}.")
+    if head.kind != "pooled":
+        raise MergeError(f"The head of {task.name!r} belongs to a classification model; only pooled heads can be evaluated here.")
+    if len(head.tensors["bias"]) != task.classes:
+        raise MergeError(f"The head of {task.name!r} has {len(head.tensors['bias'])} labels, the task {task.classes}.")

@@ -1,0 +1,110 @@
+"""OSRM: start each LoRA's A in the subspace in which the other tasks' features have least energy.
+
+On an input h of another task the update contributes B A h. With the rows of A orthonormal and spanning the eigenvectors of
+the others' second moment S with the smallest eigenvalues, E ||A h||^2 = tr(A S A^T) is as small as it can be (Ky Fan).
+
+References
+----------
+Zhang & Zhou, "Unraveling LoRA Interference: Orthogonal Subspaces for Robust Model Merging", ACL 2025, arXiv 2505.22934.
+The official code uses one mean vector per task (pooling "task_mean"), whose null space is so large that the solution is
+arbitrary; the full second moment (pooling "token") does what the paper says and is the default here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import MergeError
+from .features import Features
+
+FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """Solution of OSRM's subspace problem at one module.
+
+    Attributes
+    ----------
+    A : Tensor, shape (rank, in), float32, orthonormal rows
+    eigenvalues : Tensor, shape (in,), ascending, of the others' second moment S (float64)
+    energy : float
+        tr(A S A^T) / tr(S): the share of the others' feature energy that A sees.
+    null_dimension : int
+        Number of eigenvalues that are zero up to float32 round-off.
+    unique : bool
+        False if the null space has room to spare; then the directions with most energy of the task's own features
+        are taken inside it.
+    """
+
+    A: Tensor
+    eigenvalues: Tensor
+    energy: float
+    null_dimension: int
+    unique: bool
+
+
+def osrm_init(
+    features: Features,
+    task: str,
+    rank: int,
+    module: str,
+    others: Sequence[str] | Mapping[str, float] | None = None,
+    pooling: str = "token",
+    k: int | None = None,
+) -> Tensor:
+    """Return OSRM's A (rank, in) with orthonormal rows, float32, for ``task`` at ``module``; see `osrm_subspace`."""
+    return osrm_subspace(features, task, rank, module, others, pooling, k).A
+
+
+def osrm_subspace(
+    features: Features,
+    task: str,
+    rank: int,
+    module: str,
+    others: Sequence[str] | Mapping[str, float] | None = None,
+    pooling: str = "token",
+    k: int | None = None,
+) -> Subspace:
+    """Solve min tr(A S A^T) subject to A A^T = I, S = sum over the other tasks j of w_j S_j / tr(S_j).
+
+    Parameters
+    ----------
+    others : the tasks not to disturb, or {task: weight}; None = every other task of ``features``, weight 1
+    pooling, k : see `merging.features.Features.second_moment`
+
+    Raises
+    ------
+    MergeError
+        If there is no other task, or the rank is below 1 or above the layer's width.
+    """
+    names = [t for t in features.tasks if t != task] if others is None else list(others)
+    if not names:
+        raise MergeError(f"OSRM needs the features of at least one other task than {task!r}.")
+    S = torch.zeros((), dtype=torch.float64)
+    for name in names:
+        S_j = features.second_moment(name, module, pooling, k)
+        weight = others[name] if isinstance(others, Mapping) else 1.0
+        S = S + weight * S_j / S_j.trace().clamp(min=torch.finfo(torch.float64).tiny)
+    if not 1 <= rank <= len(S):
+        raise MergeError(f"rank = {rank} at {module}: OSRM's A needs between 1 and {len(S)} rows, the layer's width.")
+    eigenvalues, V = torch.linalg.eigh(S)
+    null = int((eigenvalues <= len(S) * FLOAT32_EPS * eigenvalues[-1]).sum())
+    if null > rank and task in features.tasks:
+        own = V[:, :null].T @ features.second_moment(task, module, pooling, k) @ V[:, :null]
+        V = V[:, :null] @ torch.linalg.eigh(own).eigenvectors.flip(1)
+    A = V[:, :rank].T.contiguous()
+    return Subspace(A.float(), eigenvalues, float((A @ S * A).sum() / S.trace()), null, null <= rank)
+
+
+def random_orthonormal(rank: int, width: int, generator: torch.Generator) -> Tensor:
+    """Return a random A (rank, width) with orthonormal rows: the control that has OSRM's norm but no data."""
+    if not 1 <= rank <= width:
+        raise MergeError(f"rank = {rank}: an orthonormal A needs between 1 and {width} rows, the layer's width.")
+    Q, R = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
+    A: Tensor = (Q * R.diagonal().sign()).T.float().contiguous()
+    return A

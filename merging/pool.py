@@ -1,0 +1,207 @@
+"""compatibility(): can these adapters be merged, and what should one know before?"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from .adapter import Adapter, number_equal_names
+from .lowrank import LowRank
+
+NORM_IMBALANCE = 10.0
+SHARED_START_FACTOR = 5.0
+USUAL_TARGETS = {
+    *(
+        "query",
+        "key",
+        "value",
+        "dense",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "out_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ),
+    *(
+        "q_lin",
+        "k_lin",
+        "v_lin",
+        "out_lin",
+        "lin1",
+        "lin2",
+        "query_proj",
+        "key_proj",
+        "value_proj",
+        "fc1",
+        "fc2",
+        "c_attn",
+        "c_proj",
+    ),
+    *("q", "k", "v", "o", "wi", "wo", "wi_0", "wi_1", "c_fc", "query_key_value"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CompatibilityReport:
+    """What `compatibility` found.
+
+    Attributes
+    ----------
+    problems : list of str
+        Each blocks a merge and says what to do.
+    warnings : list of str
+        What hurts merges without making them impossible.
+    modules : DataFrame with a row per adapter and module
+        adapter, module, rank, out, in, norm (of the scaled update); rank 0 and norm 0 where an adapter lacks a module.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    modules: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def ok(self) -> bool:
+        """True if the adapters can be merged."""
+        return not self.problems
+
+
+def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
+    """Check that ``adapters`` are updates of one base model, and note what is likely to hurt their merge."""
+    if not adapters:
+        return CompatibilityReport(problems=["No adapters given: a merge needs at least one."])
+    named = number_equal_names(list(adapters))
+    problems = problems_of(named)
+    warnings = _norm_warnings(named) + _coverage_warnings(named) + _target_warnings(named)
+    if not problems:
+        warnings += _shared_start_warnings(named)
+    return CompatibilityReport(problems, warnings, _module_table(named))
+
+
+def problems_of(adapters: Sequence[Adapter]) -> list[str]:
+    """Return what keeps ``adapters`` from being merged, a sentence each; cheap, unlike the warnings."""
+    return _base_problems(adapters) + _shape_problems(adapters) + _prefix_problems(adapters)
+
+
+def base_key(name: str) -> str:
+    """Return what two spellings of one base model's name have in common: the last path component, lower case."""
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
+
+
+def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
+    first = adapters[0]
+    problems = []
+    for other in adapters[1:]:
+        if first.base_fingerprint and other.base_fingerprint:
+            same = first.base_fingerprint == other.base_fingerprint
+        else:
+            same = bool(first.base) and base_key(first.base) == base_key(other.base)
+        if not same:
+            problems.append(
+                f"{first.name} and {other.name} have different base models ({first.base or 'none recorded'} and "
+                f"{other.base or 'none recorded'}): updates of different models cannot be added; "
+                "if you know that they share one, say so with Adapter.load(.., base=)."
+            )
+    return problems
+
+
+def _shape_problems(adapters: Sequence[Adapter]) -> list[str]:
+    shapes: dict[str, tuple[str, tuple[int, int]]] = {}
+    problems = []
+    for adapter in adapters:
+        for module, update in adapter.deltas.items():
+            owner, shape = shapes.setdefault(module, (adapter.name, update.shape))
+            if shape != update.shape:
+                problems.append(
+                    f"{module} is {shape} in {owner} but {update.shape} in {adapter.name}: they belong to different base models."
+                )
+    return problems
+
+
+def _prefix_problems(adapters: Sequence[Adapter]) -> list[str]:
+    """Notice modules that are the same but for a prefix: PEFT would load such an adapter and do nothing."""
+    problems = []
+    for a, b in itertools.combinations(adapters, 2):
+        if set(a.deltas) & set(b.deltas):
+            continue
+        for long, short in ((a, b), (b, a)):
+            pair = next(((x, y) for x in long.deltas for y in short.deltas if x.endswith("." + y)), None)
+            if pair:
+                problems.append(
+                    f"{long.name} calls a module {pair[0]!r} that {short.name} calls {pair[1]!r}: one of them has a wrong prefix."
+                )
+                break
+    return problems
+
+
+def _norm_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    norms = {a.name: sum(u.norm() ** 2 for u in a.deltas.values()) ** 0.5 for a in adapters}
+    warnings = [f"{name} is the zero update: it changes nothing." for name, norm in norms.items() if norm == 0]
+    alive = {name: norm for name, norm in norms.items() if norm}
+    if len(alive) > 1:
+        largest, median = max(alive, key=alive.__getitem__), statistics.median(alive.values())
+        smallest = min(alive, key=alive.__getitem__)
+        if alive[largest] > NORM_IMBALANCE * alive[smallest]:
+            warnings.append(
+                f"{largest} is {alive[largest] / alive[smallest]:.0f} times as large as {smallest} (norms {alive[largest]:.3g} and "
+                f"{alive[smallest]:.3g}, median {median:.3g}): it will dominate a sum; lower its weight or use Decouple."
+            )
+    return warnings
+
+
+def _coverage_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    everything = {module for adapter in adapters for module in adapter.deltas}
+    return [
+        f"{a.name} has no update in {len(everything) - len(a.deltas)} of {len(everything)} modules, for example "
+        f"{min(everything - set(a.deltas))}: it counts as zero there."
+        for a in adapters
+        if len(a.deltas) < len(everything)
+    ]
+
+
+def _target_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    warnings = []
+    for adapter in adapters:
+        unusual = sorted({m.rsplit(".", 1)[-1] for m in adapter.deltas} - USUAL_TARGETS)
+        if unusual:
+            warnings.append(
+                f"{adapter.name} changes unusual modules ({', '.join(unusual)}): check that it is meant for this base."
+            )
+    return warnings
+
+
+def _shared_start_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    """Adapters that started from one random A keep most of it; overlap far above chance gives them away."""
+    from .diagnostics import chance_overlap, subspace_overlap  # noqa: PLC0415 - diagnostics needs pool's neighbours
+
+    if len(adapters) < 2:
+        return []
+    frame = subspace_overlap(adapters, side="A")
+    pairs = frame[frame.adapter_a < frame.adapter_b].groupby(["adapter_a", "adapter_b"]).overlap.mean()
+    if pairs.empty:
+        return []
+    chance = chance_overlap(adapters, side="A")
+    shared = pairs[pairs > max(SHARED_START_FACTOR * chance, 0.3)]
+    if shared.empty:
+        return []
+    a, b = shared.index[0]
+    return [
+        f"{a} and {b} share their A subspace (overlap {shared.iloc[0]:.2f}, chance {chance:.2f}; {len(shared)} of {len(pairs)} pairs): "
+        "they were probably trained from one seed, which makes them interfere."
+    ]
+
+
+def _module_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    shapes = {module: update.shape for adapter in adapters for module, update in adapter.deltas.items()}
+    rows = []
+    for adapter in adapters:
+        for module, shape in sorted(shapes.items()):
+            update = adapter.deltas.get(module, LowRank.zero(shape))
+            rows.append((adapter.name, module, update.rank, *shape, update.norm()))
+    return pd.DataFrame(rows, columns=["adapter", "module", "rank", "out", "in", "norm"])

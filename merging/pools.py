@@ -1,0 +1,217 @@
+"""The shipped pools: six tasks, one adapter each, under assets/adapters/<pool>/<task>, and how they are made."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .adapter import METADATA_FILE, Adapter
+from .errors import MergeError
+from .evaluation import encode_task, evaluate
+from .features import Features, collect_features
+from .osrm import osrm_init
+from .tasks import DEFAULT_TASKS, Task, fingerprint
+from .training import Progress, TrainingSettings, fine_tune, probe_head, target_names
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """How a shipped pool is trained: the initialisation of A, and whether all tasks share one seed."""
+
+    name: str
+    title: str
+    init: str
+    shared_seed: bool
+    help: str
+
+    def seed(self, task: str, repetition: int = 0) -> int:
+        """Return the seed of one task's run."""
+        own = 0 if self.shared_seed else DEFAULT_TASKS.index(task) + 1
+        return 100 * repetition + own
+
+
+POOLS: dict[str, PoolSpec] = {
+    spec.name: spec
+    for spec in (
+        PoolSpec("default", "PEFT init, own seeds", "default", False, "PEFT's random A, another one for each task: what strangers' adapters look like."),
+        PoolSpec("default_shared_seed", "PEFT init, one seed", "default", True, "The same random A in every task: what a script that sets one seed gives."),
+        PoolSpec("osrm", "OSRM init", "osrm", False, "A starts where the other tasks' features have least energy (full second moment)."),
+    )
+}  # fmt: skip
+
+
+def assets_folder() -> Path:
+    """Return the ``assets`` folder of the checkout.
+
+    Raises
+    ------
+    MergeError
+        If the package was installed without it.
+    """
+    folder = Path(__file__).resolve().parent.parent / "assets"
+    if not folder.is_dir():
+        raise MergeError("The assets folder is not beside the package: install Mergescope with pip install -e from a checkout.")
+    return folder
+
+
+def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
+    """Return the adapters of a shipped pool in the order of the default tasks.
+
+    Raises
+    ------
+    MergeError
+        For an unknown pool.
+    """
+    if name not in POOLS:
+        raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(POOLS)}.")
+    folder = (root or assets_folder() / "adapters") / name
+    return [Adapter.load(folder / task) for task in DEFAULT_TASKS if (folder / task / METADATA_FILE).exists()]
+
+
+def collect_for_osrm(model: nn.Module, tokenizer: Any, tasks: Sequence[str], settings: TrainingSettings) -> Features:
+    """Return the features that `train_task` takes its OSRM initialisation from: the first k training texts of each task."""
+    texts = {name: Task.load(name).train.texts[: settings.k] for name in tasks}
+    modules = target_names(model, settings.modules)
+    return collect_features(model, tokenizer, texts, settings.k, modules, max_length=128, keep_tokens=False)
+
+
+def train_task(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    settings: TrainingSettings,
+    folder: Path,
+    others: Sequence[str] = DEFAULT_TASKS,
+    features: Features | None = None,
+    command: str | None = None,
+) -> Iterator[Progress]:
+    """Fine-tune one adapter and write it with its provenance and accuracies; yields the trainer's progress.
+
+    The folder's metadata holds the command, versions, seeds, fingerprints of base and data, validation accuracy, and on the whole test
+    split the accuracy of the adapter, of the base under the adapter's head, and of the logistic-regression probe.
+
+    Parameters
+    ----------
+    others : tasks that OSRM should not disturb (the task itself does not count)
+    features : see `collect_for_osrm`; collected here when OSRM needs them and they are not given
+    """
+    A_init: dict[str, Tensor] | None = None
+    if settings.init == "osrm":
+        names = [name for name in others if name != task.name]
+        features = features or collect_for_osrm(model, tokenizer, [*names, task.name], settings)
+        modules = target_names(model, settings.modules)
+        A_init = {module: osrm_init(features, task.name, settings.rank, module, names) for module in modules}
+    adapter: Adapter | None = None
+    for progress in fine_tune(model, tokenizer, task, settings, A_init):
+        adapter = progress.adapter
+        yield progress
+    assert adapter is not None
+    metadata = dict(adapter.metadata) | {
+        "command": command or train_command(task.name, settings),
+        "versions": versions(),
+        "data_fingerprint": fingerprint(task),
+        "rows": {
+            "train": min(settings.rows, len(task.train)),
+            "validation": len(task.validation),
+            "test": len(task.test),
+        },
+        "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows),
+    }
+    replace(adapter, metadata=metadata).save(folder)
+
+
+def test_accuracies(
+    model: nn.Module, tokenizer: Any, task: Task, adapter: Adapter, rows: int, split: str = "test"
+) -> dict[str, float]:
+    """Return accuracies on a whole split: adapter, base (under the adapter's head), probe (the same training rows)."""
+    assert adapter.head is not None
+    train = encode_task(tokenizer, task, "train", rows)
+    probe = probe_head(model, train.encoded, train.labels, len(task.labels), task.labels)
+    subjects: Mapping[str, tuple[Adapter | None, Any]] = {
+        "adapter": (adapter, adapter.head),
+        "base": (None, adapter.head),
+        "probe": (None, probe),
+    }
+    test = encode_task(tokenizer, task, split)
+    return {
+        name: [e.accuracy for e in evaluate(model, tokenizer, subject, [test], heads={task.name: head})][-1]
+        for name, (subject, head) in subjects.items()
+    }
+
+
+def train_pool(
+    model: nn.Module,
+    tokenizer: Any,
+    spec: PoolSpec,
+    settings: TrainingSettings,
+    root: Path,
+    report: Callable[[str, Progress], None],
+) -> list[Path]:
+    """Train every adapter of a pool that is not there yet; returns the folders made."""
+    made = []
+    base = replace(settings, init=spec.init)
+    features = collect_for_osrm(model, tokenizer, DEFAULT_TASKS, base) if spec.init == "osrm" else None
+    for name in DEFAULT_TASKS:
+        folder = root / spec.name / name
+        if (folder / METADATA_FILE).exists():
+            continue
+        for progress in train_task(
+            model, tokenizer, Task.load(name), replace(base, seed=spec.seed(name)), folder, features=features
+        ):
+            if progress.adapter is None:
+                report(f"{spec.name}/{name}", progress)
+        made.append(folder)
+    return made
+
+
+def train_command(task: str, settings: TrainingSettings) -> str:
+    """Return the command line that repeats a run; options at their default are left out, but for those that matter most."""
+    default = TrainingSettings()
+    words = [
+        "mergescope",
+        "train",
+        "--task",
+        task,
+        "--init",
+        settings.init,
+        "--rank",
+        settings.rank,
+        "--seed",
+        settings.seed,
+    ]
+    if settings.init == "osrm":
+        words += ["--k", settings.k]
+    options = {
+        "alpha": "--alpha",
+        "epochs": "--epochs",
+        "learning_rate": "--lr",
+        "batch_size": "--batch-size",
+        "rows": "--rows",
+    }
+    for field, option in options.items():
+        if getattr(settings, field) != getattr(default, field):
+            words += [option, getattr(settings, field)]
+    if settings.modules != default.modules:
+        words += ["--modules", ",".join(settings.modules)]
+    if settings.freeze_A:
+        words += ["--freeze-a"]
+    return shlex.join([str(word) for word in words]) + " -o out/"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run's numbers depend on."""
+    names = ("mergescope", "torch", "transformers", "peft", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def settings_of(metadata: Mapping[str, Any]) -> TrainingSettings:
+    """Return the settings recorded in an adapter's metadata."""
+    stored = dict(metadata.get("training") or asdict(TrainingSettings()))
+    return TrainingSettings(**(stored | {"modules": tuple(stored["modules"])}))

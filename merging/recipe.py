@@ -1,0 +1,162 @@
+"""Recipe: a merge as text. YAML in, the same merge out, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .adapter import Adapter
+from .engine import merge
+from .errors import MergeError
+from .plugins import Orthogonalize, SoftOSRM
+
+if TYPE_CHECKING:
+    from .engine import Merged
+    from .features import Features
+
+
+class AdapterEntry(BaseModel):
+    """One adapter of a recipe: its absolute path, what the caller said about it, and its weight."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    path: str
+    name: str
+    task: str
+    base: str | None = None
+    fingerprint: str | None = None
+    weight: float | dict[str, float] = 1.0
+
+
+class OrthogonalizeEntry(BaseModel):
+    """The orthogonalize plug-in of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mode: str
+    penalty: float | None = None
+    steps: int = 500
+
+
+class SoftOSRMEntry(BaseModel):
+    """The soft OSRM plug-in of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mu: float
+    ridge: float
+
+
+class Recipe(BaseModel):
+    """A merge: adapters, method, parameters, plug-ins, seed, and the rank to export at (None = exact).
+
+    It holds no time and no output path, so merging from a recipe writes the same recipe again.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    adapters: list[AdapterEntry]
+    method: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    soft_osrm: SoftOSRMEntry | None = None
+    orthogonalize: OrthogonalizeEntry = OrthogonalizeEntry(mode="off")
+    decouple: float = 0.0
+    seed: int = 0
+    rank: int | None = None
+    head: str | None = None
+
+    @staticmethod
+    def of(merged: Merged, rank: int | None = None, head: str | None = None) -> Recipe:
+        """Describe a merge whose adapters came from folders.
+
+        Raises
+        ------
+        MergeError
+            If an adapter was made in memory: a recipe can only name files.
+        """
+        entries = []
+        for adapter, weight in zip(merged.adapters, merged.weights, strict=True):
+            if adapter.path is None:
+                raise MergeError(f"{adapter.name} was not loaded from a folder, so a recipe cannot name it: save it first.")
+            entries.append(
+                AdapterEntry(
+                    path=str(adapter.path),
+                    name=adapter.name,
+                    task=adapter.task,
+                    base=adapter.base if adapter.base_vouched else None,
+                    fingerprint=adapter.fingerprint,
+                    weight=weight if isinstance(weight, float) else dict(weight),
+                )
+            )
+        soft, ortho = merged.plugins.soft_osrm, merged.plugins.orthogonalize
+        return Recipe(
+            adapters=entries,
+            method=merged.method.name,
+            params=merged.params,
+            soft_osrm=None if soft is None else SoftOSRMEntry(mu=soft.mu, ridge=soft.ridge),
+            orthogonalize=OrthogonalizeEntry(mode=ortho.mode, penalty=ortho.penalty, steps=ortho.steps),
+            decouple=merged.plugins.decouple,
+            seed=merged.seed,
+            rank=rank,
+            head=head,
+        )
+
+    @staticmethod
+    def from_yaml(text: str) -> Recipe:
+        """Read a recipe.
+
+        Raises
+        ------
+        MergeError
+            With one sentence, for text that is no YAML or no recipe.
+        """
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise MergeError(f"The recipe is not valid YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(data, dict):
+            raise MergeError("The recipe should be a mapping with adapters and method.")
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise MergeError(f"The recipe's {place} is wrong: {first['msg']}.") from error
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
+
+    def load_adapters(self) -> list[Adapter]:
+        """Read the adapters from their folders.
+
+        Raises
+        ------
+        MergeError
+            If one is missing, refused, or not the file that the recipe was made with.
+        """
+        adapters = []
+        for entry in self.adapters:
+            adapter = Adapter.load(Path(entry.path), name=entry.name, task=entry.task, base=entry.base)
+            if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
+                raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
+            adapters.append(adapter)
+        return adapters
+
+    def merge(self, features: Features | None = None) -> Merged:
+        """Do the merge."""
+        soft, ortho = self.soft_osrm, self.orthogonalize
+        return merge(
+            self.load_adapters(),
+            self.method,
+            weights=[entry.weight for entry in self.adapters],
+            seed=self.seed,
+            features=features,
+            soft_osrm=None if soft is None else SoftOSRM(soft.mu, soft.ridge),
+            orthogonalize=Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
+            decouple=self.decouple,
+            **self.params,
+        )

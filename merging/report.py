@@ -1,0 +1,106 @@
+"""The measured tables that ship: sweeps on validation, test results, rank curves; and the README's text made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .diagnostics import rank_curve
+from .evaluation import encode_task
+from .features import collect_features
+from .methods import METHODS
+from .models import load_base
+from .pools import POOLS, load_pool
+from .search import append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
+from .tasks import DEFAULT_TASKS, Task, task_title
+from .training import target_names
+
+RANK_KS = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
+REFERENCE = "task_arithmetic"
+
+
+def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int) -> Iterator[str]:
+    """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv`` (each method at its best scaling); yields a line per merge."""
+    names = list(methods or (name for name, method in METHODS.items() if not method.needs))
+    adapters = load_pool(pool)
+    model, tokenizer = load_base("minilm")
+    tasks = [Task.load(adapter.task) for adapter in adapters]
+    validation = folder / f"sweep_{pool}.csv"
+    encoded = [encode_task(tokenizer, task, "validation", rows) for task in tasks]
+    for table in sweep(model, tokenizer, adapters, encoded, missing_points(read_table(validation), names)):
+        append(validation, table.drop(columns="hits"))
+        yield f"{pool} validation {_line(table)}"
+    best = best_scalings(read_table(validation))
+    test = folder / f"test_{pool}.csv"
+    done = {(row.method, row.scaling) for row in read_table(test).itertuples()}
+    points = [(name, best[name]) for name in names if (name, best[name]) not in done]
+    encoded = [encode_task(tokenizer, task, "test") for task in tasks] if points else []
+    for table in sweep(model, tokenizer, adapters, encoded, points):
+        append(test, table)
+        yield f"{pool} test {_line(table)}"
+
+
+def _line(table: pd.DataFrame) -> str:
+    row = averages(table).iloc[0]
+    return f"{row.method} scaling {row.scaling:g}: average {row.average:.3f}, worst {row.worst_task} {row.worst:.3f}"
+
+
+def write_rank_curves(folder: Path) -> None:
+    """Write ``rank_curves.csv``: task, module, k, rank, energy_rank, up to 600 texts, for every layer's query input."""
+    path = folder / "rank_curves.csv"
+    if path.exists():
+        return
+    model, tokenizer = load_base("minilm")
+    modules = target_names(model, ("query", "value"))
+    frames = []
+    for name in DEFAULT_TASKS:
+        texts = {name: Task.load(name).train.texts[: RANK_KS[-1]]}
+        features = collect_features(model, tokenizer, texts, RANK_KS[-1], modules, keep_tokens=False)
+        curves = {}
+        for module in modules:
+            source = features.shared[module]
+            if source not in curves:
+                curves[source] = rank_curve(features.samples(name, source), RANK_KS)
+            frames.append(curves[source].assign(task=name, module=module))
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(frames)[["task", "module", "k", "rank", "energy_rank"]].to_csv(path, index=False)
+
+
+def markdown_results(folder: Path) -> str:
+    """Return the README's tables: every measured method at its best validation scaling, on the whole test splits."""
+    parts = []
+    for pool in POOLS:
+        table = read_table(folder / f"test_{pool}.csv")
+        if table.empty:
+            continue
+        best = best_scalings(read_table(folder / f"sweep_{pool}.csv"))
+        table = table[[best.get(m) == s for m, s in zip(table.method, table.scaling, strict=True)]]
+        single = {a.task: a.metadata["test_accuracy"]["adapter"] for a in load_pool(pool)}
+        parts.append(_pool_table(pool, table, single))
+    return "\n\n".join(parts)
+
+
+def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str:
+    mean = sum(single.values()) / len(single)
+    lines = [
+        f"**Pool `{pool}`** ({POOLS[pool].title}); each adapter alone: {mean:.3f}",
+        "",
+        "| method | best λ | test average (95 %) | share of single-task | worst task | against Task Arithmetic (95 %, paired) |",
+        "|---|---|---|---|---|---|",
+    ]
+    order = {name: place for place, name in enumerate(METHODS)}
+    summary = averages(table).sort_values("method", key=lambda column: column.map(order))
+    for row in summary.itertuples():
+        has_scaling = any(param.name == "scaling" for param in METHODS[row.method].params)
+        if row.method == REFERENCE or REFERENCE not in set(table.method):
+            paired = ""
+        else:
+            difference, low, high = paired_difference(table, row.method, REFERENCE)
+            paired = f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(
+            f"| {METHODS[row.method].title} | {f'{row.scaling:g}' if has_scaling else ''} | {row.average:.3f} ({row.low:.3f} to {row.high:.3f}) "
+            f"| {row.average / mean:.1%} | {task_title(row.worst_task)} {row.worst:.3f} | {paired} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""Sweeps: a method's accuracy against its scaling on validation, the best scaling, and then the test split once.
+
+Tables are long (a row per method, scaling and task, with counts and the hits themselves), so that every average, interval and
+paired difference can be computed again from the shipped files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from .adapter import Adapter
+from .engine import Merged, merge
+from .evaluation import Z95, EncodedTask, hits
+from .features import Features
+from .methods import METHODS
+
+SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
+COLUMNS = ["method", "scaling", "task", "correct", "total", "hits"]
+BOOTSTRAP = 2000
+
+
+def grid(method: str, scalings: Sequence[float] = SCALINGS) -> Sequence[float]:
+    """Return the scalings to try: one dummy value for a method that has none."""
+    return scalings if any(param.name == "scaling" for param in METHODS[method].params) else (1.0,)
+
+
+def measure(model: nn.Module, tokenizer: Any, merged: Merged | Adapter, tasks: Sequence[EncodedTask]) -> dict[str, str]:
+    """Return {task: one character per row, 1 = right}."""
+    right = {task.name: ["0"] * len(task.encoded) for task in tasks}
+    for batch in hits(model, tokenizer, merged, tasks):
+        for row, hit in zip(batch.rows, batch.right.tolist(), strict=True):
+            right[batch.task][row] = "1" if hit else "0"
+    return {task: "".join(marks) for task, marks in right.items()}
+
+
+def sweep(
+    model: nn.Module,
+    tokenizer: Any,
+    adapters: Sequence[Adapter],
+    tasks: Sequence[EncodedTask],
+    points: Iterable[tuple[str, float]],
+    features: Features | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of one (method, scaling) after the other; close the generator to stop."""
+    for method, scaling in points:
+        params: dict[str, Any] = {"scaling": scaling} if any(p.name == "scaling" for p in METHODS[method].params) else {}
+        merged = merge(adapters, method, features=features, **params)
+        marks = measure(model, tokenizer, merged, tasks)
+        rows = [(method, scaling, task, m.count("1"), len(m), pack(m)) for task, m in marks.items()]
+        yield pd.DataFrame(rows, columns=COLUMNS)
+
+
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over tasks per (method, scaling): method, scaling, average, low, high, worst_task, worst.
+
+    The interval is the normal one for a mean of independent proportions (95 %).
+    """
+    rows = []
+    for (method, scaling), group in table.groupby(["method", "scaling"], sort=False):
+        p = group.correct / group.total
+        half = Z95 * math.sqrt(float((p * (1 - p) / group.total).sum())) / len(group)
+        worst = p.idxmin()
+        rows.append((method, scaling, p.mean(), p.mean() - half, p.mean() + half, group.task[worst], p[worst]))
+    return pd.DataFrame(rows, columns=["method", "scaling", "average", "low", "high", "worst_task", "worst"])
+
+
+def best_scalings(table: pd.DataFrame) -> dict[str, float]:
+    """Return {method: the scaling with the best validation average}; the smaller one where two are equal."""
+    ranked = averages(table).sort_values(["average", "scaling"], ascending=[False, True])
+    return {str(row.method): float(row.scaling) for row in ranked.drop_duplicates("method").itertuples()}
+
+
+def paired_difference(table: pd.DataFrame, method: str, reference: str, seed: int = 0) -> tuple[float, float, float]:
+    """Return (difference of the averages, low, high): 95 % bootstrap over the rows of each task, the same for both methods."""
+    marks = {m: {r.task: unpack(r.hits, r.total) for r in table[table.method == m].itertuples()} for m in (method, reference)}
+    generator = np.random.default_rng(seed)
+    samples = np.zeros(BOOTSTRAP)
+    differences = [marks[method][task] - marks[reference][task] for task in marks[method]]
+    for difference in differences:
+        picks = generator.integers(0, len(difference), (BOOTSTRAP, len(difference)))
+        samples += difference[picks].mean(1) / len(differences)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(np.mean([d.mean() for d in differences])), float(low), float(high)
+
+
+def pack(marks: str) -> str:
+    """Return a string of 0 and 1 as hexadecimal digits, the last digit filled up with zeros."""
+    return "".join(f"{int(marks[i : i + 4].ljust(4, '0'), 2):x}" for i in range(0, len(marks), 4))
+
+
+def unpack(packed: str, total: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the first ``total`` marks of a packed string as 0.0 and 1.0."""
+    bits = "".join(f"{int(digit, 16):04b}" for digit in packed)
+    return np.array([float(bit) for bit in bits[:total]])
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a shipped table, or an empty one if it is not there yet."""
+    return pd.read_csv(path, dtype={"hits": str}) if path.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def append(path: Path, rows: pd.DataFrame) -> None:
+    """Add rows to a table on disk; it is whole after every call."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = read_table(path)
+    temporary = path.with_suffix(".tmp")
+    (rows if old.empty else pd.concat([old, rows])).to_csv(temporary, index=False)
+    temporary.replace(path)
+
+
+def missing_points(table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS) -> list[tuple[str, float]]:
+    """Return the (method, scaling) that ``table`` lacks."""
+    present: Mapping[str, set[float]] = defaultdict(set)
+    for row in table.itertuples():
+        present[str(row.method)].add(round(float(row.scaling), 6))
+    return [(m, s) for m in methods for s in grid(m, scalings) if round(s, 6) not in present[m]]

@@ -1,0 +1,238 @@
+"""LoRA fine-tuning with a chosen initialisation of A: PEFT's default, random orthonormal, or OSRM.
+
+Every run starts its classifier from the logistic-regression probe on the frozen base, so that an adapter can only add to
+it, and keeps the epoch with the best validation accuracy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter, Head
+from .batches import Encoded, bucketed, encode
+from .errors import MergeError
+from .lowrank import LowRank
+from .models import bare, fingerprint, linear_layers, out_in, pooled_states
+from .osrm import random_orthonormal
+from .tasks import Split, Task
+
+INITS = ("default", "orthonormal", "osrm")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Hyper-parameters of one fine-tuning; everything that a repetition needs but the data and the base.
+
+    Attributes
+    ----------
+    init : "default" (PEFT's Kaiming-uniform A), "orthonormal" (random) or "osrm"
+    seed : of A, of the order of the rows, and of nothing else
+    k : texts per task from which OSRM's second moments are taken
+    rows : at most so many training rows (the first of the split, whose order is random)
+    """
+
+    init: str = "default"
+    rank: int = 8
+    alpha: float = 16.0
+    seed: int = 0
+    k: int = 100
+    epochs: int = 3
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    rows: int = 10_000
+    warmup: float = 0.06
+    freeze_A: bool = False
+    modules: tuple[str, ...] = ("query", "value")
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """State of a fine-tuning; `adapter` is set at the end only."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    validation: float | None = None
+    seconds: float = 0.0
+    adapter: Adapter | None = field(default=None, repr=False)
+
+
+def target_names(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Return the full names of the encoder's linear layers whose last part is in ``targets``.
+
+    Raises
+    ------
+    MergeError
+        If there is none.
+    """
+    names = [n for n, m in bare(model).named_modules() if n.rsplit(".", 1)[-1] in targets and hasattr(m, "weight")]
+    if not names:
+        raise MergeError(f"The base model has no module called {' or '.join(targets)}.")
+    return names
+
+
+def fine_tune(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    settings: TrainingSettings,
+    A_init: Mapping[str, Tensor] | None = None,
+) -> Iterator[Progress]:
+    """Fine-tune a LoRA adapter and a pooled head; yields after every step, the adapter comes with the last.
+
+    Stopping the generator is a clean cancel: the base model is restored in any case.
+
+    Parameters
+    ----------
+    model : bare encoder; it carries the LoRA layers while the generator runs and is itself again afterwards
+    A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
+
+    Raises
+    ------
+    MergeError
+        For an unknown init, a missing A, a rank above a layer's width.
+    """
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds
+    from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415
+
+    names = target_names(model, settings.modules)
+    initial = _initial_A(model, names, settings, A_init)
+    data = {name: _encoded(tokenizer, task, split, settings) for name, split in _splits(task, settings).items()}
+    base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
+    head = probe_head(model, data["train"][0], data["train"][1], len(task.labels), task.labels)
+    device = next(model.parameters()).device
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
+        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=names, lora_dropout=0.0)
+        wrapped = get_peft_model(model, config)
+    try:
+        layers = {name: layer for name, layer in bare(model).named_modules() if name in names}
+        for name, A in initial.items():
+            layers[name].lora_A["default"].weight.data.copy_(A)
+        for layer in layers.values():
+            layer.lora_A["default"].weight.requires_grad_(not settings.freeze_A)
+        weight, bias = (head.tensors[key].to(device).clone().requires_grad_() for key in ("weight", "bias"))
+        lora = [p for p in wrapped.parameters() if p.requires_grad]
+        groups = [
+            {"params": lora, "lr": settings.learning_rate},
+            {"params": [weight, bias], "lr": settings.learning_rate},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        encoded, labels = data["train"]
+        steps = settings.epochs * -(-len(encoded) // settings.batch_size)
+        schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
+        generator = torch.Generator().manual_seed(settings.seed)
+        started, step, best = time.monotonic(), 0, (-1.0, 0.0)
+        best_state: dict[str, LowRank] = {}
+        for epoch in range(settings.epochs):
+            for rows in bucketed(encoded.lengths, settings.batch_size, generator):
+                logits = nn.functional.linear(pooled_states(model, encoded.batch(rows, device)), weight, bias)
+                loss = nn.functional.cross_entropy(logits, labels[rows].to(device))
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_([*lora, weight, bias], 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                yield Progress(step, steps, epoch, float(loss.detach()), None, time.monotonic() - started)
+            current = Head("pooled", {"weight": weight.detach(), "bias": bias.detach()}, task.labels)
+            accuracy, nll = _score(model, *data["validation"], current)
+            if (accuracy, -nll) > best:
+                best, best_state = (accuracy, -nll), _read_lora(layers)
+                head = Head("pooled", {k: t.cpu().clone() for k, t in current.tensors.items()}, task.labels)
+            yield Progress(step, steps, epoch, float(loss.detach()), accuracy, time.monotonic() - started)
+    finally:
+        wrapped.unload()
+    metadata = {
+        "task": task.name,
+        "labels": list(task.labels),
+        "training": asdict(settings),
+        "validation_accuracy": best[0],
+    }
+    adapter = Adapter(
+        name=task.name,
+        deltas=best_state,
+        task=task.name,
+        base=base_name,
+        head=head,
+        base_fingerprint=base_hash,
+        metadata=metadata,
+    )
+    yield Progress(step, steps, settings.epochs, float(loss.detach()), best[0], time.monotonic() - started, adapter)
+
+
+@torch.no_grad()
+def frozen_states(model: nn.Module, encoded: Encoded, batch_size: int = 64) -> Tensor:
+    """Return the mean-pooled states of every text, (rows, hidden), in the order of the texts."""
+    device = next(model.parameters()).device
+    states = torch.empty(0)
+    for rows in bucketed(encoded.lengths, batch_size):
+        pooled = pooled_states(model, encoded.batch(rows, device)).float().cpu()
+        if not len(states):
+            states = torch.empty(len(encoded), pooled.shape[1])
+        states[rows] = pooled
+    return states
+
+
+def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int, names: tuple[str, ...]) -> Head:
+    """Return the logistic-regression probe (scikit-learn, C = 1) on the frozen base as a head."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
+
+    probe = LogisticRegression(C=1.0, max_iter=2000).fit(frozen_states(model, encoded).numpy(), labels.numpy())
+    weight = torch.from_numpy(probe.coef_).float()
+    bias = torch.from_numpy(probe.intercept_).float()
+    if classes == 2:  # one row of coefficients: half of it for and against
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return Head("pooled", {"weight": weight, "bias": bias}, names)
+
+
+def _splits(task: Task, settings: TrainingSettings) -> dict[str, Split]:
+    return {"train": task.train, "validation": task.validation}
+
+
+def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:
+    rows = settings.rows if split is task.train else len(split)
+    pairs = split.pairs[:rows] if split.pairs else None
+    return encode(tokenizer, split.texts[:rows], task.max_length, pairs), torch.tensor(split.labels[:rows])
+
+
+def _initial_A(
+    model: nn.Module, names: Sequence[str], settings: TrainingSettings, A_init: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    if settings.init not in INITS:
+        raise MergeError(f"Unknown initialisation {settings.init!r}: choose one of {', '.join(INITS)}.")
+    if settings.init == "default":
+        return {}
+    if settings.init == "osrm":
+        missing = [name for name in names if name not in (A_init or {})]
+        if missing or A_init is None:
+            raise MergeError(f"Initialisation osrm needs an A for {missing[0] if missing else names[0]}.")
+        return {name: A_init[name] for name in names}
+    generator = torch.Generator().manual_seed(settings.seed)
+    return {
+        name: random_orthonormal(settings.rank, out_in(layer)[1], generator)
+        for name, layer in linear_layers(model, names).items()
+    }
+
+
+def _read_lora(layers: Mapping[str, nn.Module]) -> dict[str, LowRank]:
+    return {
+        name: LowRank(
+            (layer.lora_B["default"].weight.detach() * layer.scaling["default"]).cpu(),  # type: ignore[union-attr, index]
+            layer.lora_A["default"].weight.detach().cpu().clone(),  # type: ignore[union-attr, index]
+        )
+        for name, layer in layers.items()
+    }
+
+
+@torch.no_grad()
+def _score(model: nn.Module, encoded: Encoded, labels: Tensor, head: Head) -> tuple[float, float]:
+    logits = head.logits(frozen_states(model, encoded))
+    return float((logits.argmax(1) == labels).double().mean()), float(nn.functional.cross_entropy(logits, labels))

@@ -1,0 +1,244 @@
+"""Workbench: the shipped pools and what the app asks of them. Caches over pure functions; sessions share it read-only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from .adapter import Adapter
+from .diagnostics import chance_overlap, column_norms, magnitude_variance, subspace_overlap
+from .engine import Merged, Plugins, plugged
+from .errors import MergeError
+from .evaluation import EncodedTask, Estimate, encode_task, evaluate
+from .features import Features, collect_features
+from .methods import METHODS
+from .models import load_base, working_copy
+from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
+from .pool import compatibility
+from .pools import POOLS, assets_folder, load_pool
+from .search import averages, best_scalings, read_table
+from .tasks import DEFAULT_TASKS, Task, task_title
+
+MAX_FEATURE_TEXTS = 600
+FALLBACK_SCALING = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a merge in the app, as plain hashable values.
+
+    Attributes
+    ----------
+    params : the method's own, ``(("scaling", 0.5),)``
+    weights : one per task of the pool, in its order
+    k : texts per task that data-driven parts look at
+    mu : strength of soft OSRM; 0 = off, and then no data are used
+    """
+
+    pool: str
+    method: str
+    params: tuple[tuple[str, float | str], ...] = ()
+    orthogonalize: str = "off"
+    penalty: float = 0.1
+    decouple: float = 0.0
+    weights: tuple[float, ...] = ()
+    k: int = 100
+    seed: int = 0
+    mu: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class MergeView:
+    """What a merge shows before it is evaluated.
+
+    Attributes
+    ----------
+    magnitude : task, module, column, log10_norm (after plug-ins and weights)
+    magnitude_variance : module, variance, norm_ratio (likewise)
+    """
+
+    recipe_yaml: str
+    notes: list[str]
+    magnitude: pd.DataFrame
+    magnitude_variance: pd.DataFrame
+
+
+class Workbench:
+    """The shipped pools, the embedded base and tasks, and measurements on them.
+
+    Nothing heavy happens before it is asked for. Every evaluation runs on its own copy of the layers that it changes.
+    """
+
+    base_title = "all-MiniLM-L6-v2"
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or assets_folder()
+        present = [name for name in POOLS if load_names(self.root / "adapters" / name)]
+        self.pools = {name: POOLS[name].title for name in present}
+        self._lock = Lock()
+        self._base: tuple[nn.Module, Any] | None = None
+        # caches belong to the instance, so that a second workbench (another folder) does not share them
+        self.adapters = lru_cache(maxsize=None)(self._adapters)
+        self.references = lru_cache(maxsize=None)(self._references)
+        self.overlaps = lru_cache(maxsize=None)(self._overlaps)
+        self._pool_warnings = lru_cache(maxsize=None)(lambda pool: compatibility(self.adapters(pool)).warnings)
+        self._separated = lru_cache(maxsize=32)(self._orthogonalized)
+        self.merged = lru_cache(maxsize=32)(self._merged)
+        self.encoded = lru_cache(maxsize=None)(self._encoded)
+
+    @property
+    def device(self) -> str:
+        """Where evaluation runs, for people."""
+        if torch.cuda.is_available():
+            return f"GPU · {torch.cuda.get_device_name()}"
+        return f"CPU · {os.cpu_count()} cores"
+
+    def base(self) -> tuple[nn.Module, Any]:
+        """Return (base model, tokenizer), loaded once and put on the GPU where there is one."""
+        with self._lock:
+            if self._base is None:
+                model, tokenizer = load_base("minilm")
+                self._base = (model.to("cuda") if torch.cuda.is_available() else model), tokenizer
+            return self._base
+
+    def warm_up(self) -> None:
+        """Load what the first evaluation needs."""
+        for task in DEFAULT_TASKS:
+            self.encoded(task, "test")
+
+    # -- pools ---------------------------------------------------------------------------------------------------------
+
+    def _adapters(self, pool: str) -> tuple[Adapter, ...]:
+        return tuple(load_pool(pool, self.root / "adapters"))
+
+    def tasks(self, pool: str) -> list[str]:
+        """Return the tasks of a pool, in the order of its weights."""
+        return [adapter.task for adapter in self.adapters(pool)]
+
+    def title(self, task: str) -> str:
+        """Return a task's name for people."""
+        return task_title(task)
+
+    def modules(self, pool: str) -> list[str]:
+        """Return the modules that the pool's adapters change."""
+        return sorted({module for adapter in self.adapters(pool) for module in adapter.deltas})
+
+    def _references(self, pool: str) -> pd.DataFrame:
+        rows = []
+        for adapter in self.adapters(pool):
+            measured = adapter.metadata["test_accuracy"]
+            rows.append((adapter.task, measured["base"], measured["adapter"], adapter.metadata["rows"]["test"]))
+        return pd.DataFrame(rows, columns=["task", "base", "single", "rows"])
+
+    def sweep(self, pool: str) -> pd.DataFrame:
+        """Return the shipped validation sweep: method, scaling, average, low, high."""
+        return averages(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
+
+    def defaults(self, pool: str, method: str) -> dict[str, Any]:
+        """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
+        spec = METHODS[method]
+        params = {param.name: param.default for param in spec.params}
+        if "scaling" in params:
+            tuned = best_scalings(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
+            params["scaling"] = tuned.get(method, FALLBACK_SCALING)
+        return {"params": params, "orthogonalize": spec.orthogonalize, "penalty": 0.1, "decouple": spec.decouple}
+
+    # -- merging -------------------------------------------------------------------------------------------------------
+
+    def _orthogonalized(self, pool: str, mu: float, k: int, mode: str, penalty: float) -> Updates:
+        plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), 0.0)
+        return plugged(self.adapters(pool), plugins, self.features(k) if mu else None)
+
+    def _merged(self, settings: Settings) -> Merged:
+        adapters = list(self.adapters(settings.pool))
+        spec = METHODS[settings.method]
+        if len(settings.weights) != len(adapters):
+            raise MergeError(f"{len(settings.weights)} weights for {len(adapters)} adapters: give one each.")
+        plugins = Plugins(
+            SoftOSRM(settings.mu) if settings.mu else None,
+            Orthogonalize(settings.orthogonalize, settings.penalty),
+            settings.decouple,
+        )
+        # what does not depend on the moving slider is taken from the cache: descent first, then the cheap rest
+        k = settings.k if settings.mu else 0
+        updates = self._separated(settings.pool, settings.mu, k, settings.orthogonalize, settings.penalty)
+        updates = decouple(updates, settings.decouple) if settings.decouple else updates
+        features = self.features(settings.k) if settings.mu or "data" in spec.needs else None
+        params = spec.check(dict(settings.params))
+        return Merged(adapters, spec, params, plugins, settings.weights, settings.seed, features, updates)
+
+    def update(self, settings: Settings) -> MergeView:
+        """Merge and describe the result; milliseconds where only λ, weights or strength moved."""
+        merged = self.merged(settings)
+        shown = [
+            replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()}, fingerprint="-")
+            for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
+        ]
+        magnitude = column_norms(shown)
+        magnitude = magnitude[magnitude.norm > 0]
+        magnitude = magnitude.assign(log10_norm=np.log10(magnitude.norm))[["task", "module", "column", "log10_norm"]]
+        return MergeView(merged.recipe.to_yaml(), self._notes(settings, merged), magnitude, magnitude_variance(shown))
+
+    def _notes(self, settings: Settings, merged: Merged) -> list[str]:
+        notes = list(self._pool_warnings(settings.pool))
+        if settings.orthogonalize != "off" or settings.decouple or settings.mu:
+            moved = merged.nudges()
+            most = max(moved, key=moved.__getitem__)
+            notes.append(
+                f"The plug-ins moved the adapters by {min(moved.values()):.0%} to {moved[most]:.0%} of their norm, {self.title(most)} most."
+            )
+        return notes
+
+    # -- measurements --------------------------------------------------------------------------------------------------
+
+    def _overlaps(self, pool: str, side: str) -> pd.DataFrame:
+        return subspace_overlap(self.adapters(pool), side)
+
+    def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
+        """Return (adapter_a, adapter_b, overlap averaged over ``modules``; the chance level)."""
+        frame = self.overlaps(settings.pool, side)
+        mean = frame[frame.module.isin(modules)].groupby(["adapter_a", "adapter_b"], sort=False).overlap.mean()
+        return mean.reset_index(), chance_overlap(self.adapters(settings.pool), side)
+
+    def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
+        """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped table)."""
+        table = pd.read_csv(self.root / "tables" / "rank_curves.csv")
+        layer_input = table[(table.task == task) & (table.module == module) & (table.k <= k)]
+        return layer_input[["k", "rank", "energy_rank"]].reset_index(drop=True)
+
+    def features(self, k: int) -> Features:
+        """Return the features of the default tasks' first ``k`` training texts; collected once for the largest k asked for."""
+        size = 100 if k <= 100 else MAX_FEATURE_TEXTS
+        return self._collected(size).first(k)
+
+    @lru_cache(maxsize=2)  # noqa: B019 - one workbench lives as long as the process
+    def _collected(self, k: int) -> Features:
+        model, tokenizer = self.base()
+        texts = {name: Task.load(name).train.texts[:k] for name in DEFAULT_TASKS}
+        modules = self.modules(next(iter(self.pools)))
+        return collect_features(working_copy(model, modules), tokenizer, texts, k, modules)
+
+    def _encoded(self, task: str, split: str) -> EncodedTask:
+        return encode_task(self.base()[1], Task.load(task), split)
+
+    def evaluate(self, settings: Settings, limit: int, split: str = "test") -> Iterator[Estimate]:
+        """Yield estimates, task after task in turn; closing the iterator stops between two batches."""
+        merged = self.merged(settings)
+        model, tokenizer = self.base()
+        tasks = [self.encoded(task, split).first(limit) for task in self.tasks(settings.pool)]
+        return evaluate(working_copy(model, merged.modules), tokenizer, merged, tasks)
+
+
+def load_names(folder: Path) -> list[str]:
+    """Return the tasks that a pool folder holds, or none."""
+    return [task for task in DEFAULT_TASKS if (folder / task / "adapter_config.json").exists()]
