@@ -69,6 +69,8 @@ class Adapter:
         By module name relative to the bare encoder (``encoder.layer.0.attention.self.query``), sorted.
     prefix : str
         The architecture's prefix that the names carried in the file (``bert.``), written back by `save`.
+    scalings : dict of str to float
+        LoRA's own scaling by module, which is already folded into B; kept for methods that work on the stored factors.
     base_fingerprint : str or None
         See `merging.models.fingerprint`; None when nobody recorded one.
     """
@@ -82,6 +84,7 @@ class Adapter:
     prefix: str = ""
     base_fingerprint: str | None = None
     base_vouched: bool = False
+    scalings: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     fingerprint: str = ""
@@ -113,10 +116,11 @@ class Adapter:
         config = peft_format.read_config(folder)
         tensors = _read_tensors(folder)
         prefix, factors, own_head = peft_format.split_keys(tensors, config, folder)
-        deltas = {}
+        deltas, scalings = {}, {}
         for full_name, (A, B) in factors.items():
-            scaling = peft_format.scaling(config, full_name, A.shape[0], folder)
-            deltas[full_name.removeprefix(prefix)] = LowRank(B.float() * scaling, A.float().contiguous())
+            module = full_name.removeprefix(prefix)
+            scalings[module] = peft_format.scaling(config, full_name, A.shape[0], folder)
+            deltas[module] = LowRank(B.float() * scalings[module], A.float().contiguous())
         metadata = _read_metadata(folder)
         name = name or folder.resolve().name
         return cls(
@@ -129,6 +133,7 @@ class Adapter:
             prefix=prefix,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),
             base_vouched=base is not None,
+            scalings=scalings,
             metadata=metadata,
             path=folder.resolve(),
         )
@@ -222,9 +227,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise MergeError(f"{folder}: {key} holds {tensor.dtype}, not floating-point numbers.")
-        if not bool(torch.isfinite(tensor).all()):
+        if not _all_finite(tensor):
             raise MergeError(f"{folder}: {key} holds NaN or infinite values; the adapter is broken, train or save it again.")
     return tensors
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Tell whether no entry is NaN or infinite, in one pass and without a mask: extremes carry both."""
+    return not tensor.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -247,7 +257,7 @@ def _read_head(folder: Path, metadata: Mapping[str, Any]) -> Head | None:
     tensors = load_file(path)
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
         raise MergeError(f"{path} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+    if not all(map(_all_finite, tensors.values())):
         raise MergeError(f"{path} holds NaN or infinite values.")
     return Head("pooled", {key: t.float() for key, t in tensors.items()}, tuple(map(str, metadata.get("labels", ()))))
 
@@ -259,8 +269,3 @@ def _fingerprint(deltas: Mapping[str, LowRank]) -> str:
         for factor in (update.B, update.A):
             digest.update(factor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def is_finite_number(value: object) -> bool:
-    """Tell whether ``value`` is a finite int or float (bool is not a number here)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,12 @@ class Plugins:
             raise MergeError(f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..).")
         strength = method.decouple if strength is None else strength
         soft = soft if soft is None or isinstance(soft, SoftOSRM) else SoftOSRM(mu=soft)
-        return Plugins(soft, ortho, DECOUPLE_PARAMS[0].check(strength, "decouple"))
+        strength = DECOUPLE_PARAMS[0].check(strength, "decouple")
+        if not method.plugins and (soft is not None or ortho.mode != "off" or strength):
+            raise MergeError(
+                f"{method.name} works on the factors as they are stored; a plug-in before it would make it another method."
+            )
+        return Plugins(soft, ortho, strength)
 
 
 def merge(
@@ -147,7 +153,7 @@ class Merged:
     _results: dict[str, LowRank] = field(default_factory=dict, repr=False)
     _prepared: Mapping[str, Any] | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def modules(self) -> list[str]:
         """Names of all modules that any adapter changes, sorted."""
         return modules_of(self.updates)
@@ -157,7 +163,7 @@ class Merged:
         """What the method needs: "data", "task_id"."""
         return self.method.needs
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """{module: (out, in)}."""
         return {module: update.shape for updates in self.updates for module, update in updates.items()}
@@ -177,7 +183,7 @@ class Merged:
         if "task_id" in self.needs and self.task is None:
             raise MergeError(f"{self.method.name} has one result per task: choose one with for_task(task).")
         if self.method.prepare is not None and self._prepared is None:
-            self._prepared = self.method.prepare(self._stacks(), **self.params)
+            self._prepared = self.method.prepare(self._stacks, **self.params)
         extra = dict(self._prepared or {})
         if self.task is not None:
             extra["task"] = self.task
@@ -289,6 +295,10 @@ class Merged:
         names = [adapter.name for adapter in number_equal_names(self.adapters)]
         return dict(zip(names, nudges([a.deltas for a in self.adapters], self.updates), strict=True))
 
+    @cached_property
+    def _largest_rank(self) -> int:
+        return max(update.rank for adapter in self.adapters for update in adapter.deltas.values())
+
     def _stacks(self) -> Iterator[Stack]:
         return (self._stack(module) for module in self.modules)
 
@@ -298,8 +308,9 @@ class Merged:
             shape=self.shapes[module],
             updates=tuple(updates.get(module) for updates in self.updates),
             weights=tuple(_weight_at(weight, module) for weight in self.weights),
-            ranks=tuple(max(u.rank for u in updates.values()) for updates in self.updates),
+            rank=self._largest_rank,
             tasks=tuple(adapter.task for adapter in self.adapters),
+            scalings=tuple(adapter.scalings.get(module, 1.0) for adapter in self.adapters),
             generator=lambda i: self._generator(i, module),
             features=self.features,
         )

@@ -182,9 +182,9 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> 
 
 def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str) -> float:
     patterns = config.get(pattern) or {}
-    if not patterns:
+    if set(patterns.values()) <= {config[default]}:  # whatever matches, the value is the same
         return float(config[default])
-    from peft.utils.other import get_pattern_key  # noqa: PLC0415 - takes seconds, and few adapters have patterns
+    from peft.utils.other import get_pattern_key  # noqa: PLC0415 - takes seconds, and few adapters need it
 
     return float(patterns.get(get_pattern_key(patterns.keys(), module), config[default]))
 

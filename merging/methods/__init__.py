@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from .base import SCALING, Method, Param, Stack
+from .core_space import CORE_SPACE
+from .dare import BREADCRUMBS, DARE, DELLA
+from .emr import EMR
+from .factorwise import PEFT_LINEAR, PEFT_TIES
+from .knots import KNOTS
 from .linear import AVERAGE, DO_MERGING, TASK_ARITHMETIC
+from .regmean import REGMEAN
+from .svd import SVD
+from .ties import DARE_TIES, TIES
+from .tsv import ISO_C, TSV
 
-METHODS: dict[str, Method] = {method.name: method for method in (AVERAGE, TASK_ARITHMETIC, DO_MERGING)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE, TSV, ISO_C),
+        *(REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
+    )
+}
 
 __all__ = ["METHODS", "SCALING", "Method", "Param", "Stack"]

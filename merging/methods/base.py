@@ -24,7 +24,8 @@ class Param:
     Attributes
     ----------
     minimum, maximum, step : float
-        Range of the slider. A value outside is refused, unless ``open_range`` says that the range is the slider's only.
+        Range of the slider. A value outside is refused, unless ``open_range`` says that the range is the slider's only;
+        with ``above_minimum`` the minimum itself is refused too.
     choices : tuple of str
         Not empty: the parameter is one of these, and has no range.
     optional : bool
@@ -42,6 +43,7 @@ class Param:
     optional: bool = False
     integer: bool = False
     open_range: bool = False
+    above_minimum: bool = False
 
     def check(self, value: Any, owner: str) -> Any:
         """Return ``value`` in the parameter's type.
@@ -65,6 +67,8 @@ class Param:
             raise MergeError(f"{owner}: {self.name} = {value} is not a whole number.")
         if not self.open_range and not self.minimum <= number <= self.maximum:
             raise MergeError(f"{owner}: {self.name} = {value} is out of range: {self.minimum:g} to {self.maximum:g}.")
+        if self.above_minimum and number <= self.minimum:
+            raise MergeError(f"{owner}: {self.name} = {value} is out of range: it must be above {self.minimum:g}.")
         return int(number) if self.integer else number
 
 
@@ -73,6 +77,11 @@ SCALING = Param(
     "Factor on the merged update: W = W0 + λ · merge. Too small forgets the tasks, too large lets them drown each other.",
     open_range=True,
 )  # fmt: skip
+
+
+def density_param(default: float, meaning: str) -> Param:
+    """Return the parameter ``density``: the share of entries that survive a method's pruning."""
+    return Param("density", "Density", 0.0, 1.0, 0.05, default, meaning, above_minimum=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +96,12 @@ class Stack:
         One per adapter, after the plug-ins and without the user's weights; None where an adapter lacks the module.
     weights : tuple of float
         The user's weight of each adapter at this module.
-    ranks : tuple of int
-        Largest rank of each adapter's updates anywhere (what `svd` takes by default).
+    rank : int
+        Largest rank of any adapter's update anywhere (what `svd` takes by default).
     tasks : tuple of str
         Key of each adapter's data in ``features``.
+    scalings : tuple of float
+        LoRA's own scaling of each adapter here, which is already folded into B (for methods that undo the folding).
     generator : callable
         ``generator(i)`` is a fresh torch.Generator for adapter i at this module: the same for the same seed, adapter and
         module, whatever the order of adapters or the other parameters.
@@ -100,8 +111,9 @@ class Stack:
     shape: tuple[int, int]
     updates: tuple[LowRank | None, ...]
     weights: tuple[float, ...]
-    ranks: tuple[int, ...]
+    rank: int
     tasks: tuple[str, ...]
+    scalings: tuple[float, ...]
     generator: Callable[[int], torch.Generator]
     features: Features | None = None
 
@@ -130,10 +142,11 @@ class Method:
         update, module by module.
     needs : set of "data" (second moments of the tasks' features) and "task_id" (the task is known at inference)
     function : ``function(stack, **params) -> LowRank | Tensor``; its docstring is the method's page
-    prepare : ``prepare(stacks, **params) -> dict`` of further keyword arguments for ``function``: for methods that need one look at
-        the whole model first
+    prepare : ``prepare(stacks, **params) -> dict`` of further keyword arguments for ``function``, for methods that need one
+        look at the whole model first; ``stacks()`` yields every Stack
     soft_osrm, orthogonalize, decouple : the method's own plug-in defaults
     low_rank : the result is exactly low-rank, so that it can be exported without loss
+    plugins : plug-ins may change the updates before; False where the method is defined on the stored factors only
     """
 
     name: str
@@ -147,6 +160,7 @@ class Method:
     orthogonalize: str = "off"
     decouple: float = 0.0
     low_rank: bool = True
+    plugins: bool = True
 
     @property
     def doc(self) -> str:

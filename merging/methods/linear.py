@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..errors import MergeError
 from ..lowrank import LowRank
 from .base import SCALING, Method, Stack
@@ -9,8 +11,16 @@ from .base import SCALING, Method, Stack
 
 def weighted_sum(stack: Stack, scaling: float) -> LowRank:
     """Return scaling * sum_i w_i B_i A_i, compressed to min(out, in) where the ranks add up to more."""
-    terms = stack.weighted()
-    return (LowRank.concat(terms) * scaling).compress() if terms else LowRank.zero(stack.shape)
+    terms = [update for update in stack.updates if update is not None]
+    if not terms:
+        return LowRank.zero(stack.shape)
+    total = LowRank.concat(terms)
+    factors = [scaling * stack.weights[i] for i in stack.present]
+    if any(factor != 1.0 for factor in factors):
+        # concat has made a new B: scaling it in place saves a copy of the whole pool
+        ranks = torch.tensor([term.rank for term in terms])
+        total.B.mul_(torch.repeat_interleave(torch.tensor(factors, dtype=total.B.dtype), ranks))
+    return total.compress()
 
 
 def average(stack: Stack) -> LowRank:

@@ -1,0 +1,92 @@
+"""The project's own promises: Spaces' requirements agree with pyproject, the shipped pools are whole, the page's files exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from merging import METHODS, Adapter
+from merging.models import fingerprint, load_base
+from merging.pools import POOLS, assets_folder, train_command
+from merging.tasks import DEFAULT_TASKS, Task
+from merging.tasks import fingerprint as data_fingerprint
+from merging.training import TrainingSettings
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SHIPPED = [(pool, task) for pool in POOLS for task in DEFAULT_TASKS]
+
+
+def front_matter() -> dict:
+    return yaml.safe_load((ROOT / "README.md").read_text().split("---")[1])
+
+
+def test_spaces_requirements_agree_with_pyproject() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    spaces = {r.name: r for r in (Requirement(line) for line in lines if line and not line.startswith("#"))}
+    ours = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+    assert set(spaces) == set(ours) - {"gradio"}, "gradio comes from the Space's sdk_version"
+    for name, requirement in spaces.items():
+        assert set(ours[name].specifier) - set(requirement.specifier) <= set(Requirement("torch<2.14").specifier)
+    assert not spaces["torch"].specifier.contains("2.12.0"), "ZeroGPU has no torch from 2.12 on"
+
+
+def test_the_space_runs_a_gradio_that_pyproject_admits() -> None:
+    gradio = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "gradio")
+    card = front_matter()
+    assert gradio.specifier.contains(card["sdk_version"])
+    assert (ROOT / card["app_file"]).exists()
+
+
+def test_the_readmes_test_command_is_what_ci_runs() -> None:
+    command = 'pip install -e ".[test]" && pytest'
+    assert command in (ROOT / "README.md").read_text()
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readmes_pictures_exist() -> None:
+    pictures = re.findall(r"\]\((assets/[^)]+)\)", (ROOT / "README.md").read_text())
+    assert pictures
+    assert [picture for picture in pictures if not (ROOT / picture).exists()] == []
+
+
+@pytest.mark.parametrize(("pool", "task"), SHIPPED)
+def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
+    adapter = Adapter.load(assets_folder() / "adapters" / pool / task)
+    metadata, spec = adapter.metadata, POOLS[pool]
+    settings = TrainingSettings(**metadata["training"] | {"modules": tuple(metadata["training"]["modules"])})
+    assert (adapter.task, settings.init, settings.seed) == (task, spec.init, spec.seed(task))
+    assert metadata["command"] == train_command(task, settings)
+    assert metadata["data_fingerprint"] == data_fingerprint(Task.load(task))
+    assert set(metadata["versions"]) >= {"torch", "transformers", "peft"}
+    assert 0 < metadata["validation_accuracy"] <= 1
+    assert adapter.head is not None
+    assert adapter.head.labels == Task.load(task).labels
+
+
+@pytest.mark.parametrize(("pool", "task"), SHIPPED)
+def test_a_shipped_adapter_is_no_worse_than_the_probe(pool: str, task: str) -> None:
+    path = assets_folder() / "adapters" / pool / task / "mergescope.json"
+    measured = json.loads(path.read_text())["test_accuracy"]
+    margin = {"trec": 1e-9, "movie": 1e-9, "tweets3": 0.0}.get(task, -0.01)
+    assert measured["adapter"] >= measured["probe"] + margin
+
+
+def test_the_shipped_pools_belong_to_the_embedded_base() -> None:
+    expected = fingerprint(load_base("minilm")[0])
+    recorded = {Adapter.load(assets_folder() / "adapters" / pool / task).base_fingerprint for pool, task in SHIPPED}
+    assert recorded == {expected}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_page(method: str) -> None:
+    page = METHODS[method].doc
+    assert len(page.split("\n\n")[0]) > 40
+    assert "References" in page
+    assert all(param.help for param in METHODS[method].params)
