@@ -169,7 +169,7 @@ def sweep(
     Resumable: what the tables hold already is not measured again.
     """
     from .pools import POOLS, assets_folder
-    from .report import markdown_results, measure_pool, write_rank_curves
+    from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
 
     folder = output or assets_folder() / "tables"
     for name in pool or POOLS:
@@ -178,7 +178,7 @@ def sweep(
         for line in measure_pool(name, folder, method, rows):
             print(line, flush=True)
     write_rank_curves(folder)
-    print(markdown_results(folder))
+    print(f"{markdown_results(folder)}\n\n{markdown_adapters()}")
 
 
 def _merge(

@@ -78,7 +78,7 @@ def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
         return CompatibilityReport(problems=["No adapters given: a merge needs at least one."])
     named = number_equal_names(list(adapters))
     problems = problems_of(named)
-    warnings = _norm_warnings(named) + _coverage_warnings(named) + _target_warnings(named)
+    warnings = _duplicate_warnings(named) + _norm_warnings(named) + _coverage_warnings(named) + _target_warnings(named)
     if not problems:
         warnings += _shared_start_warnings(named)
     return CompatibilityReport(problems, warnings, _module_table(named))
@@ -138,6 +138,14 @@ def _prefix_problems(adapters: Sequence[Adapter]) -> list[str]:
                 )
                 break
     return problems
+
+
+def _duplicate_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{a.name} and {b.name} are the same update: together they count twice."
+        for a, b in itertools.combinations(adapters, 2)
+        if a.fingerprint == b.fingerprint
+    ]
 
 
 def _norm_warnings(adapters: Sequence[Adapter]) -> list[str]:

@@ -82,6 +82,19 @@ def markdown_results(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
+def markdown_adapters() -> str:
+    """Return the README's table of the shipped adapters: test accuracy of each beside the probe's and the bare base's."""
+    lines = [
+        "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in POOLS) + " |",
+        "|---|---|" + "---|" * len(POOLS),
+    ]
+    measured = {pool: {a.task: a.metadata["test_accuracy"] for a in load_pool(pool)} for pool in POOLS}
+    for task in DEFAULT_TASKS:
+        cells = [f"{measured[pool][task]['adapter']:.3f} ({measured[pool][task]['base']:.3f})" for pool in POOLS]
+        lines.append(f"| {task_title(task)} | {measured['default'][task]['probe']:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str:
     mean = sum(single.values()) / len(single)
     lines = [

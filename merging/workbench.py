@@ -148,6 +148,9 @@ class Workbench:
         """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
         spec = METHODS[method]
         params = {param.name: param.default for param in spec.params}
+        # None ("as PEFT does") has no place on a slider: show what it means for this pool
+        largest = max(update.rank for adapter in self.adapters(pool) for update in adapter.deltas.values())
+        params = {name: largest if value is None else value for name, value in params.items()}
         if "scaling" in params:
             tuned = best_scalings(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
             params["scaling"] = tuned.get(method, FALLBACK_SCALING)

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from merging import METHODS, Adapter
 from merging.models import fingerprint, load_base
 from merging.pools import POOLS, assets_folder, train_command
+from merging.report import markdown_adapters, markdown_results
 from merging.tasks import DEFAULT_TASKS, Task
 from merging.tasks import fingerprint as data_fingerprint
 from merging.training import TrainingSettings
@@ -54,6 +55,12 @@ def test_the_readmes_pictures_exist() -> None:
     pictures = re.findall(r"\]\((assets/[^)]+)\)", (ROOT / "README.md").read_text())
     assert pictures
     assert [picture for picture in pictures if not (ROOT / picture).exists()] == []
+
+
+def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert markdown_results(assets_folder() / "tables") in readme
+    assert markdown_adapters() in readme
 
 
 @pytest.mark.parametrize(("pool", "task"), SHIPPED)

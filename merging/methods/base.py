@@ -146,6 +146,7 @@ class Method:
         look at the whole model first; ``stacks()`` yields every Stack
     soft_osrm, orthogonalize, decouple : the method's own plug-in defaults
     low_rank : the result is exactly low-rank, so that it can be exported without loss
+    random : the result depends on the seed
     plugins : plug-ins may change the updates before; False where the method is defined on the stored factors only
     """
 
@@ -161,6 +162,7 @@ class Method:
     decouple: float = 0.0
     low_rank: bool = True
     plugins: bool = True
+    random: bool = False
 
     @property
     def doc(self) -> str:

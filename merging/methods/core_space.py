@@ -78,4 +78,5 @@ CORE_SPACE = Method(
         SCALING, density_param(0.2, "Share of core entries that survive (ties), or the probability of being kept (dare_ties)."), INNER_CORE,
         Param("isotropic", "Isotropic", default=False, help="Make all singular values of the merged core equal, as Iso-C does."),
     ),
+    random=True,
 )  # fmt: skip

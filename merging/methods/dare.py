@@ -75,14 +75,14 @@ class _Band:
 
 DARE = Method(
     "dare", "DARE", DARE_PAPER, "full", dare,
-    (SCALING, density_param(0.1, "Probability with which an entry is kept.")), low_rank=False,
+    (SCALING, density_param(0.1, "Probability with which an entry is kept.")), low_rank=False, random=True,
 )  # fmt: skip
 DELLA = Method(
     "della", "DELLA", "Deep et al., 2024, arXiv 2406.11617", "full", della,
     (
         SCALING, density_param(0.5, "Mean probability with which an entry is kept."),
         Param("epsilon", "Spread ε", 0.0, 0.5, 0.05, 0.15, "How much more often large entries are kept than small ones."),
-    ), low_rank=False,
+    ), low_rank=False, random=True,
 )  # fmt: skip
 BREADCRUMBS = Method(
     "breadcrumbs", "Model Breadcrumbs", "Davari & Belilovsky, ECCV 2024, arXiv 2312.06795", "full", breadcrumbs,

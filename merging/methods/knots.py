@@ -91,5 +91,5 @@ def prepare_knots(stacks: Callable[[], Iterator[Stack]], density: float, inner: 
 KNOTS = Method(
     "knots", "KnOTS", "Stoica et al., ICLR 2025, arXiv 2410.19735", "core", knots,
     (SCALING, density_param(0.2, "Share of the aligned entries that survive (ties), or the probability of being kept (dare_ties)."), INNER, TRIM),
-    prepare=prepare_knots,
+    prepare=prepare_knots, random=True,
 )  # fmt: skip

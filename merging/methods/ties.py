@@ -97,5 +97,5 @@ TIES = Method(
 )  # fmt: skip
 DARE_TIES = Method(
     "dare_ties", "DARE-TIES", DARE_PAPER, "full", dare_ties,
-    (SCALING, density_param(0.1, "Probability with which an entry is kept.")), low_rank=False,
+    (SCALING, density_param(0.1, "Probability with which an entry is kept.")), low_rank=False, random=True,
 )  # fmt: skip
