@@ -22,7 +22,7 @@ from .evaluation import Z95, EncodedTask, hits
 from .features import Features
 from .methods import METHODS
 
-SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6)
+SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 COLUMNS = ["method", "scaling", "task", "correct", "total", "hits"]
 BOOTSTRAP = 2000
 

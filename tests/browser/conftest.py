@@ -1,0 +1,116 @@
+"""A browser and the app for the tests here: no Chromium skips them, unless REQUIRE_BROWSER=1 says that there must be one."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+OFFLINE = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_SERVER_NAME": "127.0.0.1",
+}
+PATIENCE = 90  # seconds until the app answers, on a busy machine
+
+
+def chromium() -> str | None:
+    named = os.environ.get("CHROMIUM")
+    return named if named and Path(named).exists() else shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    path = chromium()
+    if path is None:
+        reason = "there is no Chromium: install it or set CHROMIUM to its path"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def app_url(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start `python app.py` as a user does (or take the server that APP_URL names) and wait until it answers."""
+    if os.environ.get("APP_URL"):
+        yield os.environ["APP_URL"]
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("app") / "log.txt"
+    environment = os.environ | OFFLINE | {"GRADIO_SERVER_PORT": str(port)}
+    with log.open("w") as output:
+        server = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            wait_for(url, server, log)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            pytest.fail(f"the app ended at its start:\n{log.read_text()}")
+        try:
+            with urlopen(url, timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"the app did not answer within {PATIENCE} s:\n{log.read_text()}")
+
+
+@pytest.fixture
+def open_page(browser, app_url: str) -> Iterator:
+    """Open the app in a new context; at the end fail on page errors, console errors and requests to other origins."""
+    faults: list[str] = []
+    contexts = []
+
+    def visit(width: int = 1360, height: int = 960, theme: str = "light", **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
+        page.on("request", lambda request: foreign(request.url) and faults.append(f"request to {request.url}"))
+        page.goto(f"{app_url}?__theme={theme}")
+        return page
+
+    def foreign(url: str) -> bool:
+        return not url.startswith((app_url.rstrip("/"), "data:", "blob:"))
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert faults == []

@@ -1,0 +1,245 @@
+"""The app in a real browser: it opens on a result, every control answers, the last move wins, everybody can read it."""
+
+import csv
+import io
+import re
+
+import pytest
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Page, expect
+
+FIGURES = ("accuracy", "sweep", "magnitude", "overlap", "rank")
+LAMBDA = "#ms-slider_0"
+DONE = '#ms-verdict [data-state="done"]'
+
+
+def opened(page: Page, quick: bool = True) -> Page:
+    """Wait for the figures and for a finished run; a quick one evaluates 50 rows a task instead of the usual 200."""
+    for name in FIGURES:
+        expect(page.locator(f"#ms-{name} .main-svg").first).to_be_visible(timeout=60_000)
+    if quick:
+        page.get_by_role("slider", name="Test rows per task").focus()
+        page.keyboard.press("Home")
+    expect(page.locator(DONE)).to_contain_text(f"up to {50 if quick else 200} rows", timeout=150_000)
+    return page
+
+
+def figure(page: Page, name: str, path: str) -> object:
+    """Read a value out of a figure as it is drawn, such as `layout.shapes[0].x0`."""
+    return page.evaluate(f"document.querySelector('#ms-{name} .ms-plot').{path}")
+
+
+def wait_for_lambda(page: Page, value: float) -> None:
+    """Wait until the sweep's line, the recipe and the finished verdict all say this λ."""
+    page.wait_for_function(
+        "value => Math.abs(document.querySelector('#ms-sweep .ms-plot').layout.shapes[0].x0 - value) < 1e-9", arg=value
+    )
+    expect(page.locator("#ms-recipe")).to_contain_text(re.compile(rf"scaling: {value:g}\b"))
+    expect(page.locator(DONE)).to_contain_text(f"λ {value:g} ", timeout=120_000)
+
+
+def accuracies(page: Page) -> list[float]:
+    """The merge's accuracy per task, as drawn."""
+    return page.evaluate("document.querySelector('#ms-accuracy .ms-plot').data.at(-1).x")
+
+
+def test_it_opens_on_a_finished_merge_without_a_click(open_page) -> None:
+    page = opened(open_page(), quick=False)
+    tasks = page.evaluate("document.querySelector('#ms-accuracy .ms-plot').layout.yaxis.categoryarray.length")
+    assert tasks >= 6
+    assert len(accuracies(page)) == tasks
+    expect(page.locator('[data-value="kept"]')).to_contain_text(re.compile(r"\d+\.\d %"))
+    expect(page.locator('[data-value="average"]')).to_contain_text(re.compile(r"0\.\d{3}"))
+    expect(page.locator("#ms-recipe")).to_contain_text("do_merging")
+    for name in FIGURES:
+        expect(page.locator(f"#ms-{name} figcaption")).not_to_be_empty()
+        assert figure(page, name, "data.length") > 0
+
+
+def test_lambda_answers_to_the_keyboard(open_page) -> None:
+    page = opened(open_page())
+    before, value = accuracies(page), figure(page, "sweep", "layout.shapes[0].x0")
+    slider = page.get_by_role("slider", name="Scaling λ")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    wait_for_lambda(page, round(value + 0.05, 2))
+    page.keyboard.press("End")
+    wait_for_lambda(page, 2)
+    assert accuracies(page) != before
+
+
+def test_lambda_answers_to_the_number_box(open_page) -> None:
+    page = opened(open_page())
+    box = page.get_by_label("number input for Scaling λ")
+    box.fill("0.15")
+    box.press("Tab")
+    wait_for_lambda(page, 0.15)
+    assert page.get_by_role("slider", name="Scaling λ").input_value() == "0.15"
+
+
+def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> None:
+    page = opened(open_page())
+    slider = page.get_by_role("slider", name="Scaling λ")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 4, y)
+    page.mouse.down()
+    for step in range(60):
+        page.mouse.move(box["x"] + 4 + step * (box["width"] - 60) / 60, y)
+    page.mouse.up()
+    value = float(slider.input_value())
+    assert value > 0.5
+    wait_for_lambda(page, value)
+    average = page.evaluate("document.querySelector('#ms-accuracy .ms-plot').data.at(-1).x.reduce((a, b) => a + b) / 6")
+    expect(page.locator('[data-value="average"]')).to_contain_text(f"{average:.3f}")
+
+
+def test_zoom_and_node_survive_an_update(open_page) -> None:
+    page = opened(open_page())
+    page.evaluate(
+        """() => { const plot = document.querySelector('#ms-sweep .ms-plot'); plot.dataset.mark = 'same';
+                   return window.Plotly.relayout(plot, {'xaxis.range': [0.2, 0.6]}); }"""
+    )
+    page.get_by_role("slider", name="Scaling λ").focus()
+    page.keyboard.press("End")
+    wait_for_lambda(page, 2)
+    assert figure(page, "sweep", "dataset.mark") == "same"
+    assert figure(page, "sweep", "layout.xaxis.range") == [0.2, 0.6]
+
+
+def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None:
+    page = opened(open_page())
+    median = "data[0].x[50]"
+    before = figure(page, "magnitude", median)
+    page.locator("#ms-weight_0 input[type=range]").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] < before - 1", arg=before)
+    expect(page.locator("#ms-recipe")).to_contain_text("0.05")
+    page.get_by_role("button", name="reset weights").click()
+    page.wait_for_function("before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] === before", arg=before)
+    expect(page.locator(DONE)).to_be_visible(timeout=120_000)
+
+
+def test_another_pool_brings_its_own_figures_and_tuned_values(open_page) -> None:
+    page = opened(open_page())
+    before = figure(page, "overlap", "data[0].z[0][1]")
+    page.locator("#ms-pool label").nth(1).click()
+    page.wait_for_function("before => document.querySelector('#ms-overlap .ms-plot').data[0].z[0][1] !== before", arg=before)
+    page.wait_for_function(
+        """() => Number(document.querySelector('#ms-slider_0 input[type=range]').value)
+                 === document.querySelector('#ms-sweep .ms-plot').layout.shapes[0].x0"""
+    )
+    expect(page.locator(DONE)).to_be_visible(timeout=120_000)
+
+
+def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> None:
+    page = opened(open_page())
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="Average").click()
+    expect(page.locator(LAMBDA)).to_be_hidden()
+    page.wait_for_function("document.querySelector('#ms-sweep .ms-plot').layout.shapes.length === 0")
+    expect(page.locator(DONE)).to_contain_text("Average", timeout=120_000)
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="Task Arithmetic").click()
+    expect(page.locator(LAMBDA)).to_be_visible()
+    expect(page.locator(DONE)).to_contain_text("Task Arithmetic", timeout=120_000)
+    assert figure(page, "sweep", "layout.shapes.length") == 1
+
+
+def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
+    page = opened(open_page())
+    pinned = page.locator("#ms-sweep .ms-legend button", has_text="pinned")
+    page.get_by_role("button", name="Pin this run").click()
+    expect(pinned).to_be_visible()
+    page.get_by_role("slider", name="Scaling λ").focus()
+    page.keyboard.press("End")
+    wait_for_lambda(page, 2)
+    expect(pinned).to_be_visible()
+    page.get_by_role("button", name="Clear pins").click()
+    expect(pinned).to_have_count(0)
+
+
+def test_overlap_and_rank_answer_to_their_choices_without_a_new_evaluation(open_page) -> None:
+    page = opened(open_page())
+    before = figure(page, "overlap", "data[0].z")
+    page.get_by_role("combobox", name="Factor").click()
+    page.get_by_role("option", name="B columns").click()
+    page.wait_for_function(
+        "before => JSON.stringify(document.querySelector('#ms-overlap .ms-plot').data[0].z) !== before",
+        arg=page.evaluate("before => JSON.stringify(before)", before),
+    )
+    longest = "Math.max(...document.querySelector('#ms-rank .ms-plot').data[1].x)"
+    shown = page.evaluate(longest)
+    page.get_by_role("slider", name="Texts per task k").focus()
+    page.keyboard.press("End")
+    page.wait_for_function(f"shown => {longest} > shown", arg=shown)
+    expect(page.locator(DONE)).to_be_visible()
+
+
+def test_table_csv_and_png_hold_the_figure(open_page) -> None:
+    page = opened(open_page())
+    page.locator("#ms-accuracy summary").click()
+    rows = page.locator("#ms-accuracy table tr")
+    assert rows.count() >= 7
+    with page.expect_download() as download:
+        page.locator('#ms-accuracy [data-save="csv"]').click()
+    table = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    assert download.value.suggested_filename.endswith(".csv")
+    assert [float(row["accuracy"]) for row in table] == accuracies(page)
+    with page.expect_download() as download:
+        page.locator('#ms-sweep [data-save="png"]').click()
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_dark_and_light_are_both_drawn_in_their_own_ink(open_page) -> None:
+    ink = "getComputedStyle(document.querySelector('#ms-accuracy .ytick text')).fill"
+    light, dark = opened(open_page()), opened(open_page(theme="dark"))
+    assert light.evaluate(ink) == "rgb(27, 31, 36)"
+    assert dark.evaluate(ink) == "rgb(232, 235, 239)"
+    light.evaluate("document.body.classList.add('dark')")
+    light.wait_for_function(f"{ink} === 'rgb(232, 235, 239)'")
+
+
+def test_a_phone_shows_the_verdict_first_and_never_scrolls_sideways(open_page) -> None:
+    page = opened(open_page(width=390, height=844, has_touch=True))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("verdict", "controls", "accuracy")]
+    assert tops == sorted(tops)
+    small = page.evaluate(
+        """() => [...document.querySelectorAll('main *')].filter(node =>
+               [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())
+               && node.getClientRects().length && parseFloat(getComputedStyle(node).fontSize) < 12)
+             .map(node => node.textContent.trim().slice(0, 40))"""
+    )
+    assert small == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = opened(open_page(theme=theme))
+    page.locator("#ms-rank summary").click()
+    result = Axe().run(page)
+    grave = [
+        f"{violation['id']}: {node['html'][:160]}"
+        for violation in result.response["violations"]
+        if violation["impact"] in {"critical", "serious"}
+        for node in violation["nodes"]
+    ]
+    assert grave == []
+
+
+def test_two_visitors_do_not_disturb_each_other(open_page) -> None:
+    one, two = opened(open_page()), opened(open_page())
+    value = figure(one, "sweep", "layout.shapes[0].x0")
+    two.get_by_role("slider", name="Scaling λ").focus()
+    two.keyboard.press("End")
+    one.get_by_role("button", name="Pin this run").click()
+    wait_for_lambda(two, 2)
+    assert figure(one, "sweep", "layout.shapes[0].x0") == value
+    expect(one.locator("#ms-sweep .ms-legend button", has_text="pinned")).to_be_visible()
+    expect(two.locator("#ms-sweep .ms-legend button", has_text="pinned")).to_have_count(0)

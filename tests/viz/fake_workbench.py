@@ -1,0 +1,159 @@
+"""A workbench of seeded synthetic numbers, for the tests of figures and handlers."""
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from viz.panels.services import Settings
+
+TITLES = {
+    "trec": "question type",
+    "sms_spam": "SMS spam",
+    "movie": "movie sentiment",
+    "bbc": "news topic",
+    "tweets3": "tweet sentiment",
+    "newspaper": "newspaper tone",
+}
+BASE = (0.62, 0.92, 0.70, 0.89, 0.64, 0.58)
+SINGLE = (0.88, 0.981, 0.81, 0.97, 0.752, 0.66)
+WIDTH = 384
+
+
+def param(name: str, label: str, default: object, low=None, high=None, step=None, choices=None) -> SimpleNamespace:
+    limits = {"minimum": low, "maximum": high, "step": step}
+    return SimpleNamespace(
+        name=name,
+        label=label,
+        default=default,
+        help=f"What {label} does, in a sentence that is about this long.",
+        choices=choices,
+        **limits,
+    )
+
+
+def entry(title: str, *params: SimpleNamespace, needs: frozenset = frozenset()) -> SimpleNamespace:
+    return SimpleNamespace(
+        title=title,
+        paper="Someone et al., 2025, arXiv 2505.00000",
+        space="factor",
+        needs=set(needs),
+        params=params,
+        doc=f"{title} adds the updates up and scales the sum.\n\nMore.",
+    )
+
+
+SCALING = param("scaling", "Scaling λ", 1.0, 0.0, 2.0, 0.05)
+METHODS = {
+    "average": entry("Average"),
+    "task_arithmetic": entry("Task Arithmetic", SCALING),
+    "do_merging": entry("DO-Merging (reconstruction)", SCALING),
+    "ties": entry(
+        "TIES",
+        SCALING,
+        param("density", "Density", 0.2, 0.05, 1.0, 0.05),
+        param("trim", "Trim", "module", choices=("module", "model")),
+    ),
+}
+PLUGINS = {
+    "soft_osrm": entry("Soft OSRM (post-hoc)", param("mu", "Soft OSRM μ", 0.3, 0.0, 2.0, 0.05), needs=frozenset({"data"})),
+    "orthogonalize": entry(
+        "Orthogonalize",
+        param("penalty", "Penalty g", 0.1, 0.05, 1.0, 0.05),
+    ),
+    "decouple": entry("Decouple magnitude", param("strength", "Strength γ", 0.0, 0.0, 1.0, 0.05)),
+}
+PEAK = {"average": 0.0, "task_arithmetic": 0.3, "do_merging": 0.5, "ties": 0.7}
+
+
+class FakeWorkbench:
+    device = "CPU · 2 cores"
+    base_title = "all-MiniLM-L6-v2"
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pools = {"default": "PEFT init, own seeds", "default_shared_seed": "PEFT init, one shared seed", "osrm": "OSRM init"}
+        self.pause = pause
+        self.started: list[Settings] = []
+
+    def tasks(self, pool: str) -> list[str]:
+        return list(TITLES)
+
+    def title(self, task: str) -> str:
+        return TITLES[task]
+
+    def modules(self, pool: str) -> list[str]:
+        return [f"encoder.layer.{n}.attention.self.{kind}" for n in range(6) for kind in ("query", "value")]
+
+    def defaults(self, pool: str, method: str) -> dict:
+        full = method == "do_merging"
+        params = {} if method == "average" else {"scaling": PEAK[method]}
+        return {
+            "params": params,
+            "orthogonalize": "balanced" if full else "off",
+            "penalty": 0.1,
+            "decouple": float(full),
+        }
+
+    def references(self, pool: str) -> pd.DataFrame:
+        return pd.DataFrame({"task": list(TITLES), "base": BASE, "single": SINGLE, "rows": 1000})
+
+    def sweep(self, pool: str) -> pd.DataFrame:
+        grid = np.round(np.arange(0.1, 1.05, 0.1), 2)
+        frames = []
+        for place, (method, peak) in enumerate(PEAK.items()):
+            x = grid if peak else np.array([np.nan])
+            y = 0.725 + 0.06 * np.exp(-(((x - peak) / 0.35) ** 2)) + 0.004 * place - 0.1 * np.clip(x - peak, 0, None) ** 2
+            y = y if peak else np.array([0.742])
+            frames.append(pd.DataFrame({"method": method, "scaling": x, "average": y, "low": y - 0.012, "high": y + 0.012}))
+        return pd.concat(frames, ignore_index=True)
+
+    def update(self, settings: Settings) -> SimpleNamespace:
+        scaling = dict(settings.params).get("scaling")
+        recipe = (
+            f"method: {settings.method}\nscaling: {scaling}\northogonalize: {settings.orthogonalize}\npool: {settings.pool}\n"
+        )
+        recipe += f"weights: {list(settings.weights)}\n"
+        return SimpleNamespace(recipe_yaml=recipe, notes=[], **self._magnitude(settings))
+
+    def _magnitude(self, settings: Settings) -> dict[str, pd.DataFrame]:
+        rng = np.random.default_rng(len(settings.pool))
+        modules, parts = self.modules(settings.pool), []
+        for task, weight in zip(TITLES, settings.weights, strict=True):
+            centre = -1.2 + rng.normal(0, 0.25) * (1 - settings.decouple) + np.log10(max(weight, 1e-9))
+            values = rng.normal(centre, 0.2, size=len(modules) * WIDTH)
+            parts.append(pd.DataFrame({"task": task, "module": np.repeat(modules, WIDTH), "log10_norm": values}))
+        magnitude = pd.concat(parts, ignore_index=True).assign(column=0)
+        variance = pd.DataFrame({"module": modules, "variance": 0.11, "norm_ratio": 1.4})
+        return {"magnitude": magnitude, "magnitude_variance": variance}
+
+    def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
+        rng = np.random.default_rng(len(modules) + ord(side))
+        centre = {"default": 0.03, "default_shared_seed": 0.75, "osrm": 0.12}[settings.pool]
+        names = list(TITLES)
+        rows = [(a, b, float(np.clip(rng.normal(centre, 0.02), 0, 1))) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return pd.DataFrame(rows, columns=["adapter_a", "adapter_b", "overlap"]), 8 / WIDTH
+
+    def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
+        grid = np.unique(np.linspace(5, k, min(12, k // 5)).astype(int))
+        rank = np.minimum(grid, WIDTH)
+        energy = (120 * (1 - np.exp(-grid / 140))).astype(int) + 2
+        return pd.DataFrame({"k": grid, "rank": rank, "energy_rank": np.minimum(energy, rank)})
+
+    def evaluate(self, settings: Settings, limit: int) -> Iterator[SimpleNamespace]:
+        self.started.append(settings)
+        rng = np.random.default_rng(7)
+        scaling = dict(settings.params).get("scaling", 0.25)
+        keep = np.exp(-((scaling - (PEAK[settings.method] or 0.25)) ** 2) / 0.3) * 0.75
+        truth = np.array(BASE) + keep * (np.array(SINGLE) - np.array(BASE))
+        for done in [*range(16, limit, 32), limit]:
+            for place, task in enumerate(TITLES):
+                time.sleep(self.pause)
+                p = float(np.clip(truth[place] + rng.normal(0, 0.2 / np.sqrt(done)), 0, 1))
+                half = 1.96 * np.sqrt(p * (1 - p) / done + 1 / (4 * done**2))
+                interval = (max(p - half, 0.0), min(p + half, 1.0))
+                yield SimpleNamespace(task=task, accuracy=p, interval=interval, done=done, total=limit)
+
+    def warm_up(self) -> None:
+        pass

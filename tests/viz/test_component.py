@@ -1,0 +1,70 @@
+"""The plot component's payload and the page's wiring."""
+
+import json
+from collections.abc import Iterator
+
+import gradio as gr
+import pandas as pd
+import pytest
+from fake_workbench import METHODS, PLUGINS, FakeWorkbench
+
+from viz.panels.component import SCRIPTS, STYLE, TEMPLATE, payload
+from viz.panels.look import launch_options, theme
+from viz.panels.page import page
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[gr.Blocks]:
+    blocks = page(FakeWorkbench(), METHODS, PLUGINS, lambda settings, limit: iter(()))
+    yield blocks
+    blocks.close()
+
+
+def test_payload_is_json_with_figure_caption_and_table() -> None:
+    table = pd.DataFrame({"task": ["a", "b"], "accuracy": [0.5, float("nan")], "rows": [3, 4]})
+    packed = json.loads(payload({"data": [], "layout": {}}, "how to read", table, "name"))
+    assert packed["caption"] == "how to read"
+    assert packed["table"] == {"columns": ["task", "accuracy", "rows"], "rows": [["a", 0.5, 3], ["b", None, 4]]}
+
+
+def test_the_template_holds_nothing_that_gradio_would_run() -> None:
+    assert "${" not in TEMPLATE
+    assert "{{" not in TEMPLATE
+    assert "`" not in TEMPLATE
+
+
+def test_the_served_files_exist() -> None:
+    assert all(path.is_file() for path in (STYLE, *SCRIPTS))
+
+
+def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
+    listeners = demo.config["dependencies"]
+    assert listeners
+    for listener in listeners:
+        assert listener["api_visibility"] == "private"
+        assert listener["trigger_mode"] == "always_last"
+        assert listener["show_progress"] == "hidden"
+
+
+def test_every_control_answers_to_input(demo: gr.Blocks) -> None:
+    answered = {target for listener in demo.config["dependencies"] for target, event in listener["targets"] if event == "input"}
+    kinds = {"slider", "radio", "dropdown", "number"}
+    moving = {component["id"] for component in demo.config["components"] if component["type"] in kinds}
+    assert moving
+    assert moving <= answered
+
+
+def test_no_gradio_plot_is_on_the_page(demo: gr.Blocks) -> None:
+    assert not any(component["type"] == "plot" for component in demo.config["components"])
+
+
+def test_fonts_are_files_that_ship_with_gradio() -> None:
+    look = theme()
+    assert not look._stylesheets
+    assert all("https:" not in rule for rule in look._font_css)
+
+
+def test_nothing_is_recorded_or_rendered_elsewhere() -> None:
+    options = launch_options()
+    assert options["ssr_mode"] is False
+    assert options["run_history"] is False

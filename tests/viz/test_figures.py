@@ -1,0 +1,196 @@
+"""The figures, as numbers: what is drawn is what was given."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from fake_workbench import FakeWorkbench
+
+from viz.figures.accuracy import accuracy_per_task
+from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
+from viz.figures.overlap import overlap_matrix, subspace_overlap
+from viz.figures.rank import rank_against_k
+from viz.figures.sweep import average_against_scaling
+from viz.figures.theme import OKABE_ITO, faint, task_colours
+
+TASKS = ["question type", "SMS spam", "news topic"]
+TITLES = {"do_merging": "DO-Merging", "task_arithmetic": "Task Arithmetic", "average": "Average", "ties": "TIES"}
+
+
+def accuracy_table() -> pd.DataFrame:
+    """The last task has not been evaluated yet."""
+    return pd.DataFrame(
+        {
+            "task": TASKS,
+            "base": [0.6, 0.9, 0.8],
+            "single": [0.9, 0.98, 0.97],
+            "accuracy": [0.8, 0.97, np.nan],
+            "low": [0.75, 0.93, np.nan],
+            "high": [0.84, 0.99, np.nan],
+            "rows": [200, 64, 0],
+        }
+    )
+
+
+def sweep_table() -> pd.DataFrame:
+    return FakeWorkbench().sweep("default")
+
+
+def figures() -> dict[str, dict]:
+    columns = pd.DataFrame({"task": np.repeat(TASKS, 50), "log10_norm": np.linspace(-2, 0, 150)})
+    pairs = pd.DataFrame({"adapter_a": [TASKS[0]], "adapter_b": [TASKS[1]], "overlap": [0.25]})
+    curve = pd.DataFrame({"k": [5, 50, 100], "rank": [5, 50, 90], "energy_rank": [4, 20, 30]})
+    pins = pd.DataFrame({"run": ["one"], "task": [TASKS[0]], "accuracy": [0.7]})
+    pinned = pd.DataFrame({"run": ["one"], "scaling": [0.3], "average": [0.7], "low": [0.68], "high": [0.72]})
+    return {
+        "accuracy": accuracy_per_task(accuracy_table(), pd.Series({TASKS[2]: 0.9}), pins),
+        "sweep": average_against_scaling(
+            sweep_table(), "do_merging", TITLES, scaling=0.5, current=(0.8, 0.78, 0.82), pins=pinned
+        ),
+        "magnitude": magnitude_distribution(*[magnitude_quantiles(columns, TASKS)] * 2, TASKS),
+        "overlap": subspace_overlap(overlap_matrix(pairs, TASKS)),
+        "rank": rank_against_k(curve, TASKS[0], OKABE_ITO[0]),
+    }
+
+
+@pytest.fixture(params=sorted(figures()))
+def figure(request: pytest.FixtureRequest) -> dict:
+    return figures()[request.param]
+
+
+def test_every_figure_is_one_that_plotly_accepts(figure: dict) -> None:
+    go.Figure(figure)
+
+
+def test_no_figure_holds_nan(figure: dict) -> None:
+    json.dumps(figure, allow_nan=False)
+
+
+def test_no_text_is_below_12_px(figure: dict) -> None:
+    def sizes(node: object, path: str = "") -> list[float]:
+        if isinstance(node, dict):
+            found = [size for key, value in node.items() for size in sizes(value, f"{path}.{key}")]
+            return found + ([node["size"]] if "font" in path.rsplit(".", 1)[-1] and "size" in node else [])
+        return [size for item in node for size in sizes(item, path)] if isinstance(node, list) else []
+
+    assert min(sizes(figure)) >= 12
+
+
+def test_colours_of_the_page_come_from_its_theme(figure: dict) -> None:
+    layout = figure["layout"]
+    assert layout["font"]["color"].startswith("var(--")
+    assert layout["xaxis"]["gridcolor"].startswith("var(--")
+    assert layout["paper_bgcolor"] == "rgba(0,0,0,0)"
+
+
+def test_axes_name_their_quantity() -> None:
+    drawn = figures()
+    titles = {name: (figure["layout"]["xaxis"]["title"] or {}).get("text") for name, figure in drawn.items()}
+    assert titles == {
+        "accuracy": "accuracy on the test split",
+        "sweep": "scaling λ",
+        "magnitude": "log₁₀ column norm of B·A",
+        "overlap": None,
+        "rank": "texts k",
+    }
+    assert drawn["sweep"]["layout"]["yaxis"]["title"]["text"] == "average accuracy"
+    assert drawn["rank"]["layout"]["yaxis"]["title"]["text"] == "rank of the features"
+
+
+def test_accuracy_shows_the_merge_with_its_interval_where_there_is_one() -> None:
+    merge = accuracy_per_task(accuracy_table())["data"][-1]
+    assert merge["x"] == [0.8, 0.97]
+    assert merge["y"] == TASKS[:2]
+    assert merge["marker"]["color"] == list(OKABE_ITO[:2])
+    np.testing.assert_allclose(merge["error_x"]["array"], [0.04, 0.02])
+    np.testing.assert_allclose(merge["error_x"]["arrayminus"], [0.05, 0.04])
+
+
+def test_accuracy_shows_the_settings_before_only_until_a_task_has_a_new_estimate() -> None:
+    before = pd.Series({TASKS[0]: 0.5, TASKS[2]: 0.9})
+    traces = {trace.get("name"): trace for trace in accuracy_per_task(accuracy_table(), before)["data"]}
+    assert traces["settings before"]["y"] == [TASKS[2]]
+    assert traces["settings before"]["x"] == [0.9]
+
+
+def test_accuracy_axis_stands_still_while_estimates_come_in() -> None:
+    table = accuracy_table()
+    empty = table.assign(accuracy=np.nan, low=np.nan, high=np.nan, rows=0)
+    limits = [accuracy_per_task(rows)["layout"]["xaxis"]["range"] for rows in (table, empty)]
+    assert limits[0] == limits[1]
+    sunk = table.assign(accuracy=[0.25, 0.93, np.nan])
+    assert accuracy_per_task(sunk)["layout"]["xaxis"]["range"][0] == pytest.approx(0.2)
+
+
+def test_sweep_marks_lambda_and_highlights_one_method() -> None:
+    figure = average_against_scaling(sweep_table(), "do_merging", TITLES, scaling=0.45)
+    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [0.45]
+    curves = {trace["name"]: trace for trace in figure["data"] if trace.get("name")}
+    assert set(curves) == set(TITLES.values())
+    widths = {name: trace["line"]["width"] for name, trace in curves.items()}
+    assert max(widths, key=widths.__getitem__) == "DO-Merging"
+    own = sweep_table().query("method == 'do_merging'")
+    assert curves["DO-Merging"]["y"] == own["average"].tolist()
+
+
+def test_sweep_draws_a_method_without_lambda_as_a_level() -> None:
+    sweep = sweep_table()
+    level = next(trace for trace in average_against_scaling(sweep, "average", TITLES)["data"] if trace.get("name") == "Average")
+    assert level["x"] == [sweep["scaling"].min(), sweep["scaling"].max()]
+    assert len(set(level["y"])) == 1
+    assert average_against_scaling(sweep, "average", TITLES)["layout"]["shapes"] == []
+
+
+def test_sweep_keeps_pinned_runs_and_shows_the_merge_itself() -> None:
+    pins = pd.DataFrame(
+        {"run": ["a", "b"], "scaling": [0.2, 0.6], "average": [0.7, 0.75], "low": [0.69, 0.73], "high": [0.71, 0.77]}
+    )
+    traces = average_against_scaling(sweep_table(), "ties", TITLES, scaling=1.0, current=(0.8, 0.77, 0.82), pins=pins)["data"]
+    assert traces[-2]["x"] == [0.2, 0.6]
+    assert traces[-1]["x"] == [1.0]
+    assert traces[-1]["y"] == [0.8]
+    np.testing.assert_allclose(traces[-1]["error_y"]["arrayminus"], [0.03])
+
+
+def test_magnitude_reduces_columns_to_percentiles_and_leaves_dead_columns_out() -> None:
+    columns = pd.DataFrame({"task": ["b"] * 101 + ["a"] * 2, "log10_norm": [*np.linspace(-1, 1, 101), -np.inf, 0.5]})
+    quantiles = magnitude_quantiles(columns, ["a", "b", "missing"])
+    assert list(quantiles.columns) == ["quantile", "a", "b"]
+    np.testing.assert_allclose(quantiles["b"], np.linspace(-1, 1, 101), atol=1e-12)
+    assert (quantiles["a"] == 0.5).all()
+    traces = magnitude_distribution(quantiles, quantiles[["quantile", "b"]], ["a", "b", "missing"])["data"]
+    assert [(trace["name"], trace["side"]) for trace in traces] == [
+        ("a, merged", "negative"),
+        ("b, merged", "negative"),
+        ("b, as trained", "positive"),
+    ]
+    assert traces[1]["line"]["color"] == OKABE_ITO[1]
+
+
+def test_overlap_is_symmetric_without_its_diagonal_on_a_fixed_scale() -> None:
+    pairs = pd.DataFrame({"adapter_a": ["a", "c", "b"], "adapter_b": ["b", "a", "b"], "overlap": [0.1, 0.3, 1.0]})
+    matrix = overlap_matrix(pairs, ["a", "b", "c"])
+    assert matrix.loc["a", "b"] == matrix.loc["b", "a"] == 0.1
+    assert matrix.loc["a", "c"] == 0.3
+    assert np.isnan(np.diag(matrix)).all()
+    heat = subspace_overlap(matrix)["data"][0]
+    assert (heat["zmin"], heat["zmax"]) == (0, 1)
+    assert heat["z"][0] == [None, 0.1, 0.3]
+    assert heat["text"][0] == ["", ".10", ".30"]
+
+
+def test_rank_shows_both_ranks_and_the_diagonal() -> None:
+    curve = pd.DataFrame({"k": [5, 400], "rank": [5, 384], "energy_rank": [4, 120]})
+    diagonal, rank, energy = rank_against_k(curve, "question type", OKABE_ITO[0])["data"]
+    assert diagonal["x"] == diagonal["y"] == [0, 400]
+    assert rank["y"] == [5, 384]
+    assert energy["y"] == [4, 120]
+    assert energy["line"]["dash"] != rank["line"]["dash"]
+
+
+def test_a_task_keeps_its_colour() -> None:
+    assert task_colours(TASKS) == dict(zip(TASKS, OKABE_ITO, strict=False))
+    assert len(task_colours([str(n) for n in range(20)])) == 20
+    assert faint("#0072B2", 0.4) == "rgba(0,114,178,0.4)"

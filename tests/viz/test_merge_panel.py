@@ -1,0 +1,265 @@
+"""The panel's handlers as plain functions, on a synthetic workbench."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench
+
+from merging.errors import MergeError
+from viz.panels.controls import choose, controls, effective, read
+from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers
+from viz.panels.services import Settings
+from viz.panels.session import Run, Score, Session, summarise
+from viz.panels.verdict import verdict_html
+from viz.panels.views import layer_of, parts, pick
+
+EVERYWHERE = ("A", "all", "all")
+
+
+def form(workbench: FakeWorkbench, pool: str = "default", method: str = "do_merging", **changes: Any) -> dict[str, Any]:
+    """The values of a freshly opened page."""
+    values = {name: options.get("value") for name, options in choose(workbench, METHODS, pool, method).items()}
+    return values | {"pool": pool, "method": method, "k": 100, "seed": 0} | changes
+
+
+def panel(workbench: FakeWorkbench) -> MergeHandlers:
+    def stream(settings: dict[str, Any], limit: int) -> Iterator[tuple]:
+        for item in workbench.evaluate(Settings(**settings), limit):
+            yield item.task, item.accuracy, *item.interval, item.done, item.total
+
+    return MergeHandlers(workbench, METHODS, stream)
+
+
+@pytest.fixture
+def workbench() -> FakeWorkbench:
+    return FakeWorkbench()
+
+
+def scaling_marked(values: dict[str, str]) -> float:
+    return json.loads(values["sweep"])["figure"]["layout"]["shapes"][0]["x0"]
+
+
+def test_opening_fills_every_output(workbench: FakeWorkbench) -> None:
+    values = panel(workbench).redraw(Session(), form(workbench), 200, EVERYWHERE)
+    assert set(values) == set(OUTPUTS)
+    assert scaling_marked(values) == 0.5
+
+
+def test_a_move_of_lambda_sends_only_what_depends_on_it(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    values = merge.redraw(session, form(workbench, slider_0=0.8), 200, EVERYWHERE)
+    assert set(values) == {*ACCURACY, "recipe"}
+    assert scaling_marked(values) == 0.8
+    assert merge.redraw(session, form(workbench, slider_0=0.8), 200, EVERYWHERE) == {}
+
+
+def test_evaluation_runs_to_its_end_and_says_so(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    last = list(merge.evaluate(session))[-1]
+    assert 'data-state="done"' in last["verdict"]
+    assert "<b>600 of 600</b>" in last["verdict"]
+    assert json.loads(last["accuracy"])["figure"]["data"][-1]["y"] == list(TITLES.values())
+
+
+def test_a_move_stops_the_running_evaluation_at_its_next_estimate(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    running = merge.evaluate(session)
+    next(running)
+    merge.redraw(session, form(workbench, slider_0=0.9), 200, EVERYWHERE)
+    assert list(running) == []
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+    assert [dict(settings.params)["scaling"] for settings in workbench.started] == [0.5, 0.9]
+
+
+def test_a_late_redraw_does_not_overwrite_a_newer_one(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+
+    def update(settings: Settings) -> Any:
+        workbench.update = FakeWorkbench.update.__get__(workbench)
+        merge.redraw(session, form(workbench, slider_0=0.9), 200, EVERYWHERE)
+        return workbench.update(settings)
+
+    workbench.update = update
+    assert merge.redraw(session, form(workbench, slider_0=0.2), 200, EVERYWHERE) == {}
+    assert session.run.scaling == 0.9
+
+
+def test_the_view_or_an_idle_control_does_not_restart_the_evaluation(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    list(merge.evaluate(session))
+    for changes, part in (({}, ("B", "3", "query")), ({"k": 300}, EVERYWHERE), ({"seed": 5}, EVERYWHERE)):
+        merge.redraw(session, form(workbench, **changes), 200, part)
+        list(merge.evaluate(session))
+    assert len(workbench.started) == 1
+    merge.redraw(session, form(workbench, k=300, mu=0.3), 200, EVERYWHERE)
+    list(merge.evaluate(session))
+    assert len(workbench.started) == 2
+
+
+def test_settings_evaluated_before_are_shown_at_once(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    for scaling in (0.5, 0.8, 0.5):
+        values = merge.redraw(session, form(workbench, slider_0=scaling), 100, EVERYWHERE)
+        list(merge.evaluate(session))
+    assert 'data-state="done"' in values["verdict"]
+    assert len(workbench.started) == 2
+
+
+def test_pinned_runs_stay_in_the_figures_of_their_pool(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    list(merge.evaluate(session))
+    assert "pinned, test" in merge.pin(session)["sweep"]
+    values = merge.redraw(session, form(workbench, slider_0=0.9), 100, EVERYWHERE)
+    assert "pinned, test" in values["sweep"]
+    assert "pinned, test" not in merge.redraw(session, form(workbench, pool="osrm"), 100, EVERYWHERE)["sweep"]
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    assert "pinned, test" not in merge.unpin(session)["sweep"]
+
+
+def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench) -> None:
+    def refuse(settings: Settings) -> Any:
+        raise MergeError("the weights sum to <zero>")
+
+    merge, session = panel(workbench), Session()
+    workbench.update = refuse
+    values = merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    assert "the weights sum to &lt;zero&gt;" in values["notes"]
+    assert 'data-state="refused"' in values["verdict"]
+    assert list(merge.evaluate(session)) == []
+
+
+def test_a_failing_evaluation_is_said_and_can_be_started_again(workbench: FakeWorkbench) -> None:
+    def fail(settings: dict[str, Any], limit: int) -> Iterator[tuple]:
+        yield "trec", 0.8, 0.7, 0.9, 10, 100
+        raise OSError("no space left")
+
+    merge, session = panel(workbench), Session()
+    good, merge.stream = merge.stream, fail
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    running = merge.evaluate(session)
+    values = []
+    with pytest.raises(OSError, match="no space"):
+        values.extend(running)
+    assert session.run.state == "failed"
+    merge.stream = good
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+
+
+def test_an_evaluation_stopped_from_outside_can_go_on_later(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    running = merge.evaluate(session)
+    next(running)
+    running.close()
+    assert session.run.state == "stopped"
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+
+
+def test_names_are_escaped(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workbench, "title", lambda task: f"<img src=x>{task}")
+    merge, session = panel(workbench), Session()
+    values = merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    list(merge.evaluate(session))
+    run = session.run
+    assert "<img" not in verdict_html(run, None, workbench.references("default"), workbench.title)
+    assert "<img" not in "".join(values.values())
+
+
+def test_a_run_is_named_after_what_makes_it_different(workbench: FakeWorkbench) -> None:
+    def label(**changes: Any) -> str:
+        return panel(workbench).label(read(workbench, METHODS, form(workbench, **changes)))
+
+    assert label() == "DO-Merging (reconstruction) · λ 0.5"
+    assert label(orthogonalize="off", decouple=0.5, weight_1=0.2).endswith("λ 0.5 · orthogonalize off · γ 0.5 · own weights")
+    assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · μ 0.3, k 100"
+
+
+def test_two_sessions_do_not_see_each_other(workbench: FakeWorkbench) -> None:
+    merge, one, two = panel(workbench), Session(), Session()
+    merge.redraw(one, form(workbench), 100, EVERYWHERE)
+    running = merge.evaluate(one)
+    next(running)
+    merge.redraw(two, form(workbench, slider_0=1.2), 100, EVERYWHERE)
+    assert 'data-state="done"' in list(running)[-1]["verdict"]
+
+
+# -- verdict -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_the_mean_share_with_a_joint_interval() -> None:
+    references = pd.DataFrame({"task": ["a", "b", "c"], "base": [0.5, 0.6, 0.1], "single": [0.8, 0.9, 0.2]})
+    scores = {"a": Score(0.6, 0.5, 0.7, 100, 100), "b": Score(0.9, 0.86, 0.93, 100, 100)}
+    result = summarise(scores, references)
+    assert result.kept == pytest.approx((0.75 + 1) / 2)
+    assert result.average == pytest.approx(0.75)
+    assert result.low == pytest.approx(0.75 - (0.1**2 + 0.04**2) ** 0.5 / 2)
+    assert result.high == pytest.approx(0.75 + (0.1**2 + 0.03**2) ** 0.5 / 2)
+    assert (result.worst, result.tasks) == ("a", 2)
+    assert result.worst_points == pytest.approx(-20)
+    assert summarise({}, references) is None
+
+
+def test_a_run_without_estimates_shows_the_one_before_as_stale(workbench: FakeWorkbench) -> None:
+    settings = read(workbench, METHODS, form(workbench))
+    scores = {task: Score(0.8, 0.75, 0.85, 100, 100) for task in TITLES}
+    before = Run(settings, 100, tuple(TITLES), "before", "done", scores)
+    run = Run(settings, 100, tuple(TITLES), "now")
+    html = verdict_html(run, before, workbench.references("default"), workbench.title)
+    assert "ms-stale" in html
+    assert ">0.800<" in html
+    assert "0 of 600" in html
+
+
+# -- controls ----------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_read_off_the_form(workbench: FakeWorkbench) -> None:
+    settings = read(workbench, METHODS, form(workbench, method="ties", weight_2=0.5, mu=0.3))
+    assert settings.params == (("scaling", 0.7), ("density", 0.2), ("trim", "module"))
+    assert settings.weights == (1, 1, 0.5, 1, 1, 1)
+    assert (settings.orthogonalize, settings.decouple, settings.mu) == ("off", 0.0, 0.3)
+
+
+def test_what_does_not_change_the_merge_does_not_change_its_key(workbench: FakeWorkbench) -> None:
+    def key(**changes: Any) -> Settings:
+        return effective(read(workbench, METHODS, form(workbench, **changes)), METHODS)
+
+    assert key(k=300) == key(seed=3) == key()
+    assert key(penalty=0.5) != key()
+    assert key(penalty=0.5, orthogonalize="off") == key(orthogonalize="off")
+    assert key(mu=0.3, k=300) != key(mu=0.3)
+
+
+def test_slots_without_a_parameter_are_hidden(workbench: FakeWorkbench) -> None:
+    options = choose(workbench, METHODS, "default", "average")
+    assert not any(options[slot]["visible"] for slot in ("slider_0", "slider_1", "choice_0"))
+    options = choose(workbench, METHODS, "default", "ties")
+    assert options["slider_1"]["label"] == "Density"
+    assert options["choice_0"]["choices"] == ["module", "model"]
+
+
+def test_every_control_has_a_label(workbench: FakeWorkbench) -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        laid_out = controls(workbench, METHODS, PLUGINS)
+    assert all(component.label for component in laid_out.form.values() if component.visible)
+
+
+def test_modules_are_picked_by_layer_and_kind(workbench: FakeWorkbench) -> None:
+    modules = workbench.modules("default")
+    assert parts(modules) == (["0", "1", "2", "3", "4", "5"], ["query", "value"])
+    assert pick(modules, "3", "query") == ["encoder.layer.3.attention.self.query"]
+    assert len(pick(modules, "all", "value")) == 6
+    assert pick(modules, "all", "all") == modules
+    assert layer_of("pooler") == "pooler"

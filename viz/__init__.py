@@ -1,0 +1,1 @@
+"""Figures and panels made from plain data; nothing here touches a model."""

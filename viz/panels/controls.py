@@ -1,0 +1,174 @@
+"""The controls of a merge: laid out once, labelled by the `Param`s of methods and plug-ins, read back as `Settings`.
+
+Parameters live in a fixed bank of slots, as many as the richest method needs. A slot is relabelled when the method changes
+and never rebuilt, so that nothing moves or loses focus under the pointer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from viz.panels.services import Method, Param, Settings, Workbench
+
+Catalogue = Mapping[str, Method]
+
+K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
+MODES = ("off", "balanced")  # of orthogonalize
+PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
+    "penalty": ("orthogonalize", "penalty"),
+    "decouple": ("decouple", "strength"),
+    "mu": ("soft_osrm", "mu"),
+}
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components: `form` decides the merge (by name, in a fixed order), `limit` how many rows are evaluated."""
+
+    form: dict[str, gr.components.Component]
+    limit: gr.Slider
+    about: gr.HTML
+    notes: gr.HTML
+    pin: gr.Button
+    unpin: gr.Button
+    tuned: gr.Button
+    equal: gr.Button
+
+    @property
+    def weights(self) -> list[gr.components.Component]:
+        """One slider per task of the largest pool."""
+        return [component for name, component in self.form.items() if name.startswith("weight_")]
+
+
+def controls(workbench: Workbench, methods: Catalogue, plugins: Catalogue) -> Controls:
+    """Lay out the controls for the first pool and its best-known method, at their tuned values."""
+    pool, method = next(iter(workbench.pools)), opening_method(methods)
+    start = choose(workbench, methods, pool, method)
+    form: dict[str, gr.components.Component] = {}
+
+    def add(name: str, kind: type[gr.components.Component], **options: Any) -> None:
+        form[name] = kind(**(options | start.get(name, {})), container=True, elem_id=f"ms-{name}")
+
+    gr.HTML("<h2>Pool</h2>", apply_default_css=False, container=False, padding=False)
+    pools = [(title, name) for name, title in workbench.pools.items()]
+    add("pool", gr.Radio, choices=pools, value=pool, label="Adapters", show_label=False)
+    add("method", gr.Dropdown, choices=[(m.title, name) for name, m in methods.items()], value=method, label="Method")
+    about = gr.HTML(elem_id="ms-about", apply_default_css=False, container=False, padding=False)
+    for slot in range(_most(methods, _sliders)):
+        add(f"slider_{slot}", gr.Slider, elem_classes="ms-slider")
+    for slot in range(_most(methods, _choices)):
+        add(f"choice_{slot}", gr.Radio, elem_classes="ms-segments")
+    modes = {"label": plugins["orthogonalize"].title, "choices": list(MODES), "elem_classes": "ms-segments"}
+    add("orthogonalize", gr.Radio, **modes)
+    for name, (plugin, param) in PLUGIN_SLIDERS.items():
+        add(name, gr.Slider, **_plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
+    k = {"minimum": 5, "maximum": 600, "step": 5, "value": 100, "label": "Texts per task k", "info": K_HELP}
+    add("k", gr.Slider, **k, elem_classes="ms-slider")
+    add("seed", gr.Number, value=0, precision=0, minimum=0, label="Seed")
+    with gr.Row(elem_classes="ms-heading"):
+        gr.HTML("<h2>Adapters</h2>", apply_default_css=False, container=False, padding=False)
+        equal = gr.Button("reset weights", size="sm", elem_id="ms-equal", elem_classes="ms-link")
+    for place in range(max(len(workbench.tasks(name)) for name in workbench.pools)):
+        weight = {"minimum": 0, "maximum": 2, "step": 0.05, "value": 1}
+        add(f"weight_{place}", gr.Slider, **weight, elem_classes=["ms-slider", "ms-weight", f"ms-task-{place % 8}"])
+    gr.HTML("<h2>Evaluation</h2>", apply_default_css=False, container=False, padding=False)
+    limit = gr.Slider(50, 1000, 200, step=50, label="Test rows per task", elem_id="ms-limit", elem_classes="ms-slider")
+    with gr.Row(elem_classes="ms-buttons"):
+        pin = gr.Button("Pin this run", variant="primary", size="sm", elem_id="ms-pin")
+        unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
+        tuned = gr.Button("Tuned values", size="sm", elem_id="ms-tuned")
+    notes = gr.HTML(elem_id="ms-notes", apply_default_css=False, container=False, padding=False)
+    return Controls(form, limit, about, notes, pin, unpin, tuned, equal)
+
+
+def opening_method(methods: Catalogue) -> str:
+    """Name the method that the page opens with."""
+    return "do_merging" if "do_merging" in methods else next(iter(methods))
+
+
+def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> dict[str, dict[str, Any]]:
+    """Give the options of the controls that depend on pool and method: tuned values, labels, visibility."""
+    tuned = workbench.defaults(pool, method)
+    params = methods[method].params
+    options: dict[str, dict[str, Any]] = {}
+    for slot in range(_most(methods, _sliders)):
+        used = slot < len(_sliders(params))
+        options[f"slider_{slot}"] = _slider(_sliders(params)[slot], tuned["params"]) if used else {"visible": False}
+    for slot in range(_most(methods, _choices)):
+        used = slot < len(_choices(params))
+        options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned["params"]) if used else {"visible": False}
+    for name in ("orthogonalize", *PLUGIN_SLIDERS):
+        options[name] = {"value": tuned.get(name, 0.0)}
+    options["seed"] = {"visible": bool({"seed", "random"} & set(methods[method].needs))}
+    tasks = workbench.tasks(pool)
+    for place in range(max(len(workbench.tasks(name)) for name in workbench.pools)):
+        used = place < len(tasks)
+        options[f"weight_{place}"] = (
+            {"label": workbench.title(tasks[place]), "visible": True, "value": 1} if used else {"visible": False}
+        )
+    return options
+
+
+def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> Settings:
+    """Read the settings off the form's values by name."""
+    params = methods[form["method"]].params
+    values = {param.name: form[f"slider_{slot}"] for slot, param in enumerate(_sliders(params))}
+    values |= {param.name: form[f"choice_{slot}"] for slot, param in enumerate(_choices(params))}
+    return Settings(
+        pool=form["pool"],
+        method=form["method"],
+        params=tuple((param.name, values[param.name]) for param in params),
+        orthogonalize=form["orthogonalize"],
+        penalty=float(form["penalty"]),
+        decouple=float(form["decouple"]),
+        mu=float(form["mu"]),
+        weights=tuple(float(form[f"weight_{place}"]) for place in range(len(workbench.tasks(form["pool"])))),
+        k=int(form["k"]),
+        seed=int(form["seed"] or 0),
+    )
+
+
+def effective(settings: Settings, methods: Catalogue) -> Settings:
+    """Blank what does not change the merge, so that two settings with the same result compare equal."""
+    needs = set(methods[settings.method].needs)
+    return replace(
+        settings,
+        penalty=0.0 if settings.orthogonalize == "off" else settings.penalty,
+        k=settings.k if settings.mu or "data" in needs else 0,
+        seed=settings.seed if {"seed", "random"} & needs else 0,
+    )
+
+
+def _sliders(params: Sequence[Param]) -> list[Param]:
+    return [param for param in params if not param.choices]
+
+
+def _choices(params: Sequence[Param]) -> list[Param]:
+    return [param for param in params if param.choices]
+
+
+def _most(methods: Catalogue, pick: Any) -> int:
+    return max(len(pick(method.params)) for method in methods.values())
+
+
+def _slider(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    limits = {"minimum": param.minimum, "maximum": param.maximum, "step": param.step}
+    return limits | {"label": param.label, "info": param.help, "value": _value(param, tuned), "visible": True}
+
+
+def _choice(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    options = {"choices": list(param.choices or ()), "label": param.label, "info": param.help}
+    return options | {"value": _value(param, tuned), "visible": True}
+
+
+def _value(param: Param, tuned: Mapping[str, Any]) -> Any:
+    return tuned.get(param.name, param.default)
+
+
+def _plugin_slider(plugin: Method, name: str) -> dict[str, Any]:
+    param = next(param for param in plugin.params if param.name == name)
+    title = plugin.title.partition(" (")[0]
+    label = param.label if param.label.startswith(title) else f"{title}: {param.label[0].lower()}{param.label[1:]}"
+    return {"minimum": param.minimum, "maximum": param.maximum, "step": param.step, "label": label, "info": param.help}

@@ -1,0 +1,143 @@
+"""What happens on the Merge panel: plain values in, texts for its components out, no Gradio.
+
+Two steps follow every move. `redraw` merges and draws what depends on weights alone; `evaluate` then streams the accuracy.
+The current run lives in the session: a redraw that changes the merge replaces it, and an evaluation that finds another run
+current stops before its next batch. So the last move wins, in whatever order the browser's requests arrive.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from functools import cache
+from html import escape
+from time import monotonic, sleep
+from typing import Any
+
+from merging.errors import MergeError
+from viz.panels import views
+from viz.panels.controls import Catalogue, effective, read
+from viz.panels.recipe import recipe_html
+from viz.panels.services import Method, Settings, Workbench
+from viz.panels.session import Run, Score, Session
+from viz.panels.verdict import verdict_html
+
+# (task, accuracy, low, high, done, total): plain values, so that the stream can cross a process boundary
+Stream = Callable[[dict[str, Any], int], Iterator[tuple[str, float, float, float, int, int]]]
+
+PAUSE = 0.12  # seconds between two drawings of a running evaluation
+SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
+ACCURACY = ("verdict", "accuracy", "sweep")
+OUTPUTS = (*ACCURACY, "magnitude", "overlap", "recipe", "about", "notes")
+
+
+class MergeHandlers:
+    """The handlers, on one workbench; what belongs to a visitor is in the session that they are given."""
+
+    def __init__(self, workbench: Workbench, methods: Catalogue, stream: Stream) -> None:
+        self.workbench, self.methods, self.stream = workbench, methods, stream
+        self.sweep = cache(workbench.sweep)  # read from a file, and drawn with every estimate
+        self.tuned = cache(workbench.defaults)
+        self.trained = cache(lambda pool: views.as_trained(workbench, methods, pool))
+
+    def redraw(self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str]) -> dict[str, str]:
+        """Merge with the form's settings and draw all that is known at once; give what the page does not show yet."""
+        settings = read(self.workbench, self.methods, form)
+        tasks = tuple(self.workbench.tasks(settings.pool))
+        run = Run(settings, limit, tasks, self.label(settings))
+        run = session.start((effective(settings, self.methods), limit), run)
+        values = {"about": about(self.methods[settings.method])}
+        try:
+            view = self.workbench.update(settings)
+        except MergeError as error:
+            run.state = "refused"
+            values["notes"] = f'<p class="ms-error" role="alert">{escape(str(error))}</p>'
+        else:
+            values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
+            values["overlap"] = views.overlap_view(self.workbench, settings, *part)
+            values["recipe"] = recipe_html(view.recipe_yaml)
+            values["notes"] = "".join(f"<p>{escape(note)}</p>" for note in view.notes)
+        if session.run is not run:  # a later move has come in between
+            return {}
+        return session.changed(**values, **self.accuracy(session, run))
+
+    def evaluate(self, session: Session) -> Iterator[dict[str, str]]:
+        """Stream the accuracy of the current run, until it is complete or no longer current."""
+        run = session.run
+        if run is None or run.state in {"running", "refused"}:
+            return
+        try:
+            if run.state != "done":
+                yield from self._evaluate(session, run)
+        except Exception:
+            run.state = "failed"
+            yield self.accuracy(session, run)
+            raise
+        finally:
+            if run.state == "running":  # stopped from outside, so that a later move may start it again
+                run.state = "stopped"
+        if session.run is run:
+            # in full, as the last word: what was sent on another way may have arrived in another order
+            yield self.accuracy(session, run)
+
+    def _evaluate(self, session: Session, run: Run) -> Iterator[dict[str, str]]:
+        run.state, drawn = "running", 0.0
+        sleep(SETTLE)
+        if session.run is not run:
+            return
+        with closing(self.stream(asdict(run.settings), run.limit)) as stream:
+            for task, *score in stream:
+                if session.run is not run:
+                    return
+                run.scores[task] = Score(*score)
+                if monotonic() - drawn > PAUSE:
+                    drawn = monotonic()
+                    yield session.changed(**self.accuracy(session, run))
+        run.state = "done"
+
+    def pin(self, session: Session) -> dict[str, str]:
+        """Keep the current run in the figures."""
+        session.pin()
+        return session.changed(**self.accuracy(session, session.run)) if session.run else {}
+
+    def unpin(self, session: Session) -> dict[str, str]:
+        """Forget all pinned runs."""
+        session.pins.clear()
+        return session.changed(**self.accuracy(session, session.run)) if session.run else {}
+
+    def accuracy(self, session: Session, run: Run) -> dict[str, str]:
+        """Draw what depends on the accuracy of a run."""
+        pool = run.settings.pool
+        pins = session.pins_of(pool)
+        references = self.workbench.references(pool)
+        before = session.before if session.before and session.before.settings.pool == pool else None
+        return {
+            "verdict": verdict_html(run, before, references, self.workbench.title),
+            "accuracy": views.accuracy_view(self.workbench, run, before, pins),
+            "sweep": views.sweep_view(self.methods, references, self.sweep(pool), run, pins),
+        }
+
+    def label(self, settings: Settings) -> str:
+        """Name a run for people: its method and parameters, and what differs from the values tuned for them."""
+        tuned = self.tuned(settings.pool, settings.method)
+        names = {"scaling": "λ"}
+        parts = [self.methods[settings.method].title]
+        parts += [
+            f"{names.get(name, name)} {value if isinstance(value, str) else f'{value:g}'}" for name, value in settings.params
+        ]
+        if settings.orthogonalize != tuned["orthogonalize"]:
+            parts.append(f"orthogonalize {settings.orthogonalize}")
+        if settings.orthogonalize != "off" and settings.penalty != tuned["penalty"]:
+            parts.append(f"g {settings.penalty:g}")
+        if settings.decouple != tuned["decouple"]:
+            parts.append(f"γ {settings.decouple:g}")
+        if settings.mu:
+            parts.append(f"μ {settings.mu:g}, k {settings.k}")
+        if any(weight != 1 for weight in settings.weights):
+            parts.append("own weights")
+        return " · ".join(parts)
+
+
+def about(method: Method) -> str:
+    """Say what a method does: the first paragraph of its page, and its paper."""
+    sentence = " ".join(method.doc.partition("\n\n")[0].split())
+    return f"<p>{escape(sentence)} <cite>{escape(method.paper)}</cite></p>"

@@ -1,0 +1,124 @@
+"""The Merge panel: its layout and its wiring; what happens on it is in handlers.py."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError
+from viz.panels import views
+from viz.panels.component import plot
+from viz.panels.controls import Catalogue, Controls, choose, controls
+from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers, Stream
+from viz.panels.recipe import recipe
+from viz.panels.services import Workbench
+from viz.panels.session import Session
+from viz.panels.verdict import verdict
+
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The components of the panel, by what they do."""
+
+    controls: Controls
+    outputs: dict[str, gr.HTML]
+    part: list[gr.components.Component]
+    rank: gr.HTML
+    rank_choice: list[gr.components.Component]
+
+
+def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Catalogue, stream: Stream) -> None:
+    """Lay the panel out inside `demo` and wire it."""
+    _wire(demo, _layout(workbench, methods, plugins), MergeHandlers(workbench, methods, stream))
+
+
+def _layout(workbench: Workbench, methods: Catalogue, plugins: Catalogue) -> Layout:
+    pool = next(iter(workbench.pools))
+    layers, kinds = views.parts(workbench.modules(pool))
+    outputs: dict[str, gr.HTML] = {}
+    with gr.Row(elem_id="ms-merge"):
+        outputs["verdict"] = verdict()
+        with gr.Column(elem_id="ms-controls"):
+            settings = controls(workbench, methods, plugins)
+        with gr.Column(elem_id="ms-figures"):
+            with gr.Column(elem_classes=["ms-card", "ms-half"]):
+                outputs["accuracy"] = plot("ms-accuracy", "Accuracy per task")
+            with gr.Column(elem_classes=["ms-card", "ms-half"]):
+                outputs["sweep"] = plot("ms-sweep", "Average accuracy against λ")
+            with gr.Column(elem_classes="ms-card"):
+                outputs["magnitude"] = plot("ms-magnitude", "Magnitude distribution")
+            with gr.Column(elem_classes="ms-card"):
+                outputs["overlap"] = plot("ms-overlap", "Subspace overlap")
+                with gr.Row(elem_classes="ms-choices"):
+                    sides = [(name, side) for side, name in views.SIDES.items()]
+                    side = gr.Dropdown(sides, value="A", label="Factor", elem_id="ms-overlap-side")
+                    layer = gr.Dropdown([views.EVERY, *layers], value=views.EVERY, label="Layer", elem_id="ms-overlap-layer")
+                    kind = gr.Dropdown([views.EVERY, *kinds], value=views.EVERY, label="Module", elem_id="ms-overlap-kind")
+            with gr.Column(elem_classes="ms-card"):
+                rank = plot("ms-rank", "Feature rank against k")
+                with gr.Row(elem_classes="ms-choices"):
+                    tasks = [(workbench.title(task), task) for task in workbench.tasks(pool)]
+                    task = gr.Dropdown(tasks, value=tasks[0][1], label="Task", elem_id="ms-rank-task")
+                    deep = layers[len(layers) // 2]
+                    depth = gr.Dropdown(layers, value=deep, label="Layer", elem_id="ms-rank-layer")
+                    part = gr.Dropdown(kinds, value=kinds[0], label="Input of", elem_id="ms-rank-kind")
+            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+                outputs["recipe"] = recipe()
+    outputs |= {"about": settings.about, "notes": settings.notes}
+    return Layout(settings, outputs, [side, layer, kind], rank, [task, depth, part])
+
+
+def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
+    state = gr.State(Session())
+    form, part = layout.controls.form, layout.part
+    outputs = [layout.outputs[name] for name in OUTPUTS]
+    figures = [layout.outputs[name] for name in ACCURACY]
+    inputs = [state, layout.controls.limit, *part, *form.values()]
+
+    def send(values: dict[str, str], names: tuple[str, ...] = OUTPUTS) -> list[Any]:
+        return [values.get(name, gr.skip()) for name in names]
+
+    def redraw(session: Session, limit: int, side: str, layer: str, kind: str, *values: Any) -> list[Any]:
+        return send(panel.redraw(session, dict(zip(form, values, strict=True)), int(limit), (side, layer, kind)))
+
+    def evaluate(session: Session) -> Iterator[list[Any]]:
+        try:
+            for values in panel.evaluate(session):
+                yield send(values, ACCURACY)
+        except MergeError as error:
+            raise gr.Error(str(error)) from error
+
+    def opened(session: Session, *values: Any) -> list[Any]:
+        session.sent.clear()  # a reloaded page shows nothing yet
+        return redraw(session, *values)
+
+    def tuned(pool: str, method: str) -> list[Any]:
+        options = choose(panel.workbench, panel.methods, pool, method)
+        return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
+
+    def follow(event: Any) -> None:
+        event.then(evaluate, state, figures, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+
+    def after(event: Any) -> None:
+        follow(event.then(redraw, inputs, outputs, queue=False, **QUIET))
+
+    chosen = [form["pool"], form["method"]]
+    moving = [component for name, component in form.items() if name not in {"pool", "method"}]
+    moved = [component.input for component in [*moving, layout.controls.limit, *part]]
+    follow(demo.load(opened, inputs, outputs, queue=False, **QUIET))
+    follow(gr.on(moved, redraw, inputs, outputs, queue=False, **QUIET))
+    choosing = [component.input for component in chosen] + [layout.controls.tuned.click]
+    after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
+    ones = f"() => Array({len(layout.controls.weights)}).fill(1)"
+    after(layout.controls.equal.click(None, None, layout.controls.weights, js=ones, **QUIET))
+    layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
+    layout.controls.unpin.click(lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET)
+
+    def rank(pool: str, k: int, task: str, layer: str, kind: str) -> str:
+        return views.rank_view(panel.workbench, pool, int(k), task, layer, kind)
+
+    drawn_by = [form["pool"].input, form["k"].input, *(choice.input for choice in layout.rank_choice), demo.load]
+    gr.on(drawn_by, rank, [form["pool"], form["k"], *layout.rank_choice], layout.rank, concurrency_limit=2, **QUIET)

@@ -1,0 +1,96 @@
+"""What the panels ask of the core: plain settings in, plain data out. The panels never see a tensor."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import pandas as pd
+
+from merging.workbench import Settings
+
+__all__ = ["Estimate", "MergeView", "Method", "Param", "Settings", "Workbench"]
+
+
+class Estimate(Protocol):
+    """Accuracy of one task so far: `interval` is (low, high) at 95 %, `done` of `total` texts."""
+
+    task: str
+    accuracy: float
+    interval: tuple[float, float]
+    done: int
+    total: int
+
+
+class MergeView(Protocol):
+    """What a merge shows before it is evaluated.
+
+    `magnitude` has `task`, `module`, `column`, `log10_norm`, `magnitude_variance` has `module`, `variance`, `norm_ratio`.
+    """
+
+    recipe_yaml: str
+    notes: list[str]
+    magnitude: pd.DataFrame
+    magnitude_variance: pd.DataFrame
+
+
+class Param(Protocol):
+    """A parameter that draws its own control: a slider, or a choice where `choices` is given."""
+
+    name: str
+    label: str
+    minimum: float | None
+    maximum: float | None
+    step: float | None
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None
+
+
+class Method(Protocol):
+    """A merging method or a plug-in: what it is called, where it comes from, what it needs, which controls it has."""
+
+    title: str
+    paper: str
+    doc: str
+    needs: set[str]
+    params: tuple[Param, ...]
+
+
+class Workbench(Protocol):
+    """The pools, merges and measurements behind the panels."""
+
+    pools: Mapping[str, str]
+    device: str
+    base_title: str
+
+    def tasks(self, pool: str) -> list[str]:
+        """Name the tasks of a pool, in the order of its weights."""
+
+    def title(self, task: str) -> str:
+        """Give a task its human name."""
+
+    def modules(self, pool: str) -> list[str]:
+        """Name the modules that the pool's adapters change, in full."""
+
+    def defaults(self, pool: str, method: str) -> dict[str, Any]:
+        """Give the values tuned on validation: `params`, `orthogonalize`, `penalty`, `decouple`."""
+
+    def references(self, pool: str) -> pd.DataFrame:
+        """Give `task`, `base`, `single`, `rows`: base with the task's head and adapter alone on the whole test split."""
+
+    def sweep(self, pool: str) -> pd.DataFrame:
+        """Give `method`, `scaling`, `average`, `low`, `high` on validation."""
+
+    def update(self, settings: Settings) -> MergeView:
+        """Merge and describe the result; fast enough for a moving slider."""
+
+    def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
+        """Give `adapter_a`, `adapter_b`, `overlap` (mean over the modules) and the chance level."""
+
+    def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
+        """Give `k`, `rank`, `energy_rank` of a module's inputs, up to k texts."""
+
+    def evaluate(self, settings: Settings, limit: int) -> Iterator[Estimate]:
+        """Yield estimates, task after task in turn; closing the iterator stops the work."""
+
+    def warm_up(self) -> None:
+        """Load what the first evaluation needs."""

@@ -1,0 +1,136 @@
+"""What one visitor's page has done: the current run, finished runs, pins. Kept per session, never shared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+
+import pandas as pd
+
+from viz.panels.services import Settings
+
+REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one task in one run so far."""
+
+    accuracy: float
+    low: float
+    high: float
+    done: int
+    total: int
+
+
+@dataclass
+class Run:
+    """One merge and its accuracy on test, filled in while it is evaluated."""
+
+    settings: Settings
+    limit: int
+    tasks: tuple[str, ...]
+    label: str
+    state: str = "waiting"  # waiting, running, done, stopped, failed, refused
+    scores: dict[str, Score] = field(default_factory=dict)
+
+    @property
+    def scaling(self) -> float | None:
+        """λ, where the method has one."""
+        value = dict(self.settings.params).get("scaling")
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The verdict on a run, over the tasks that have an estimate."""
+
+    kept: float
+    average: float
+    low: float
+    high: float
+    base: float
+    single: float
+    worst: str
+    worst_points: float
+    tasks: int
+
+
+def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
+    """Condense a run into its verdict.
+
+    The interval of the average adds the distances to the tasks' own bounds in squares: their texts are independent.
+
+    Parameters
+    ----------
+    scores : mapping
+        Task -> score; may be incomplete.
+    references : DataFrame
+        `task`, `base`, `single`.
+
+    Returns
+    -------
+    Summary or None
+        None while there is no estimate. `kept` is the mean over the tasks of merge / single, `worst_points` the change
+        of the task hurt most, in percentage points (negative is a loss).
+    """
+    table = references.set_index("task")
+    tasks = [task for task in table.index if task in scores]
+    if not tasks:
+        return None
+    mine = [scores[task] for task in tasks]
+    single = table.loc[tasks, "single"]
+    average = sum(score.accuracy for score in mine) / len(mine)
+    down = sqrt(sum((score.accuracy - score.low) ** 2 for score in mine)) / len(mine)
+    up = sqrt(sum((score.high - score.accuracy) ** 2 for score in mine)) / len(mine)
+    change = pd.Series([score.accuracy for score in mine], index=tasks) - single
+    return Summary(
+        kept=float(((change + single) / single).mean()),
+        average=average,
+        low=average - down,
+        high=average + up,
+        base=float(table.loc[tasks, "base"].mean()),
+        single=float(single.mean()),
+        worst=str(change.idxmin()),
+        worst_points=100 * float(change.min()),
+        tasks=len(tasks),
+    )
+
+
+class Session:
+    """State of one page; handlers change it in place, so a running evaluation sees at once that it is out of date."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.before: Run | None = None
+        self.pins: list[Run] = []
+        self.sent: dict[str, str] = {}
+        self._runs: dict[tuple, Run] = {}
+
+    def start(self, key: tuple, run: Run) -> Run:
+        """Make `run` the current one; a run with the same key that is finished or still current is taken up instead."""
+        known = self._runs.get(key)
+        if known is not None and (known.state == "done" or (known is self.run and known.state in {"waiting", "running"})):
+            run = known
+        if run is not self.run:
+            if self.run is not None and self.run.scores and self.run.settings.pool == run.settings.pool:
+                self.before = self.run
+            self.run = run
+        self._runs[key] = run
+        while len(self._runs) > REMEMBERED:
+            del self._runs[next(iter(self._runs))]
+        return run
+
+    def pin(self) -> None:
+        """Keep the current run for comparison."""
+        if self.run is not None and self.run not in self.pins:
+            self.pins.append(self.run)
+
+    def pins_of(self, pool: str) -> list[Run]:
+        """Give the pinned runs of a pool that have an accuracy."""
+        return [run for run in self.pins if run.settings.pool == pool and run.scores]
+
+    def changed(self, **values: str) -> dict[str, str]:
+        """Keep those values that differ from what the page already shows, and note that they are being sent."""
+        news = {name: value for name, value in values.items() if self.sent.get(name) != value}
+        self.sent.update(news)
+        return news

@@ -1,0 +1,158 @@
+"""From the workbench's plain data to what the plot components show: figure, caption and table of each."""
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+import pandas as pd
+
+from viz.figures.accuracy import accuracy_per_task
+from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
+from viz.figures.overlap import overlap_matrix, subspace_overlap
+from viz.figures.rank import rank_against_k
+from viz.figures.sweep import average_against_scaling
+from viz.figures.theme import task_colours
+from viz.panels.component import payload
+from viz.panels.controls import Catalogue
+from viz.panels.services import MergeView, Settings, Workbench
+from viz.panels.session import Run, Score, summarise
+
+EVERY = "all"
+SIDES = {"A": "A rows", "B": "B columns"}
+
+
+def label(workbench: Workbench, task: str) -> str:
+    """Give a task's title as figures take it: Plotly reads simple HTML, so markup in a name is escaped."""
+    return escape(workbench.title(task), quote=False)
+
+
+def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequence[Run]) -> str:
+    """Show the accuracy per task of `run` so far."""
+    table = workbench.references(run.settings.pool)[["task", "base", "single"]]
+    missing = Score(*[float("nan")] * 3, done=0, total=0)
+    scores = [run.scores.get(task, missing) for task in table["task"]]
+    table = table.assign(
+        accuracy=[score.accuracy for score in scores],
+        low=[score.low for score in scores],
+        high=[score.high for score in scores],
+        rows=[score.done for score in scores],
+    )
+    drawn = table.assign(task=[label(workbench, task) for task in table["task"]])
+    previous = None
+    if before is not None and run.state != "done":
+        previous = pd.Series({label(workbench, task): score.accuracy for task, score in before.scores.items()}, dtype=float)
+    pinned = pd.DataFrame(
+        [(pin.label, label(workbench, task), score.accuracy) for pin in pins for task, score in pin.scores.items()],
+        columns=["run", "task", "accuracy"],
+    )
+    caption = (
+        "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
+        f"the gap to the ring is the price of sharing one model.{' Diamonds: pinned runs.' if pins else ''}"
+    )
+    return payload(
+        accuracy_per_task(drawn, previous, pinned), caption, table, filename(run.settings, "accuracy", *dict(run.settings.params))
+    )
+
+
+def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame, run: Run, pins: Sequence[Run]) -> str:
+    """Show the average accuracy against λ, with `run` and the pins."""
+    settings = run.settings
+    scaled = {name for name, method in methods.items() if any(param.name == "scaling" for param in method.params)}
+    sweep = sweep.assign(scaling=sweep["scaling"].where(sweep["method"].isin(scaled)))
+    pinned = []
+    for pin in pins:
+        result = summarise(pin.scores, references)
+        if result is not None and result.tasks == len(pin.tasks) and pin.scaling is not None:
+            pinned.append((escape(pin.label, quote=False), pin.scaling, result.average, result.low, result.high))
+    result = summarise(run.scores, references)
+    complete = result is not None and result.tasks == len(run.tasks)
+    figure = average_against_scaling(
+        sweep,
+        settings.method,
+        {name: method.title for name, method in methods.items()},
+        scaling=run.scaling,
+        current=(result.average, result.low, result.high) if complete and result else None,
+        pins=pd.DataFrame(pinned, columns=["run", "scaling", "average", "low", "high"]),
+    )
+    caption = (
+        "Lines: average on validation, band: 95 % for your method. Dashed: your λ. Dot: this merge on test. "
+        "Good methods are high, and flat around their best λ."
+    )
+    return payload(figure, caption, sweep, filename(settings, "sweep"))
+
+
+def magnitude_view(workbench: Workbench, settings: Settings, view: MergeView, trained: MergeView) -> str:
+    """Show how large the columns of each task's update are, as trained and as they enter the merge."""
+    tasks = workbench.tasks(settings.pool)
+    names = {task: label(workbench, task) for task in tasks}
+    after, before = (magnitude_quantiles(state.magnitude, tasks) for state in (view, trained))
+    figure = magnitude_distribution(after.rename(columns=names), before.rename(columns=names), list(names.values()))
+    variance, was = (state.magnitude_variance["variance"].mean() for state in (view, trained))
+    caption = (
+        f"Colour: as merged; grey: as trained. Variance across tasks / mean²: {variance:.2f}, as trained {was:.2f}. "
+        "The DO-Merging paper finds: the larger, the worse the merge."
+    )
+    table = after.merge(before, on="quantile", suffixes=("", " as trained"))
+    return payload(figure, caption, table, filename(settings, "magnitude"))
+
+
+def as_trained(workbench: Workbench, methods: Catalogue, pool: str) -> MergeView:
+    """Look at a pool without plug-ins and weights (through a method that takes every adapter as it is)."""
+    method = next(iter(methods))
+    params = tuple(workbench.defaults(pool, method)["params"].items())
+    return workbench.update(Settings(pool, method, params, weights=(1.0,) * len(workbench.tasks(pool))))
+
+
+def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str, kind: str) -> str:
+    """Show how far the adapters' subspaces overlap, in the chosen part of the model."""
+    pairs, chance = workbench.overlap(settings, side, pick(workbench.modules(settings.pool), layer, kind))
+    matrix = overlap_matrix(pairs, workbench.tasks(settings.pool))
+    names = [label(workbench, task) for task in matrix.index]
+    figure = subspace_overlap(matrix.set_axis(names, axis=0).set_axis(names, axis=1))
+    mean = matrix.stack().mean()
+    caption = (
+        f"Mean cos² of the angles between two adapters' subspaces, 0 to 1; here {mean:.2f} on average, by chance "
+        f"{chance:.2f}. Shared directions of A let one task's texts reach another's update."
+    )
+    return payload(figure, caption, matrix.rename_axis("adapter").reset_index(), filename(settings, f"overlap_{side}"))
+
+
+def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) -> str:
+    """Show the rank of a task's features at one module against the number of texts."""
+    layer, kind = part
+    module = pick(workbench.modules(pool), layer, kind)[0]
+    curve = workbench.rank_curve(pool, task, module, k)
+    colour = task_colours(workbench.tasks(pool))[task]
+    caption = (
+        f"Mean inputs of layer {layer}, {kind}, one per text. On y = x every text still adds a direction (the OSRM paper's "
+        "figure 2, k = 100 there); far fewer hold 99 % of the energy."
+    )
+    figure = rank_against_k(curve, label(workbench, task), colour)
+    return payload(figure, caption, curve, f"mergescope_rank_{task}_layer{layer}_{kind}")
+
+
+def parts(modules: Sequence[str]) -> tuple[list[str], list[str]]:
+    """List the layers and the kinds of module (last part of the name) that occur."""
+    layers = sorted({layer_of(module) for module in modules}, key=lambda layer: (len(layer), layer))
+    return layers, list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
+
+
+def pick(modules: Sequence[str], layer: str, kind: str) -> list[str]:
+    """Select modules by layer and kind; `all` selects every one."""
+    return [module for module in modules if layer in {EVERY, layer_of(module)} and kind in {EVERY, module.rsplit(".", 1)[-1]}]
+
+
+def layer_of(module: str) -> str:
+    """Find the layer's number in a module's full name; a module outside the layers has its own name as layer."""
+    found = re.search(r"\.(\d+)\.", module)
+    return found.group(1) if found else module
+
+
+def filename(settings: Settings, figure: str, *params: str) -> str:
+    """Name a download after figure, pool and method, and after those parameters that the figure depends on."""
+    values = [
+        f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}"
+        for name, value in settings.params
+        if name in params
+    ]
+    return "_".join(["mergescope", figure, settings.pool, settings.method, *values])
