@@ -153,7 +153,12 @@ class Adapter:
             target.is_dir() and (not any(target.iterdir()) or (target / peft_format.CONFIG_FILE).exists())
         ):
             raise MergeError(f"{folder} exists and is not an adapter folder: choose another place.")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.deltas:
+            raise MergeError(f"{self.name} has no updates: there is nothing to save.")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise MergeError(f"{target.parent} is a file, so no folder can be made below it: choose another place.") from error
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
             work = Path(temporary) / "adapter"
             work.mkdir()
@@ -176,6 +181,9 @@ class Adapter:
         own_head = self.head is not None and self.head.kind == "model"
         if self.head is not None and own_head:
             tensors |= {f"{peft_format.ROOT}{key}": t.contiguous() for key, t in self.head.tensors.items()}
+        for key, tensor in tensors.items():
+            if not _all_finite(tensor):
+                raise MergeError(f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large?")
         save_file(tensors, work / peft_format.WEIGHTS_FILE, metadata={"format": "pt"})
         ranks = {module: max(update.rank, 1) for module, update in self.deltas.items()}
         config = peft_format.export_config(ranks, self.base, self.config, own_head)
@@ -254,7 +262,10 @@ def _read_head(folder: Path, metadata: Mapping[str, Any]) -> Head | None:
     path = folder / HEAD_FILE
     if not path.exists():
         return None
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise MergeError(f"{path} is not a readable safetensors file ({error}).") from error
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
         raise MergeError(f"{path} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
     if not all(map(_all_finite, tensors.values())):

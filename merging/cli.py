@@ -189,6 +189,7 @@ def _merge(
     seed: Annotated[int, typer.Option(help="Of random masks.")] = 0,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
     head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")] = None,
     soft_osrm: Annotated[float | None, typer.Option(help="Soft OSRM's mu; off unless given.")] = None,
     orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
@@ -226,7 +227,7 @@ def _merge(
         adapters, method, weights=weight, seed=seed, features=features,
         soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
     )  # fmt: skip
-    print(merged.save(output, rank=rank, head=head))
+    print(merged.save(output, rank=rank, head=head, prefix=prefix))
 
 
 def _merge_recipe(path: Path, output: Path, base: str) -> None:
@@ -240,7 +241,7 @@ def _merge_recipe(path: Path, output: Path, base: str) -> None:
     features = None
     if recipe.soft_osrm is not None or _needs_data(recipe.method):
         features = _features(recipe.load_adapters(), base)
-    print(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head))
+    print(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
 
 
 def _needs_data(method: str) -> bool:

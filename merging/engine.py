@@ -98,6 +98,10 @@ def merge(
     MergeError
         For incompatible adapters, an unknown method or parameter, a value out of range, missing data.
     """
+    if isinstance(adapters, Adapter):
+        raise MergeError("merge takes a list of adapters, also for a single one.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise MergeError(f"seed = {seed!r} is not a whole number.")
     adapters = list(adapters)
     _require_compatible(adapters)
     if method not in METHODS:
@@ -109,7 +113,7 @@ def merge(
         raise MergeError(f"{'soft_osrm' if plugins.soft_osrm else method} needs data: give features=collect_features(..).")
     given = _check_weights(adapters, weights)
     updates = plugged(adapters, plugins, features)
-    merged = Merged(adapters, spec, checked, plugins, tuple(given), int(seed), features, updates)
+    merged = Merged(adapters, spec, checked, plugins, tuple(given), seed, features, updates)
     if on_module is not None:
         for done, module in enumerate(merged.modules, 1):
             on_module(module, merged.delta(module), done, len(merged.modules))
@@ -326,6 +330,9 @@ class Merged:
 def _require_compatible(adapters: Sequence[Adapter]) -> None:
     if not adapters:
         raise MergeError("No adapters given: a merge needs at least one.")
+    empty = [adapter.name for adapter in adapters if not adapter.deltas]
+    if empty:
+        raise MergeError(f"{empty[0]} has no updates: leave it out.")
     problems = problems_of(number_equal_names(list(adapters)))
     if problems:
         raise MergeError(problems[0])
@@ -334,6 +341,8 @@ def _require_compatible(adapters: Sequence[Adapter]) -> None:
 def _check_weights(adapters: Sequence[Adapter], weights: Sequence[Weight] | None) -> list[Weight]:
     if weights is None:
         return [1.0] * len(adapters)
+    if isinstance(weights, str | Real | Mapping):
+        raise MergeError(f"weights = {weights!r}: give a list with one weight per adapter.")
     if len(weights) != len(adapters):
         raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
     checked: list[Weight] = []

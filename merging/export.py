@@ -29,7 +29,7 @@ def save_merged(merged: Merged, folder: str | Path, rank: int | None, head: str 
         adapter = replace(adapter, prefix=prefix)
     files = {}
     if all(a.path is not None for a in merged.adapters):
-        files["recipe.yaml"] = Recipe.of(merged, rank, head).to_yaml()
+        files["recipe.yaml"] = Recipe.of(merged, rank, head, prefix).to_yaml()
     files["README.md"] = model_card(merged, adapter.base, rank, files.get("recipe.yaml"))
     return adapter.save(folder, files)
 

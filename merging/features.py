@@ -139,6 +139,8 @@ def collect_features(
     """
     if k < 1:
         raise MergeError(f"k = {k}: at least one text per task is needed.")
+    if not texts:
+        raise MergeError("No tasks given: collecting features needs the texts of at least one.")
     layers = linear_layers(model, modules)
     if not layers:
         raise MergeError("No modules given: name the linear layers whose inputs should be collected.")

@@ -104,7 +104,9 @@ def fingerprint(model: nn.Module) -> str:
         if any(part in NOT_ENCODER for part in name.split(".")):
             continue
         flat = parameter.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(len(flat), FINGERPRINT_SAMPLES), device=flat.device).long()
+        count = min(len(flat), FINGERPRINT_SAMPLES)
+        # whole numbers: a float32 linspace rounds differently on other processors, and past the end of a large tensor
+        places = torch.arange(count, device=flat.device) * (len(flat) - 1) // max(count - 1, 1)
         sample = flat[places].to("cpu", torch.bfloat16).view(torch.int16).numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()

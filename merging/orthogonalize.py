@@ -51,7 +51,7 @@ def orthogonalize(updates: list[dict[str, LowRank]], options: Orthogonalize) -> 
     for start in range(0, len(modules), CHUNK):
         problems = []
         for module in modules[start : start + CHUNK]:
-            present = [i for i, update in enumerate(updates) if module in update and update[module].rank]
+            present = [i for i, update in enumerate(updates) if module in update and update[module].norm() > 0]
             if len(present) > 1:
                 problems += _problems(module, present, [updates[i][module] for i in present], options.mode)
         _solve_all(problems, options.g, options.steps)

@@ -139,7 +139,7 @@ def split_keys(
             if tensor.ndim != 2:
                 raise MergeError(f"{folder}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled.")
             halves.setdefault(name.removesuffix(f".lora_{side}.weight"), {})[side] = tensor
-        elif saved.intersection(name.split(".")):
+        elif any(part.endswith(saved_name) for part in name.split(".") for saved_name in saved):  # as PEFT matches them
             head[name] = tensor
         else:
             raise MergeError(
@@ -155,10 +155,16 @@ def split_keys(
         factors[name] = (A, B)
     if not factors:
         raise MergeError(f"{folder}: {WEIGHTS_FILE} holds no LoRA factors.")
-    prefixes = {next((p for p in ARCHITECTURE_PREFIXES if name.startswith(p)), "") for name in factors}
+    prefixes = {_prefix(name) for name in factors}
     if len(prefixes) > 1:
         raise MergeError(f"{folder}: its modules carry different prefixes {sorted(prefixes)}; they cannot be of one model.")
     return prefixes.pop(), factors, head
+
+
+def _prefix(name: str) -> str:
+    if name.startswith("transformer.layer."):  # the bare DistilBERT's own name, not GPT-2's prefix
+        return ""
+    return next((prefix for prefix in ARCHITECTURE_PREFIXES if name.startswith(prefix)), "")
 
 
 def scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
@@ -175,6 +181,8 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> 
         _matched(config, pattern, default, module)
         for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
     )
+    if rank < 1:
+        raise MergeError(f"{folder}: {module} has rank 0; a LoRA factor has at least one direction.")
     if rank != r:
         raise MergeError(f"{folder}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown.")
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)

@@ -40,6 +40,8 @@ class Orthogonalize:
             raise MergeError(f"orthogonalize = {self.mode!r} is not one of {', '.join(MODES)}.")
         given = {"steps": self.steps} | ({} if self.penalty is None else {"penalty": self.penalty})
         check_params("orthogonalize", ORTHOGONALIZE_PARAMS, given)
+        if self.penalty is not None and self.penalty < 0:
+            raise MergeError(f"orthogonalize: penalty = {self.penalty} is negative; it must be at least 0.")
 
     @property
     def g(self) -> float:
@@ -138,13 +140,13 @@ def modules_of(updates: Sequence[Mapping[str, LowRank]]) -> list[str]:
 
 
 ORTHOGONALIZE_PARAMS = (
-    Param("penalty", "Penalty g", 0.0, 1.0, 0.01, 0.1,
-          "How strongly each factor is held where it was: small g separates the tasks further and changes them more.", open_range=True),
+    Param("penalty", "Penalty g", 0.05, 1.0, 0.05, 0.1,
+          "How strongly each factor is held where it was: small g separates the tasks further and changes them more.", open_above=True, open_below=True),
     Param("steps", "Steps at most", 1, 2000, 50, 500, "Cap on the descent; it stops earlier when the loss stands still.", integer=True),
 )  # fmt: skip
 SOFT_OSRM_PARAMS = (
-    Param("mu", "Soft OSRM μ", 0.0, 2.0, 0.05, 0.3, "How much the other tasks' features count. 0 changes nothing, 1 is RegMean.", open_range=True),
-    Param("ridge", "Ridge", 0.0, 1.0, 1e-6, RIDGE, "Added to every second moment, as a share of its mean eigenvalue.", open_range=True),
+    Param("mu", "Soft OSRM μ", 0.0, 2.0, 0.05, 0.3, "How much the other tasks' features count. 0 changes nothing, 1 is RegMean.", open_above=True),
+    Param("ridge", "Ridge", 0.0, 1.0, 1e-6, RIDGE, "Added to every second moment, as a share of its mean eigenvalue.", open_above=True),
 )  # fmt: skip
 DECOUPLE_PARAMS = (
     Param("strength", "Strength γ", 0.0, 1.0, 0.05, 1.0, "0 keeps every magnitude, 1 gives all tasks the same one."),

@@ -95,9 +95,8 @@ def base_key(name: str) -> str:
 
 
 def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
-    first = adapters[0]
     problems = []
-    for other in adapters[1:]:
+    for first, other in itertools.combinations(adapters, 2):
         if first.base_fingerprint and other.base_fingerprint:
             same = first.base_fingerprint == other.base_fingerprint
         else:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .adapter import Adapter
 from .engine import merge
 from .errors import MergeError
+from .methods import METHODS
 from .plugins import Orthogonalize, SoftOSRM
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class AdapterEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     path: str
-    name: str
-    task: str
+    name: str | None = None
+    task: str | None = None
     base: str | None = None
     fingerprint: str | None = None
     weight: float | dict[str, float] = 1.0
@@ -51,7 +52,7 @@ class SoftOSRMEntry(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A merge: adapters, method, parameters, plug-ins, seed, and the rank to export at (None = exact).
+    """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
     It holds no time and no output path, so merging from a recipe writes the same recipe again.
     """
@@ -62,14 +63,15 @@ class Recipe(BaseModel):
     method: str
     params: dict[str, Any] = Field(default_factory=dict)
     soft_osrm: SoftOSRMEntry | None = None
-    orthogonalize: OrthogonalizeEntry = OrthogonalizeEntry(mode="off")
-    decouple: float = 0.0
+    orthogonalize: OrthogonalizeEntry | None = None
+    decouple: float | None = None
     seed: int = 0
     rank: int | None = None
     head: str | None = None
+    prefix: str | None = None
 
     @staticmethod
-    def of(merged: Merged, rank: int | None = None, head: str | None = None) -> Recipe:
+    def of(merged: Merged, rank: int | None = None, head: str | None = None, prefix: str | None = None) -> Recipe:
         """Describe a merge whose adapters came from folders.
 
         Raises
@@ -102,6 +104,7 @@ class Recipe(BaseModel):
             seed=merged.seed,
             rank=rank,
             head=head,
+            prefix=prefix,
         )
 
     @staticmethod
@@ -149,6 +152,8 @@ class Recipe(BaseModel):
     def merge(self, features: Features | None = None) -> Merged:
         """Do the merge."""
         soft, ortho = self.soft_osrm, self.orthogonalize
+        if self.method in METHODS:
+            METHODS[self.method].check(self.params)  # a parameter must not pass for another argument of merge
         return merge(
             self.load_adapters(),
             self.method,
@@ -156,7 +161,7 @@ class Recipe(BaseModel):
             seed=self.seed,
             features=features,
             soft_osrm=None if soft is None else SoftOSRM(soft.mu, soft.ridge),
-            orthogonalize=Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
+            orthogonalize=None if ortho is None else Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
             decouple=self.decouple,
             **self.params,
         )

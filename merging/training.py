@@ -185,6 +185,9 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
     """Return the logistic-regression probe (scikit-learn, C = 1) on the frozen base as a head."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
 
+    missing = sorted(set(range(classes)) - set(labels.tolist()))
+    if missing:
+        raise MergeError(f"No training row has the label {names[missing[0]]!r}: give more rows, so that every label occurs.")
     probe = LogisticRegression(C=1.0, max_iter=2000).fit(frozen_states(model, encoded).numpy(), labels.numpy())
     weight = torch.from_numpy(probe.coef_).float()
     bias = torch.from_numpy(probe.intercept_).float()
@@ -214,6 +217,11 @@ def _initial_A(
         missing = [name for name in names if name not in (A_init or {})]
         if missing or A_init is None:
             raise MergeError(f"Initialisation osrm needs an A for {missing[0] if missing else names[0]}.")
+        layers = linear_layers(model, names)
+        for name in names:
+            expected = (settings.rank, out_in(layers[name])[1])
+            if tuple(A_init[name].shape) != expected:
+                raise MergeError(f"The A given for {name} is {tuple(A_init[name].shape)}, not (rank, in) = {expected}.")
         return {name: A_init[name] for name in names}
     generator = torch.Generator().manual_seed(settings.seed)
     return {

@@ -24,8 +24,8 @@ class Param:
     Attributes
     ----------
     minimum, maximum, step : float
-        Range of the slider. A value outside is refused, unless ``open_range`` says that the range is the slider's only;
-        with ``above_minimum`` the minimum itself is refused too.
+        Range of the slider. A value outside is refused, unless ``open_above`` or ``open_below`` says that the range is the
+        slider's only; with ``above_minimum`` the minimum itself is refused too.
     choices : tuple of str
         Not empty: the parameter is one of these, and has no range.
     optional : bool
@@ -42,7 +42,8 @@ class Param:
     choices: tuple[str, ...] = ()
     optional: bool = False
     integer: bool = False
-    open_range: bool = False
+    open_above: bool = False
+    open_below: bool = False
     above_minimum: bool = False
 
     def check(self, value: Any, owner: str) -> Any:
@@ -65,8 +66,9 @@ class Param:
             raise MergeError(f"{owner}: {self.name} = {value!r} is not a finite number.")
         if self.integer and number != int(number):
             raise MergeError(f"{owner}: {self.name} = {value} is not a whole number.")
-        if not self.open_range and not self.minimum <= number <= self.maximum:
-            raise MergeError(f"{owner}: {self.name} = {value} is out of range: {self.minimum:g} to {self.maximum:g}.")
+        if (number < self.minimum and not self.open_below) or (number > self.maximum and not self.open_above):
+            top = "" if self.open_above else f" and at most {self.maximum:g}"
+            raise MergeError(f"{owner}: {self.name} = {value} is out of range: it must be at least {self.minimum:g}{top}.")
         if self.above_minimum and number <= self.minimum:
             raise MergeError(f"{owner}: {self.name} = {value} is out of range: it must be above {self.minimum:g}.")
         return int(number) if self.integer else number
@@ -75,7 +77,8 @@ class Param:
 SCALING = Param(
     "scaling", "Scaling λ", 0.0, 2.0, 0.05, 1.0,
     "Factor on the merged update: W = W0 + λ · merge. Too small forgets the tasks, too large lets them drown each other.",
-    open_range=True,
+    open_above=True,
+    open_below=True,
 )  # fmt: skip
 
 

@@ -27,6 +27,6 @@ SVD = Method(
     (
         SCALING,
         Param("rank", "Rank R", 1, 64, 1, None, "Directions kept; none = the largest adapter's rank, as PEFT does.",
-              integer=True, optional=True, open_range=True),
+              integer=True, optional=True, open_above=True),
     ),
 )  # fmt: skip

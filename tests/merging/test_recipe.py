@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import deltas_of, edit_tensors, equal_pool, one_sentence, peft_folder, tiny_classifier, tiny_model
+from builders import deltas_of, edit_tensors, equal_pool, one_sentence, peft_folder, sentences, tiny_classifier, tiny_model
 
-from merging import Adapter, MergeError, Orthogonalize, Recipe, SoftOSRM, merge
+from merging import Adapter, MergeError, Orthogonalize, Recipe, SoftOSRM, collect_features, merge
 
 MERGES: dict[str, dict[str, Any]] = {
     "defaults": {"method": "do_merging"},
@@ -50,6 +50,15 @@ def test_merging_from_a_recipe_writes_the_same_recipe_and_the_same_bits(
     assert weights_file(tmp_path / "second") == weights_file(tmp_path / "first")
 
 
+def test_a_recipe_keeps_the_seed_of_the_random_masks(pool: list[Adapter]) -> None:
+    merged = merge(pool, "dare", seed=12345678901)
+    again = deltas_of(Recipe.from_yaml(merged.recipe.to_yaml()).merge())
+    other = deltas_of(merge(pool, "dare"))
+    for module, delta in deltas_of(merged).items():
+        assert torch.equal(again[module], delta)
+        assert not torch.equal(other[module], delta)
+
+
 def test_a_recipe_keeps_names_tasks_and_who_vouched_for_the_base(pool: list[Adapter]) -> None:
     told = [Adapter.load(a.path, name=f"my {a.name}", task=f"task of {a.name}", base="tiny-bert") for a in pool]
     loaded = Recipe.from_yaml(merge(told, "average").recipe.to_yaml()).load_adapters()
@@ -57,10 +66,6 @@ def test_a_recipe_keeps_names_tasks_and_who_vouched_for_the_base(pool: list[Adap
 
 
 def test_soft_osrm_is_kept(pool: list[Adapter], model, tokenizer) -> None:
-    from builders import sentences
-
-    from merging import collect_features
-
     modules = sorted({module for adapter in pool for module in adapter.deltas if not module.startswith("pooler")})
     pool = [Adapter.load(a.path) for a in pool if not any(m.startswith("pooler") for m in a.deltas)]
     features = collect_features(model, tokenizer, {a.task: sentences(i, 3) for i, a in enumerate(pool)}, 3, modules)

@@ -22,7 +22,7 @@ SINGLE = (0.88, 0.981, 0.81, 0.97, 0.752, 0.66)
 WIDTH = 384
 
 
-def param(name: str, label: str, default: object, low=None, high=None, step=None, choices=None) -> SimpleNamespace:
+def param(name: str, label: str, default: object, low=None, high=None, step=None, choices=(), optional=False) -> SimpleNamespace:
     limits = {"minimum": low, "maximum": high, "step": step}
     return SimpleNamespace(
         name=name,
@@ -30,17 +30,20 @@ def param(name: str, label: str, default: object, low=None, high=None, step=None
         default=default,
         help=f"What {label} does, in a sentence that is about this long.",
         choices=choices,
+        optional=optional,
         **limits,
     )
 
 
-def entry(title: str, *params: SimpleNamespace, needs: frozenset = frozenset()) -> SimpleNamespace:
+def entry(title: str, *params: SimpleNamespace, needs: frozenset = frozenset(), **flags: bool) -> SimpleNamespace:
     return SimpleNamespace(
         title=title,
         paper="Someone et al., 2025, arXiv 2505.00000",
         space="factor",
         needs=set(needs),
         params=params,
+        plugins=flags.get("plugins", True),
+        random=flags.get("random", False),
         doc=f"{title} adds the updates up and scales the sum.\n\nMore.",
     )
 
@@ -55,7 +58,10 @@ METHODS = {
         SCALING,
         param("density", "Density", 0.2, 0.05, 1.0, 0.05),
         param("trim", "Trim", "module", choices=("module", "model")),
+        random=True,
     ),
+    "svd": entry("Truncated SVD", SCALING, param("rank", "Rank R", None, 1, 64, 1, optional=True), param("flat", "Flat", False)),
+    "as_stored": entry("As stored", plugins=False),
 }
 PLUGINS = {
     "soft_osrm": entry("Soft OSRM (post-hoc)", param("mu", "Soft OSRM μ", 0.3, 0.0, 2.0, 0.05), needs=frozenset({"data"})),
@@ -65,7 +71,7 @@ PLUGINS = {
     ),
     "decouple": entry("Decouple magnitude", param("strength", "Strength γ", 0.0, 0.0, 1.0, 0.05)),
 }
-PEAK = {"average": 0.0, "task_arithmetic": 0.3, "do_merging": 0.5, "ties": 0.7}
+PEAK = {"average": 0.0, "task_arithmetic": 0.3, "do_merging": 0.5, "ties": 0.7, "svd": 0.4, "as_stored": 0.0}
 
 
 class FakeWorkbench:
@@ -88,7 +94,8 @@ class FakeWorkbench:
 
     def defaults(self, pool: str, method: str) -> dict:
         full = method == "do_merging"
-        params = {} if method == "average" else {"scaling": PEAK[method]}
+        params = {param.name: param.default for param in METHODS[method].params}
+        params |= {"scaling": PEAK[method]} if params else {}
         return {
             "params": params,
             "orthogonalize": "balanced" if full else "off",
@@ -102,7 +109,7 @@ class FakeWorkbench:
     def sweep(self, pool: str) -> pd.DataFrame:
         grid = np.round(np.arange(0.1, 1.05, 0.1), 2)
         frames = []
-        for place, (method, peak) in enumerate(PEAK.items()):
+        for place, (method, peak) in enumerate(list(PEAK.items())[:4]):
             x = grid if peak else np.array([np.nan])
             y = 0.725 + 0.06 * np.exp(-(((x - peak) / 0.35) ** 2)) + 0.004 * place - 0.1 * np.clip(x - peak, 0, None) ** 2
             y = y if peak else np.array([0.742])

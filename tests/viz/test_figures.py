@@ -135,6 +135,16 @@ def test_sweep_marks_lambda_and_highlights_one_method() -> None:
     assert curves["DO-Merging"]["y"] == own["average"].tolist()
 
 
+def test_many_methods_share_one_line_of_the_legend() -> None:
+    rows = [(f"m{n}", scaling, 0.7, 0.68, 0.72) for n in range(12) for scaling in (0.2, 0.4)]
+    sweep = pd.DataFrame(rows, columns=["method", "scaling", "average", "low", "high"])
+    traces = average_against_scaling(sweep, "m3", {})["data"]
+    named = [trace["name"] for trace in traces if trace.get("name") and trace.get("showlegend", True)]
+    assert named == ["other methods", "m3"]
+    assert sum(trace.get("name") == "other methods" for trace in traces) == 11
+    assert "m7" in "".join(trace.get("hovertemplate", "") for trace in traces)
+
+
 def test_sweep_draws_a_method_without_lambda_as_a_level() -> None:
     sweep = sweep_table()
     level = next(trace for trace in average_against_scaling(sweep, "average", TITLES)["data"] if trace.get("name") == "Average")

@@ -72,7 +72,7 @@ def test_a_move_stops_the_running_evaluation_at_its_next_estimate(workbench: Fak
     running = merge.evaluate(session)
     next(running)
     merge.redraw(session, form(workbench, slider_0=0.9), 200, EVERYWHERE)
-    assert list(running) == []
+    assert list(running) == [{}]
     assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
     assert [dict(settings.params)["scaling"] for settings in workbench.started] == [0.5, 0.9]
 
@@ -235,6 +235,7 @@ def test_what_does_not_change_the_merge_does_not_change_its_key(workbench: FakeW
         return effective(read(workbench, METHODS, form(workbench, **changes)), METHODS)
 
     assert key(k=300) == key(seed=3) == key()
+    assert key(method="ties", seed=3) != key(method="ties")
     assert key(penalty=0.5) != key()
     assert key(penalty=0.5, orthogonalize="off") == key(orthogonalize="off")
     assert key(mu=0.3, k=300) != key(mu=0.3)
@@ -246,6 +247,22 @@ def test_slots_without_a_parameter_are_hidden(workbench: FakeWorkbench) -> None:
     options = choose(workbench, METHODS, "default", "ties")
     assert options["slider_1"]["label"] == "Density"
     assert options["choice_0"]["choices"] == ["module", "model"]
+
+
+def test_optional_and_yes_no_parameters_have_controls_too(workbench: FakeWorkbench) -> None:
+    options = choose(workbench, METHODS, "default", "svd")
+    assert (options["slider_1"]["minimum"], options["slider_1"]["value"]) == (0, 0)
+    assert options["choice_0"]["choices"] == ["no", "yes"]
+    given = read(workbench, METHODS, form(workbench, method="svd"))
+    assert given.params == (("scaling", 0.4), ("rank", None), ("flat", False))
+    given = read(workbench, METHODS, form(workbench, method="svd", slider_1=4, choice_0="yes"))
+    assert given.params == (("scaling", 0.4), ("rank", 4), ("flat", True))
+
+
+def test_a_method_that_takes_no_plug_ins_hides_them(workbench: FakeWorkbench) -> None:
+    hidden = choose(workbench, METHODS, "default", "as_stored")
+    assert not any(hidden[name]["visible"] for name in ("orthogonalize", "penalty", "decouple", "mu"))
+    assert choose(workbench, METHODS, "default", "ties")["seed"]["visible"]
 
 
 def test_every_control_has_a_label(workbench: FakeWorkbench) -> None:

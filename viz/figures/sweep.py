@@ -43,9 +43,11 @@ def average_against_scaling(
     others = [name for name in sweep["method"].unique() if name != method]
     span = (sweep["scaling"].min(), sweep["scaling"].max())
     traces = []
+    many = len(others) > len(DASHES)  # too many for a dash and a line in the legend each
     for place, name in enumerate(others):
-        line = {"color": MUTED, "width": 1.5, "dash": DASHES[place % len(DASHES)]}
-        traces.append(_curve(sweep[sweep["method"] == name], titles.get(name, name), line, span))
+        line = {"color": MUTED, "width": 1 if many else 1.5, "dash": "dot" if many else DASHES[place]}
+        curve = _curve(sweep[sweep["method"] == name], titles.get(name, name), line, span)
+        traces.append(curve | {"name": "other methods", "showlegend": place == 0} if many else curve)
     mine = sweep[sweep["method"] == method]
     if len(mine):
         if mine["scaling"].notna().all():

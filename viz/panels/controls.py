@@ -4,18 +4,20 @@ Parameters live in a fixed bank of slots, as many as the richest method needs. A
 and never rebuilt, so that nothing moves or loses focus under the pointer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from viz.panels.services import Method, Param, Settings, Workbench
+from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 
 Catalogue = Mapping[str, Method]
+Plugins = Mapping[str, Plugin]
 
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
 MODES = ("off", "balanced")  # of orthogonalize
+YES_NO = ("no", "yes")
 PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "penalty": ("orthogonalize", "penalty"),
     "decouple": ("decouple", "strength"),
@@ -42,7 +44,7 @@ class Controls:
         return [component for name, component in self.form.items() if name.startswith("weight_")]
 
 
-def controls(workbench: Workbench, methods: Catalogue, plugins: Catalogue) -> Controls:
+def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Controls:
     """Lay out the controls for the first pool and its best-known method, at their tuned values."""
     pool, method = next(iter(workbench.pools)), opening_method(methods)
     start = choose(workbench, methods, pool, method)
@@ -100,8 +102,8 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
         used = slot < len(_choices(params))
         options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned["params"]) if used else {"visible": False}
     for name in ("orthogonalize", *PLUGIN_SLIDERS):
-        options[name] = {"value": tuned.get(name, 0.0)}
-    options["seed"] = {"visible": bool({"seed", "random"} & set(methods[method].needs))}
+        options[name] = {"value": tuned.get(name, 0.0), "visible": methods[method].plugins}
+    options["seed"] = {"visible": methods[method].random}
     tasks = workbench.tasks(pool)
     for place in range(max(len(workbench.tasks(name)) for name in workbench.pools)):
         used = place < len(tasks)
@@ -114,8 +116,8 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
 def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> Settings:
     """Read the settings off the form's values by name."""
     params = methods[form["method"]].params
-    values = {param.name: form[f"slider_{slot}"] for slot, param in enumerate(_sliders(params))}
-    values |= {param.name: form[f"choice_{slot}"] for slot, param in enumerate(_choices(params))}
+    values = {param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(params))}
+    values |= {param.name: _read_choice(param, form[f"choice_{slot}"]) for slot, param in enumerate(_choices(params))}
     return Settings(
         pool=form["pool"],
         method=form["method"],
@@ -132,42 +134,57 @@ def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> S
 
 def effective(settings: Settings, methods: Catalogue) -> Settings:
     """Blank what does not change the merge, so that two settings with the same result compare equal."""
-    needs = set(methods[settings.method].needs)
+    method = methods[settings.method]
     return replace(
         settings,
         penalty=0.0 if settings.orthogonalize == "off" else settings.penalty,
-        k=settings.k if settings.mu or "data" in needs else 0,
-        seed=settings.seed if {"seed", "random"} & needs else 0,
+        k=settings.k if settings.mu or "data" in method.needs else 0,
+        seed=settings.seed if method.random else 0,
     )
 
 
 def _sliders(params: Sequence[Param]) -> list[Param]:
-    return [param for param in params if not param.choices]
+    return [param for param in params if not _is_choice(param)]
 
 
 def _choices(params: Sequence[Param]) -> list[Param]:
-    return [param for param in params if param.choices]
+    return [param for param in params if _is_choice(param)]
 
 
-def _most(methods: Catalogue, pick: Any) -> int:
+def _is_choice(param: Param) -> bool:
+    return bool(param.choices) or isinstance(param.default, bool)
+
+
+def _most(methods: Catalogue, pick: Callable[[Sequence[Param]], list[Param]]) -> int:
     return max(len(pick(method.params)) for method in methods.values())
 
 
 def _slider(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
-    limits = {"minimum": param.minimum, "maximum": param.maximum, "step": param.step}
-    return limits | {"label": param.label, "info": param.help, "value": _value(param, tuned), "visible": True}
+    """Describe a slider; one step below the range of an optional parameter stands for None."""
+    least = param.minimum - param.step if param.optional else param.minimum
+    label = f"{param.label} ({least:g} = automatic)" if param.optional else param.label
+    value = tuned.get(param.name, param.default)
+    limits = {"minimum": least, "maximum": param.maximum, "step": param.step}
+    return limits | {"label": label, "info": param.help, "value": least if value is None else value, "visible": True}
+
+
+def _read_slider(param: Param, value: float) -> float | None:
+    return None if param.optional and value < param.minimum else value
 
 
 def _choice(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
-    options = {"choices": list(param.choices or ()), "label": param.label, "info": param.help}
-    return options | {"value": _value(param, tuned), "visible": True}
+    value = tuned.get(param.name, param.default)
+    options = {"label": param.label, "info": param.help, "visible": True}
+    if param.choices:
+        return options | {"choices": list(param.choices), "value": value}
+    return options | {"choices": list(YES_NO), "value": YES_NO[int(value)]}
 
 
-def _value(param: Param, tuned: Mapping[str, Any]) -> Any:
-    return tuned.get(param.name, param.default)
+def _read_choice(param: Param, value: str) -> str | bool:
+    return value if param.choices else value == YES_NO[1]
 
 
-def _plugin_slider(plugin: Method, name: str) -> dict[str, Any]:
+def _plugin_slider(plugin: Plugin, name: str) -> dict[str, Any]:
     param = next(param for param in plugin.params if param.name == name)
     title = plugin.title.partition(" (")[0]
     label = param.label if param.label.startswith(title) else f"{title}: {param.label[0].lower()}{param.label[1:]}"

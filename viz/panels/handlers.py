@@ -75,9 +75,9 @@ class MergeHandlers:
         finally:
             if run.state == "running":  # stopped from outside, so that a later move may start it again
                 run.state = "stopped"
-        if session.run is run:
-            # in full, as the last word: what was sent on another way may have arrived in another order
-            yield self.accuracy(session, run)
+        # The last word. For a run that is still current all of it: what was sent on another way may have arrived in another
+        # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
+        yield self.accuracy(session, run) if session.run is run else {}
 
     def _evaluate(self, session: Session, run: Run) -> Iterator[dict[str, str]]:
         run.state, drawn = "running", 0.0
@@ -120,9 +120,11 @@ class MergeHandlers:
         """Name a run for people: its method and parameters, and what differs from the values tuned for them."""
         tuned = self.tuned(settings.pool, settings.method)
         names = {"scaling": "λ"}
+        shown = {names.get(name, name): value for name, value in settings.params if value is not None and value is not False}
         parts = [self.methods[settings.method].title]
         parts += [
-            f"{names.get(name, name)} {value if isinstance(value, str) else f'{value:g}'}" for name, value in settings.params
+            name if value is True else f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in shown.items()
         ]
         if settings.orthogonalize != tuned["orthogonalize"]:
             parts.append(f"orthogonalize {settings.orthogonalize}")

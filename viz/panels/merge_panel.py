@@ -9,7 +9,7 @@ import gradio as gr
 from merging.errors import MergeError
 from viz.panels import views
 from viz.panels.component import plot
-from viz.panels.controls import Catalogue, Controls, choose, controls
+from viz.panels.controls import Catalogue, Controls, Plugins, choose, controls
 from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers, Stream
 from viz.panels.recipe import recipe
 from viz.panels.services import Workbench
@@ -30,12 +30,12 @@ class Layout:
     rank_choice: list[gr.components.Component]
 
 
-def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Catalogue, stream: Stream) -> None:
+def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> None:
     """Lay the panel out inside `demo` and wire it."""
     _wire(demo, _layout(workbench, methods, plugins), MergeHandlers(workbench, methods, stream))
 
 
-def _layout(workbench: Workbench, methods: Catalogue, plugins: Catalogue) -> Layout:
+def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layout:
     pool = next(iter(workbench.pools))
     layers, kinds = views.parts(workbench.modules(pool))
     outputs: dict[str, gr.HTML] = {}
@@ -102,14 +102,17 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     def follow(event: Any) -> None:
         event.then(evaluate, state, figures, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
 
+    # most merges take milliseconds; the style sheet shows the clock only where one takes longer
+    clock = QUIET | {"show_progress": "minimal", "show_progress_on": layout.outputs["about"], "queue": False}
+
     def after(event: Any) -> None:
-        follow(event.then(redraw, inputs, outputs, queue=False, **QUIET))
+        follow(event.then(redraw, inputs, outputs, **clock))
 
     chosen = [form["pool"], form["method"]]
     moving = [component for name, component in form.items() if name not in {"pool", "method"}]
     moved = [component.input for component in [*moving, layout.controls.limit, *part]]
-    follow(demo.load(opened, inputs, outputs, queue=False, **QUIET))
-    follow(gr.on(moved, redraw, inputs, outputs, queue=False, **QUIET))
+    follow(demo.load(opened, inputs, outputs, **clock))
+    follow(gr.on(moved, redraw, inputs, outputs, **clock))
     choosing = [component.input for component in chosen] + [layout.controls.tuned.click]
     after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
     ones = f"() => Array({len(layout.controls.weights)}).fill(1)"

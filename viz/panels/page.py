@@ -3,14 +3,14 @@
 import gradio as gr
 
 from viz.panels.component import serve_files
-from viz.panels.controls import Catalogue
+from viz.panels.controls import Catalogue, Plugins
 from viz.panels.handlers import Stream
 from viz.panels.look import header
 from viz.panels.merge_panel import merge_panel
 from viz.panels.services import Workbench
 
 
-def page(workbench: Workbench, methods: Catalogue, plugins: Catalogue, stream: Stream) -> gr.Blocks:
+def page(workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> gr.Blocks:
     """Put the page together.
 
     Parameters

@@ -7,7 +7,7 @@ import pandas as pd
 
 from merging.workbench import Settings
 
-__all__ = ["Estimate", "MergeView", "Method", "Param", "Settings", "Workbench"]
+__all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Settings", "Workbench"]
 
 
 class Estimate(Protocol):
@@ -33,7 +33,10 @@ class MergeView(Protocol):
 
 
 class Param(Protocol):
-    """A parameter that draws its own control: a slider, or a choice where `choices` is given."""
+    """A parameter that draws its own control: a slider, or segments where it has `choices` or is a yes or no.
+
+    None is a value too where it is `optional`.
+    """
 
     name: str
     label: str
@@ -42,16 +45,29 @@ class Param(Protocol):
     step: float | None
     default: Any
     help: str
-    choices: tuple[str, ...] | None
+    choices: tuple[str, ...]
+    optional: bool
 
 
 class Method(Protocol):
-    """A merging method or a plug-in: what it is called, where it comes from, what it needs, which controls it has."""
+    """A merging method: what it is called, where it comes from, what it needs, which controls it has.
+
+    `plugins` says whether plug-ins may change the updates before it, `random` whether its result depends on the seed.
+    """
 
     title: str
     paper: str
     doc: str
     needs: set[str]
+    params: tuple[Param, ...]
+    plugins: bool
+    random: bool
+
+
+class Plugin(Protocol):
+    """A plug-in: its name for people and its parameters."""
+
+    title: str
     params: tuple[Param, ...]
 
 
