@@ -96,6 +96,27 @@ def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> Non
     expect(page.locator('[data-value="average"]')).to_contain_text(f"{average:.3f}")
 
 
+def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
+    page = opened(open_page())
+    page.evaluate(
+        """() => { const plot = document.querySelector('#ms-sweep .ms-plot'), react = window.Plotly.react; window.drawn = [];
+                   window.Plotly.react = (...given) => {
+                     if (given[0] === plot) window.drawn.push(given[2].shapes[0].x0);
+                     return react(...given);
+                   }; }"""
+    )
+    slider = page.get_by_role("slider", name="Scaling λ")
+    slider.focus()
+    page.keyboard.press("Home")
+    for value in (0.05, 0.1, 0.15):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("value => window.drawn.at(-1) === value", arg=value)
+        expect(page.locator('#ms-verdict [data-state="running"]')).to_be_visible()  # so that the next move interrupts it
+    wait_for_lambda(page, 0.15)
+    drawn = page.evaluate("window.drawn")
+    assert drawn == sorted(drawn)
+
+
 def test_zoom_and_node_survive_an_update(open_page) -> None:
     page = opened(open_page())
     page.evaluate(
