@@ -97,7 +97,7 @@ def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> Non
 
 
 def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(), quick=False)
     page.evaluate(
         """() => { const plot = document.querySelector('#ms-sweep .ms-plot'), react = window.Plotly.react; window.drawn = [];
                    window.Plotly.react = (...given) => {
@@ -105,13 +105,15 @@ def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
                      return react(...given);
                    }; }"""
     )
+    begun = page.locator('#ms-verdict :is([data-state="running"], [data-state="done"])')
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.focus()
     page.keyboard.press("Home")
     for value in (0.05, 0.1, 0.15):
         page.keyboard.press("ArrowRight")
         page.wait_for_function("value => window.drawn.at(-1) === value", arg=value)
-        expect(page.locator('#ms-verdict [data-state="running"]')).to_be_visible()  # so that the next move interrupts it
+        # the next move interrupts an evaluation that has begun to draw
+        expect(begun).to_contain_text(f"λ {value:g} ", timeout=60_000)
     wait_for_lambda(page, 0.15)
     drawn = page.evaluate("window.drawn")
     assert drawn == sorted(drawn)
