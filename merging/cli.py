@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from .errors import MergeError
+
+# Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 cli = typer.Typer(
     no_args_is_help=True,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merging import tasks
+from merging import sources, tasks
 from merging.errors import MergeError
 from merging.tasks import DEFAULT_TASKS, Split, Task, fingerprint, normalise
 
@@ -120,7 +120,7 @@ def test_loading_again_gives_the_same_value() -> None:
 
 
 def test_messages_that_quotes_had_swallowed_are_recovered() -> None:
-    assert len(tasks._sms_spam()) == 5574
+    assert len(sources._sms_spam()) == 5574
     assert max(len(text.split()) for split in parts(Task.load("sms_spam")).values() for text in split.texts) < 200
 
 

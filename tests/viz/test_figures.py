@@ -121,7 +121,7 @@ def test_accuracy_axis_stands_still_while_estimates_come_in() -> None:
     limits = [accuracy_per_task(rows)["layout"]["xaxis"]["range"] for rows in (table, empty)]
     assert limits[0] == limits[1]
     sunk = table.assign(accuracy=[0.25, 0.93, np.nan])
-    assert accuracy_per_task(sunk)["layout"]["xaxis"]["range"][0] == pytest.approx(0.2)
+    assert accuracy_per_task(sunk)["layout"]["xaxis"]["range"][0] == pytest.approx(0.1)
 
 
 def test_sweep_marks_lambda_and_highlights_one_method() -> None:

@@ -125,7 +125,7 @@ def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) ->
     colour = task_colours(workbench.tasks(pool))[task]
     caption = (
         f"Mean inputs of layer {layer}, {kind}, one per text. On y = x every text still adds a direction (the OSRM paper's "
-        "figure 2, k = 100 there); far fewer hold 99 % of the energy."
+        "figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
     )
     figure = rank_against_k(curve, label(workbench, task), colour)
     return payload(figure, caption, curve, f"mergescope_rank_{task}_layer{layer}_{kind}")
