@@ -104,7 +104,10 @@ def fine_tune(
 
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
-    data = {name: _encoded(tokenizer, task, split, settings) for name, split in _splits(task, settings).items()}
+    data = {
+        name: _encoded(tokenizer, task, split, settings)
+        for name, split in (("train", task.train), ("validation", task.validation))
+    }
     base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
     head = probe_head(model, data["train"][0], data["train"][1], len(task.labels), task.labels)
     device = next(model.parameters()).device
@@ -194,10 +197,6 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
     if classes == 2:  # one row of coefficients: half of it for and against
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return Head("pooled", {"weight": weight, "bias": bias}, names)
-
-
-def _splits(task: Task, settings: TrainingSettings) -> dict[str, Split]:
-    return {"train": task.train, "validation": task.validation}
 
 
 def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:

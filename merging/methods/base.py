@@ -125,6 +125,11 @@ class Stack:
         """Indices of the adapters that have this module."""
         return [i for i, update in enumerate(self.updates) if update is not None]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the factors, in which results are given."""
+        return next(update.A.dtype for update in self.updates if update is not None)
+
     def weighted(self) -> list[LowRank]:
         """Return the updates of the adapters that have this module, times their weights."""
         return [update * w for update, w in zip(self.updates, self.weights, strict=True) if update is not None]

@@ -54,8 +54,7 @@ def core_space(stack: Stack, scaling: float, density: float, inner: str, isotrop
         U, S, Vh = torch.linalg.svd(M, full_matrices=False)
         rank = numerical_rank(S, SUM_TOLERANCE)
         M = S[:rank].mean() * U[:, :rank] @ Vh[:rank] if rank else M
-    dtype = next(update.A.dtype for update in stack.updates if update is not None)
-    return LowRank(U_B @ M * scaling, V_A.T).to(dtype)
+    return LowRank(U_B @ M * scaling, V_A.T).to(stack.dtype)
 
 
 def _basis(stacked: Tensor, module: str, inner: str) -> Tensor:

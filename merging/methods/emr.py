@@ -26,7 +26,7 @@ def emr(stack: Stack, task: str, rescalers: dict[str, float]) -> Tensor:
     """
     place = stack.tasks.index(task)
     if stack.updates[place] is None:
-        return torch.zeros(stack.shape, dtype=_dtype(stack))
+        return torch.zeros(stack.shape, dtype=stack.dtype)
     row = stack.present.index(place)
 
     def combine(parts: Tensor, weights: Tensor) -> Tensor:
@@ -65,10 +65,6 @@ def rescalers(stacks: Callable[[], Iterator[Stack]]) -> dict[str, Any]:
 
 def _as_is(x: Tensor) -> Tensor:
     return x
-
-
-def _dtype(stack: Stack) -> torch.dtype:
-    return next(update.A.dtype for update in stack.updates if update is not None)
 
 
 EMR = Method(

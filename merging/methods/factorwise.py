@@ -24,7 +24,7 @@ def peft_linear(stack: Stack, scaling: float) -> LowRank:
     PEFT, add_weighted_adapter(combination_type="linear").
     """
     A, B, wA, wB = _stored(stack, "peft_linear")
-    return LowRank(weighted_total(B, wB) * scaling, weighted_total(A, wA)).to(_dtype(stack))
+    return LowRank(weighted_total(B, wB) * scaling, weighted_total(A, wA)).to(stack.dtype)
 
 
 def peft_ties(stack: Stack, scaling: float, density: float) -> LowRank:
@@ -43,7 +43,7 @@ def peft_ties(stack: Stack, scaling: float, density: float) -> LowRank:
         trimmed = torch.stack([trim_to(part, kept(density, part.numel()))(part) for part in parts])
         return agreeing_mean(trimmed, weights, "unweighted")
 
-    return LowRank(merged(B, wB) * scaling, merged(A, wA)).to(_dtype(stack))
+    return LowRank(merged(B, wB) * scaling, merged(A, wA)).to(stack.dtype)
 
 
 def _stored(stack: Stack, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,10 +62,6 @@ def _stored(stack: Stack, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     A = torch.stack([low.A.double() for low in lows])
     B = torch.stack([low.B.double() / s for low, s in zip(lows, scalings, strict=True)])
     return A, B, roots * signs, roots
-
-
-def _dtype(stack: Stack) -> torch.dtype:
-    return next(update.A.dtype for update in stack.updates if update is not None)
 
 
 PEFT_LINEAR = Method(

@@ -49,8 +49,7 @@ def knots(
         if inner == "sum"
         else agreeing_mean(torch.stack(pruned), weights, "unweighted")
     )
-    dtype = next(update.A.dtype for update in stack.updates if update is not None)
-    return LowRank(U * scaling, merged).to(dtype).compress()
+    return LowRank(U * scaling, merged).to(stack.dtype).compress()
 
 
 def aligned(stack: Stack) -> tuple[Tensor, dict[int, Tensor]]:

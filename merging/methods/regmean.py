@@ -38,8 +38,7 @@ def regmean(stack: Stack, scaling: float, reduction: float) -> LowRank:
         Bs.append(update.B.double() * stack.weights[i])
         As.append(torch.linalg.solve(total, moments[i] @ update.A.double().T).T)
     merged = LowRank(torch.cat(Bs, dim=1) * scaling, torch.cat(As))
-    dtype = next(update.A.dtype for update in stack.updates if update is not None)
-    return merged.to(dtype).compress()
+    return merged.to(stack.dtype).compress()
 
 
 def reduced(G: Tensor, reduction: float) -> Tensor:

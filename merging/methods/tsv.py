@@ -30,7 +30,7 @@ def tsv(stack: Stack, scaling: float) -> LowRank:
     S = torch.cat([part.S * stack.weights[i] for i, part in zip(present, thin, strict=True)])
     U = polar(torch.cat([part.U for part in thin], dim=1))
     V = polar(torch.cat([part.Vh.T for part in thin], dim=1))
-    return LowRank(U * (S * scaling), V.T).to(_dtype(stack)).compress()
+    return LowRank(U * (S * scaling), V.T).to(stack.dtype).compress()
 
 
 def iso_c(stack: Stack, scaling: float) -> LowRank:
@@ -55,18 +55,14 @@ def iso_c(stack: Stack, scaling: float) -> LowRank:
     U, S, Vh = torch.linalg.svd(core, full_matrices=False)
     rank = numerical_rank(S, SUM_TOLERANCE)
     if not rank:
-        return LowRank.zero(stack.shape, _dtype(stack))
+        return LowRank.zero(stack.shape, stack.dtype)
     root = (S[:rank].mean() * abs(scaling)).sqrt()
     sign = -1.0 if scaling < 0 else 1.0
-    return LowRank(sign * root * (P @ U[:, :rank]), root * (Vh[:rank] @ Q.T)).to(_dtype(stack))
+    return LowRank(sign * root * (P @ U[:, :rank]), root * (Vh[:rank] @ Q.T)).to(stack.dtype)
 
 
 def _alive(update: LowRank | None) -> bool:
     return update is not None and update.norm() > 0
-
-
-def _dtype(stack: Stack) -> torch.dtype:
-    return next(update.A.dtype for update in stack.updates if update is not None)
 
 
 TSV = Method("tsv", "TSV-M", "Gargiulo et al., CVPR 2025, arXiv 2412.00081", "core", tsv, (SCALING,))
