@@ -120,7 +120,8 @@ class Adapter:
         for full_name, (A, B) in factors.items():
             module = full_name.removeprefix(prefix)
             scalings[module] = peft_format.scaling(config, full_name, A.shape[0], folder)
-            deltas[module] = LowRank(B.float() * scalings[module], A.float().contiguous())
+            # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
+            deltas[module] = LowRank(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
         metadata = _read_metadata(folder)
         name = name or folder.resolve().name
         return cls(
@@ -128,7 +129,7 @@ class Adapter:
             task=task or str(metadata.get("task") or name),
             base=base or str(config.get("base_model_name_or_path") or ""),
             deltas=deltas,
-            head=_read_head(folder, metadata) or (Head("model", own_head) if own_head else None),
+            head=_read_head(folder, metadata) or (Head("model", {key: t.clone() for key, t in own_head.items()}) if own_head else None),
             config=config,
             prefix=prefix,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),

@@ -164,7 +164,7 @@ def evaluate(
 @cli.command()
 def sweep(
     pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = all.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Methods; none = all that need no data.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods; none = all.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 200,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
 ) -> None:

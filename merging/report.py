@@ -12,7 +12,7 @@ from .evaluation import encode_task
 from .features import collect_features
 from .methods import METHODS
 from .models import load_base
-from .pools import POOLS, load_pool
+from .pools import POOLS, collect_for_osrm, load_pool, settings_of
 from .search import append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
@@ -23,21 +23,26 @@ REFERENCE = "task_arithmetic"
 
 def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int) -> Iterator[str]:
     """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv`` (each method at its best scaling); yields a line per merge."""
-    names = list(methods or (name for name, method in METHODS.items() if not method.needs))
+    names = list(methods or METHODS)
     adapters = load_pool(pool)
     model, tokenizer = load_base("minilm")
     tasks = [Task.load(adapter.task) for adapter in adapters]
+    features = None
+    if any("data" in METHODS[name].needs for name in names):
+        settings = settings_of(adapters[0].metadata)
+        features = collect_for_osrm(model, tokenizer, [task.name for task in tasks], settings)
     validation = folder / f"sweep_{pool}.csv"
     encoded = [encode_task(tokenizer, task, "validation", rows) for task in tasks]
-    for table in sweep(model, tokenizer, adapters, encoded, missing_points(read_table(validation), names)):
-        append(validation, table.drop(columns="hits"))
-        yield f"{pool} validation {_line(table)}"
+    while points := missing_points(read_table(validation), names):
+        for table in sweep(model, tokenizer, adapters, encoded, points, features):
+            append(validation, table.drop(columns="hits"))
+            yield f"{pool} validation {_line(table)}"
     best = best_scalings(read_table(validation))
     test = folder / f"test_{pool}.csv"
     done = {(row.method, row.scaling) for row in read_table(test).itertuples()}
     points = [(name, best[name]) for name in names if (name, best[name]) not in done]
     encoded = [encode_task(tokenizer, task, "test") for task in tasks] if points else []
-    for table in sweep(model, tokenizer, adapters, encoded, points):
+    for table in sweep(model, tokenizer, adapters, encoded, points, features):
         append(test, table)
         yield f"{pool} test {_line(table)}"
 

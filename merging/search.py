@@ -7,8 +7,7 @@ paired difference can be computed again from the shipped files.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,26 @@ def append(path: Path, rows: pd.DataFrame) -> None:
 
 
 def missing_points(table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS) -> list[tuple[str, float]]:
-    """Return the (method, scaling) that ``table`` lacks."""
-    present: Mapping[str, set[float]] = defaultdict(set)
-    for row in table.itertuples():
-        present[str(row.method)].add(round(float(row.scaling), 6))
-    return [(m, s) for m in methods for s in grid(m, scalings) if round(s, 6) not in present[m]]
+    """Return the (method, scaling) that ``table`` lacks: the grid, then what extends it where the best value is at its edge."""
+    measured = averages(table)
+    missing = []
+    for method in methods:
+        mine = measured[measured.method == method]
+        wanted = [s for s in grid(method, scalings) if not np.isclose(mine.scaling.to_numpy(float), s).any()]
+        missing += [(method, s) for s in wanted or beyond_edge(mine)]
+    return missing
+
+
+def beyond_edge(measured: pd.DataFrame) -> list[float]:
+    """Return the next scaling to try if the best of one method's so far is its smallest (half of it) or largest (twice it).
+
+    At most two steps each way: what wants a λ near 0 wants no merge at all.
+    """
+    if len(measured) < 2:
+        return []
+    best = float(measured.sort_values(["average", "scaling"], ascending=[False, True]).scaling.iloc[0])
+    if best == measured.scaling.min() and best > SCALINGS[0] / 4 * 1.01:
+        return [best / 2]
+    if best == measured.scaling.max() and best < SCALINGS[-1] * 4 * 0.99:
+        return [best * 2]
+    return []
