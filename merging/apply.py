@@ -24,6 +24,15 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fin
         raise MergeError("The model is not the base that the adapters were trained on (its fingerprint differs from theirs).")
 
 
+@torch.no_grad()
+def add_update(layer: nn.Module, update: LowRank | Tensor) -> None:
+    """Add an update (out, in) to a linear layer's weight, whatever its device, dtype and orientation."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    dense = (update.dense() if isinstance(update, LowRank) else update).to(weight.device, torch.float32)
+    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear) else dense.T))
+
+
 @contextmanager
 def added(
     model: nn.Module, modules: Mapping[str, tuple[int, int]], update_of: Callable[[str], LowRank | Tensor]
@@ -41,13 +50,8 @@ def added(
     try:
         with torch.no_grad():
             for name, layer in layers.items():
-                weight = layer.weight
-                assert isinstance(weight, Tensor)
-                saved[name] = weight.detach().clone()
-                update = update_of(name)
-                dense = (update.dense() if isinstance(update, LowRank) else update).to(weight.device, torch.float32)
-                dense = dense if isinstance(layer, nn.Linear) else dense.T
-                weight.copy_(weight.float() + dense)
+                saved[name] = layer.weight.detach().clone()  # type: ignore[operator]
+                add_update(layer, update_of(name))
         yield model
     finally:
         with torch.no_grad():

@@ -7,7 +7,7 @@ OSRM paper, its code and common sense differ: every token (the default), the mea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,7 +110,6 @@ def _second_moment(rows: _Rows, pooling: str, k: int) -> Tensor:
     return H.T @ H / len(H)
 
 
-@torch.no_grad()
 def collect_features(
     model: nn.Module,
     tokenizer: Any,
@@ -137,6 +136,30 @@ def collect_features(
     MergeError
         For k < 1, a task without texts, an empty text, or a module that the model lacks.
     """
+    reading = reading_features(model, tokenizer, texts, k, modules, max_length, batch_size, keep_tokens)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as finished:
+            features: Features = finished.value
+            return features
+
+
+@torch.no_grad()
+def reading_features(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Mapping[str, Sequence[str]],
+    k: int = 100,
+    modules: Sequence[str] = (),
+    max_length: int = 128,
+    batch_size: int = 32,
+    keep_tokens: bool = True,
+) -> Generator[tuple[int, int], None, Features]:
+    """Do the work of `collect_features` step by step: yields (texts read, texts to read), returns the features.
+
+    Closing the generator stops between two batches and takes the hooks off the model.
+    """
     if k < 1:
         raise MergeError(f"k = {k}: at least one text per task is needed.")
     if not texts:
@@ -144,6 +167,11 @@ def collect_features(
     layers = linear_layers(model, modules)
     if not layers:
         raise MergeError("No modules given: name the linear layers whose inputs should be collected.")
+    for task, all_texts in texts.items():
+        if not len(all_texts):
+            raise MergeError(f"The task {task!r} has no texts to collect features from.")
+    encoded = {task: encode(tokenizer, list(all_texts[:k]), max_length) for task, all_texts in texts.items()}
+    done, total = 0, sum(map(len, encoded.values()))
     recorder = _Recorder(keep_tokens)
     handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
     device = next(model.parameters()).device
@@ -151,15 +179,14 @@ def collect_features(
     model.eval()
     try:
         rows: dict[tuple[str, str], _Rows] = {}
-        for task, all_texts in texts.items():
-            if not len(all_texts):
-                raise MergeError(f"The task {task!r} has no texts to collect features from.")
-            encoded = encode(tokenizer, list(all_texts[:k]), max_length)
+        for task, encoded_texts in encoded.items():
             recorder.start()
-            for batch_rows in bucketed(encoded.lengths, batch_size):
-                batch = encoded.batch(batch_rows, device)
+            for batch_rows in bucketed(encoded_texts.lengths, batch_size):
+                batch = encoded_texts.batch(batch_rows, device)
                 recorder.batch_rows, recorder.mask = batch_rows, batch["attention_mask"].bool()
                 model(**batch)
+                done += len(batch_rows)
+                yield done, total
             rows |= {(task, name): value for name, value in recorder.finish().items()}
     finally:
         for handle in handles:
