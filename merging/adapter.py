@@ -129,7 +129,8 @@ class Adapter:
             task=task or str(metadata.get("task") or name),
             base=base or str(config.get("base_model_name_or_path") or ""),
             deltas=deltas,
-            head=_read_head(folder, metadata) or (Head("model", {key: t.clone() for key, t in own_head.items()}) if own_head else None),
+            head=_read_head(folder, metadata)
+            or (Head("model", {key: t.clone() for key, t in own_head.items()}) if own_head else None),
             config=config,
             prefix=prefix,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),

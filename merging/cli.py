@@ -110,9 +110,14 @@ def inspect_adapters(folders: Annotated[list[Path], typer.Argument(help="Adapter
 
     adapters = [Adapter.load(folder) for folder in folders]
     report = compatibility(adapters)
-    for adapter in adapters:
-        head = "no head" if adapter.head is None else f"{adapter.head.kind} head"
-        print(f"{adapter.name}: task {adapter.task}, base {adapter.base or 'unknown'}, {len(adapter.deltas)} modules, {head}")
+    for row in report.adapters.itertuples():
+        missing = f", {row.missing} missing" if row.missing else ""
+        unusual = f", unusual targets {row.unusual}" if row.unusual else ""
+        prefix = f", prefix {row.prefix}" if row.prefix else ""
+        print(
+            f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} modules{missing}{unusual}, "
+            f"norm {row.norm:.4g}, {row.head}{prefix}"
+        )
     print("compatible" if report.ok else "not compatible")
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):
         for line in lines:
@@ -231,7 +236,7 @@ def _merge(
         adapters, method, weights=weight, seed=seed, features=features,
         soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
     )  # fmt: skip
-    print(merged.save(output, rank=rank, head=head, prefix=prefix))
+    _report_saved(merged.save(output, rank=rank, head=head, prefix=prefix))
 
 
 def _merge_recipe(path: Path, output: Path, base: str) -> None:
@@ -245,7 +250,16 @@ def _merge_recipe(path: Path, output: Path, base: str) -> None:
     features = None
     if recipe.soft_osrm is not None or _needs_data(recipe.method):
         features = _features(recipe.load_adapters(), base)
-    print(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
+    _report_saved(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
+
+
+def _report_saved(folder: Path) -> None:
+    """Print where the merge is and, on stderr, what its rank lost."""
+    from .adapter import Adapter
+    from .export import fidelity
+
+    print(folder)
+    print(fidelity(Adapter.load(folder)), file=sys.stderr)
 
 
 def _needs_data(method: str) -> bool:

@@ -207,7 +207,8 @@ class Merged:
         Parameters
         ----------
         rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
-            rank per module (min(out, in) is exact)
+            rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
+            rank, error (relative, over the whole merge) and modules (the same per module)
 
         Raises
         ------
@@ -216,18 +217,22 @@ class Merged:
         """
         if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
             raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
-        deltas = {}
+        deltas, errors, cut, total = {}, {}, 0.0, 0.0
         for module in self.modules:
             result = self.result(module)
-            if rank is None and not isinstance(result, LowRank):
+            if rank is not None:
+                deltas[module], errors[module] = LowRank.nearest(result, rank)
+                norm = result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
+                cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
+            elif isinstance(result, LowRank):
+                deltas[module] = result.compress()
+            else:
                 exact = max(min(shape) for shape in self.shapes.values())
                 raise MergeError(
                     f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a smaller one is "
                     "the best approximation)."
                 )
-            if not isinstance(result, LowRank):
-                result = LowRank.from_dense(result, rank)
-            deltas[module] = result.compress() if rank is None else result.truncate(min(rank, *result.shape))
+        truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
         first = self.adapters[0]
         return Adapter(
             name=f"{self.method.name}-{len(self.adapters)}",
@@ -235,6 +240,7 @@ class Merged:
             task=self.task or "merged",
             base=first.base,
             config={"fan_in_fan_out": first.config.get("fan_in_fan_out", False)},
+            metadata={} if rank is None else {"truncation": truncation},
             prefix=first.prefix,
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )

@@ -66,8 +66,23 @@ class LowRank:
 
         ``None`` keeps min(out, in): exact. The square roots of the singular values go to both sides.
         """
-        U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-        return _balanced(U, S, Vh, len(S) if rank is None else min(rank, len(S))).to(matrix.dtype)
+        return LowRank.nearest(matrix, min(matrix.shape) if rank is None else rank)[0]
+
+    @staticmethod
+    def nearest(update: LowRank | Tensor, rank: int) -> tuple[LowRank, float]:
+        """Return (best approximation with at most ``rank`` directions, ||update - approximation|| / ||update||).
+
+        The error is 0 where nothing is cut, and for the zero update.
+        """
+        if rank < 1:
+            raise MergeError(f"rank = {rank}: a rank is at least 1.")
+        if isinstance(update, LowRank):
+            (U, S, Vh), dtype = update.svd(tolerance=0.0), update.A.dtype
+        else:
+            (U, S, Vh), dtype = torch.linalg.svd(update.double(), full_matrices=False), update.dtype
+        total = float(torch.linalg.vector_norm(S))
+        error = float(torch.linalg.vector_norm(S[rank:])) / total if total else 0.0
+        return _balanced(U, S, Vh, min(rank, len(S))).to(dtype), error
 
     @staticmethod
     def concat(updates: Sequence[LowRank]) -> LowRank:
@@ -134,10 +149,7 @@ class LowRank:
 
     def truncate(self, rank: int) -> LowRank:
         """Return the best approximation with at most ``rank`` directions (Eckart-Young)."""
-        if rank < 1:
-            raise MergeError(f"rank = {rank}: a rank is at least 1.")
-        U, S, Vh = self.svd(tolerance=0.0)
-        return _balanced(U, S, Vh, min(rank, len(S))).to(self.A.dtype)
+        return LowRank.nearest(self, rank)[0]
 
     def balanced(self) -> LowRank:
         """Return the same update with its numerical rank and the singular values split evenly: B^T B = A A^T = diag(S)."""

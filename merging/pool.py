@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,12 +60,16 @@ class CompatibilityReport:
     warnings : list of str
         What hurts merges without making them impossible.
     modules : DataFrame with a row per adapter and module
-        adapter, module, rank, out, in, norm (of the scaled update); rank 0 and norm 0 where an adapter lacks a module.
+        adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update); rank 0, norm 0 and no alpha where
+        an adapter lacks a module.
+    adapters : DataFrame with a row per adapter
+        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, head, prefix.
     """
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     modules: pd.DataFrame = field(default_factory=pd.DataFrame)
+    adapters: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def ok(self) -> bool:
@@ -81,7 +86,7 @@ def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
     warnings = _duplicate_warnings(named) + _norm_warnings(named) + _coverage_warnings(named) + _target_warnings(named)
     if not problems:
         warnings += _shared_start_warnings(named)
-    return CompatibilityReport(problems, warnings, _module_table(named))
+    return CompatibilityReport(problems, warnings, _module_table(named), _adapter_table(named))
 
 
 def problems_of(adapters: Sequence[Adapter]) -> list[str]:
@@ -175,12 +180,15 @@ def _coverage_warnings(adapters: Sequence[Adapter]) -> list[str]:
 def _target_warnings(adapters: Sequence[Adapter]) -> list[str]:
     warnings = []
     for adapter in adapters:
-        unusual = sorted({m.rsplit(".", 1)[-1] for m in adapter.deltas} - USUAL_TARGETS)
-        if unusual:
+        if unusual := _unusual_targets(adapter):
             warnings.append(
                 f"{adapter.name} changes unusual modules ({', '.join(unusual)}): check that it is meant for this base."
             )
     return warnings
+
+
+def _unusual_targets(adapter: Adapter) -> list[str]:
+    return sorted({module.rsplit(".", 1)[-1] for module in adapter.deltas} - USUAL_TARGETS)
 
 
 def _shared_start_warnings(adapters: Sequence[Adapter]) -> list[str]:
@@ -210,5 +218,24 @@ def _module_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
     for adapter in adapters:
         for module, shape in sorted(shapes.items()):
             update = adapter.deltas.get(module, LowRank.zero(shape))
-            rows.append((adapter.name, module, update.rank, *shape, update.norm()))
-    return pd.DataFrame(rows, columns=["adapter", "module", "rank", "out", "in", "norm"])
+            scaling = adapter.scalings.get(module, 1.0) if module in adapter.deltas else math.nan
+            alpha = scaling * (math.sqrt(update.rank) if adapter.config.get("use_rslora") else update.rank)
+            rows.append((adapter.name, module, update.rank, alpha, scaling, *shape, update.norm()))
+    return pd.DataFrame(rows, columns=["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm"])
+
+
+def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    everything = {module for adapter in adapters for module in adapter.deltas}
+    rows = []
+    for adapter in adapters:
+        ranks = {update.rank for update in adapter.deltas.values()} or {0}
+        rank = f"{min(ranks)} to {max(ranks)}" if len(ranks) > 1 else f"{max(ranks)}"
+        norm = math.sqrt(sum(update.norm() ** 2 for update in adapter.deltas.values()))
+        head = "no head" if adapter.head is None else f"{adapter.head.kind} head"
+        if adapter.head is not None and adapter.head.labels:
+            head += f", {len(adapter.head.labels)} labels"
+        counts = len(adapter.deltas), len(everything) - len(adapter.deltas)
+        unusual = ", ".join(_unusual_targets(adapter))
+        rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, head, adapter.prefix))
+    columns = ["adapter", "task", "base", "rank", "modules", "missing", "unusual", "norm", "head", "prefix"]
+    return pd.DataFrame(rows, columns=columns)

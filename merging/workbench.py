@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,20 +16,22 @@ import torch
 from torch import nn
 
 from .adapter import Adapter
+from .apply import add_update, check_fits
 from .diagnostics import chance_overlap, column_norms, magnitude_variance, subspace_overlap
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
 from .evaluation import EncodedTask, Estimate, encode_task, evaluate
-from .features import Features, collect_features
+from .features import Features, reading_features
 from .methods import METHODS
-from .models import load_base, working_copy
+from .models import linear_layers, load_base, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, assets_folder, load_pool
 from .search import averages, best_scalings, read_table
 from .tasks import DEFAULT_TASKS, Task, task_title
 
-MAX_FEATURE_TEXTS = 600
+FEATURE_TEXTS = (100, 600)
+"""Texts per task that are read at a time: the smallest of these that holds k."""
 FALLBACK_SCALING = 0.5
 
 
@@ -63,14 +65,58 @@ class MergeView:
 
     Attributes
     ----------
-    magnitude : task, module, column, log10_norm (after plug-ins and weights)
+    magnitude : task, module, column, log10_norm (after plug-ins and weights); None until the texts that soft OSRM needs are read
     magnitude_variance : module, variance, norm_ratio (likewise)
     """
 
     recipe_yaml: str
     notes: list[str]
-    magnitude: pd.DataFrame
-    magnitude_variance: pd.DataFrame
+    magnitude: pd.DataFrame | None
+    magnitude_variance: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work before an evaluation is; plain values, so that it can cross a process boundary.
+
+    Attributes
+    ----------
+    what : "reading" (texts, through the base model) or "merging" (modules)
+    """
+
+    what: str
+    done: int
+    total: int
+
+
+class Reading:
+    """Features that are read step by step by whoever needs them.
+
+    Every step is taken under a lock, so that sessions that need the same features share the work; one that is left alone half
+    way goes on where it was, and one that fails starts again.
+    """
+
+    def __init__(self, start: Callable[[], Generator[tuple[int, int], None, Features]]) -> None:
+        self.features: Features | None = None
+        self._start = start
+        self._steps: Generator[tuple[int, int], None, Features] | None = None
+        self._lock = Lock()
+
+    def step(self) -> tuple[int, int] | None:
+        """Read one more batch and return (texts read, texts to read); None when all are read."""
+        with self._lock:
+            if self.features is not None:
+                return None
+            try:
+                self._steps = self._steps or self._start()
+                return next(self._steps)
+            except StopIteration as finished:
+                self.features = finished.value
+            except BaseException:
+                self._steps = None
+                raise
+            self._steps = None
+            return None
 
 
 class Workbench:
@@ -87,12 +133,16 @@ class Workbench:
         self.pools = {name: POOLS[name].title for name in present}
         self._lock = Lock()
         self._base: tuple[nn.Module, Any] | None = None
+        self._readings = {size: Reading(partial(self._start_reading, size)) for size in FEATURE_TEXTS}
         # caches belong to the instance, so that a second workbench (another folder) does not share them
         self.adapters = lru_cache(maxsize=None)(self._adapters)
         self.references = lru_cache(maxsize=None)(self._references)
         self.overlaps = lru_cache(maxsize=None)(self._overlaps)
         self._pool_warnings = lru_cache(maxsize=None)(lambda pool: compatibility(self.adapters(pool)).warnings)
+        self.sweep = lru_cache(maxsize=None)(self._sweep)
+        self.defaults = lru_cache(maxsize=None)(self._defaults)
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
+        self._updates = lru_cache(maxsize=32)(self._decoupled)
         self.merged = lru_cache(maxsize=32)(self._merged)
         self.encoded = lru_cache(maxsize=None)(self._encoded)
 
@@ -111,8 +161,9 @@ class Workbench:
                 self._base = (model.to("cuda") if torch.cuda.is_available() else model), tokenizer
             return self._base
 
-    def warm_up(self) -> None:
-        """Load what the first evaluation needs."""
+    def warm_up(self, settings: Settings) -> None:
+        """Load and compute what the first look at ``settings`` and their evaluation need."""
+        self.update(settings)
         for task in DEFAULT_TASKS:
             self.encoded(task, "test")
 
@@ -140,11 +191,11 @@ class Workbench:
             rows.append((adapter.task, measured["base"], measured["adapter"], adapter.metadata["rows"]["test"]))
         return pd.DataFrame(rows, columns=["task", "base", "single", "rows"])
 
-    def sweep(self, pool: str) -> pd.DataFrame:
+    def _sweep(self, pool: str) -> pd.DataFrame:
         """Return the shipped validation sweep: method, scaling, average, low, high."""
         return averages(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
 
-    def defaults(self, pool: str, method: str) -> dict[str, Any]:
+    def _defaults(self, pool: str, method: str) -> dict[str, Any]:
         """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
         spec = METHODS[method]
         params = {param.name: param.default for param in spec.params}
@@ -154,7 +205,12 @@ class Workbench:
         if "scaling" in params:
             tuned = best_scalings(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
             params["scaling"] = tuned.get(method, FALLBACK_SCALING)
-        return {"params": params, "orthogonalize": spec.orthogonalize, "penalty": 0.1, "decouple": spec.decouple}
+        mode = spec.orthogonalize
+        return {"params": params, "orthogonalize": mode, "penalty": self.penalty(mode), "decouple": spec.decouple}
+
+    def penalty(self, mode: str) -> float:
+        """Return the penalty g that a mode of orthogonalize has by default."""
+        return Orthogonalize(mode).g
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
@@ -162,7 +218,17 @@ class Workbench:
         plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), 0.0)
         return plugged(self.adapters(pool), plugins, self.features(k) if mu else None)
 
-    def _merged(self, settings: Settings) -> Merged:
+    def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float) -> Updates:
+        updates = self._separated(pool, mu, k, mode, penalty)
+        return decouple(updates, strength) if strength else updates
+
+    def _plugged(self, settings: Settings) -> Updates:
+        """Return the updates after the plug-ins; what does not depend on the moving slider comes from the caches."""
+        k = settings.k if settings.mu else 0
+        mode = settings.orthogonalize
+        return self._updates(settings.pool, settings.mu, k, mode, settings.penalty, settings.decouple)
+
+    def _merge(self, settings: Settings, updates: Updates, features: Features | None) -> Merged:
         adapters = list(self.adapters(settings.pool))
         spec = METHODS[settings.method]
         if len(settings.weights) != len(adapters):
@@ -172,17 +238,23 @@ class Workbench:
             Orthogonalize(settings.orthogonalize, settings.penalty),
             settings.decouple,
         )
-        # what does not depend on the moving slider is taken from the cache: descent first, then the cheap rest
-        k = settings.k if settings.mu else 0
-        updates = self._separated(settings.pool, settings.mu, k, settings.orthogonalize, settings.penalty)
-        updates = decouple(updates, settings.decouple) if settings.decouple else updates
-        features = self.features(settings.k) if settings.mu or "data" in spec.needs else None
         params = spec.check(dict(settings.params))
         return Merged(adapters, spec, params, plugins, settings.weights, settings.seed, features, updates)
 
+    def _merged(self, settings: Settings) -> Merged:
+        features = self.features(settings.k) if needs_data(settings) else None
+        return self._merge(settings, self._plugged(settings), features)
+
     def update(self, settings: Settings) -> MergeView:
-        """Merge and describe the result; milliseconds where only λ, weights or strength moved."""
-        merged = self.merged(settings)
+        """Describe the merge; milliseconds where only λ, weights or strength moved.
+
+        No text is read here: what soft OSRM changes is left out until `read` has been through.
+        """
+        if settings.mu and self._reading(settings.k).features is None:
+            merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
+            waiting = "Soft OSRM reads training texts first; the magnitudes follow."
+            return MergeView(merged.recipe.to_yaml(), [*self._pool_warnings(settings.pool), waiting], None, None)
+        merged = self._merge(settings, self._plugged(settings), None)
         shown = [
             replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()}, fingerprint="-")
             for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
@@ -213,33 +285,75 @@ class Workbench:
         mean = frame[frame.module.isin(modules)].groupby(["adapter_a", "adapter_b"], sort=False).overlap.mean()
         return mean.reset_index(), chance_overlap(self.adapters(settings.pool), side)
 
+    @cached_property
+    def _rank_curves(self) -> pd.DataFrame:
+        return pd.read_csv(self.root / "tables" / "rank_curves.csv")
+
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
         """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped table)."""
-        table = pd.read_csv(self.root / "tables" / "rank_curves.csv")
+        table = self._rank_curves
         layer_input = table[(table.task == task) & (table.module == module) & (table.k <= k)]
         return layer_input[["k", "rank", "energy_rank"]].reset_index(drop=True)
 
-    def features(self, k: int) -> Features:
-        """Return the features of the default tasks' first ``k`` training texts; collected once for the largest k asked for."""
-        size = 100 if k <= 100 else MAX_FEATURE_TEXTS
-        return self._collected(size).first(k)
+    # -- features ------------------------------------------------------------------------------------------------------
 
-    @lru_cache(maxsize=2)  # noqa: B019 - one workbench lives as long as the process
-    def _collected(self, k: int) -> Features:
+    def read(self, settings: Settings) -> Iterator[Progress]:
+        """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
+        if not needs_data(settings):
+            return
+        reading = self._reading(settings.k)
+        while (step := reading.step()) is not None:
+            yield Progress("reading", *step)
+
+    def features(self, k: int) -> Features:
+        """Return the features of the default tasks' first ``k`` training texts."""
+        reading = self._reading(k)
+        while reading.features is None:
+            reading.step()
+        return reading.features.first(k)
+
+    def _reading(self, k: int) -> Reading:
+        return self._readings[next((size for size in FEATURE_TEXTS if k <= size), FEATURE_TEXTS[-1])]
+
+    def _start_reading(self, size: int) -> Generator[tuple[int, int], None, Features]:
         model, tokenizer = self.base()
-        texts = {name: Task.load(name).train.texts[:k] for name in DEFAULT_TASKS}
+        texts = {name: Task.load(name).train.texts[:size] for name in DEFAULT_TASKS}
         modules = self.modules(next(iter(self.pools)))
-        return collect_features(working_copy(model, modules), tokenizer, texts, k, modules)
+        # a copy of its own, as the reading hangs hooks on it; it shares every weight with the base, which nobody changes
+        return reading_features(working_copy(model, ()), tokenizer, texts, size, modules)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def _encoded(self, task: str, split: str) -> EncodedTask:
         return encode_task(self.base()[1], Task.load(task), split)
 
-    def evaluate(self, settings: Settings, limit: int, split: str = "test") -> Iterator[Estimate]:
-        """Yield estimates, task after task in turn; closing the iterator stops between two batches."""
+    def evaluate(self, settings: Settings, limit: int, split: str = "test") -> Iterator[Progress | Estimate]:
+        """Yield how far reading and merging are, then estimates, task after task in turn.
+
+        Closing the iterator stops between two batches or modules.
+        """
+        yield from self.read(settings)
         merged = self.merged(settings)
-        model, tokenizer = self.base()
+        total = len(merged.modules)
+        yield Progress("merging", 0, total)
+        base, tokenizer = self.base()
         tasks = [self.encoded(task, split).first(limit) for task in self.tasks(settings.pool)]
-        return evaluate(working_copy(model, merged.modules), tokenizer, merged, tasks)
+        model = working_copy(base, merged.modules)
+        if "task_id" in merged.needs:
+            yield from evaluate(model, tokenizer, merged, tasks)
+            return
+        for adapter in merged.adapters:
+            check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
+        for done, (module, layer) in enumerate(linear_layers(model, merged.modules).items(), 1):
+            add_update(layer, merged.result(module))
+            yield Progress("merging", done, total)
+        heads = {adapter.task: adapter.head for adapter in merged.adapters if adapter.head is not None}
+        yield from evaluate(model, tokenizer, None, tasks, heads=heads)
+
+
+def needs_data(settings: Settings) -> bool:
+    """Tell whether a merge needs the features of its tasks' texts."""
+    return bool(settings.mu) or "data" in METHODS[settings.method].needs
 
 
 def load_names(folder: Path) -> list[str]:

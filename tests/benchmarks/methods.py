@@ -83,9 +83,9 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(times[1:])
 
 
-def row(method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slow: bool) -> str:
+def row(method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slow: bool, plugins: dict[str, str]) -> str:
     """Return one line of the table."""
-    ours = milliseconds(lambda: merge(adapters, method).result(MODULE), repeats)
+    ours = milliseconds(lambda: merge(adapters, method, **plugins).result(MODULE), repeats)
     cells = [f"{ours:.1f}"]
     kind = PEFT_TYPES.get(method)
     width = adapters[0].deltas[MODULE].shape[0]
@@ -108,7 +108,8 @@ def row(method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slo
         cells.append(f"{theirs:.0f} ({theirs / ours:.0f}x)")
     else:
         cells.append("")
-    return f"| {method} | {' | '.join(cells)} |"
+    name = f"{method}, {', '.join(f'{key} {value}' for key, value in plugins.items())}" if plugins else method
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def adam(V0: Tensor, ranks: list[int], g: float, steps: int = 100) -> Tensor:
@@ -167,7 +168,8 @@ def main() -> None:
         print("| method | Mergescope | PEFT | dense float64 SVD |\n|---|---|---|---|")
         for method, spec in METHODS.items():
             if not spec.needs:
-                print(row(method, adapters, peer, options.repeats, options.slow), flush=True)
+                print(row(method, adapters, peer, options.repeats, options.slow, {}), flush=True)
+        print(row("do_merging", adapters, peer, options.repeats, options.slow, {"orthogonalize": "off"}), flush=True)
     print("\n" + orthogonalize_line(4096, 16, 8))
 
 

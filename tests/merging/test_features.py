@@ -8,6 +8,7 @@ import torch
 from builders import HIDDEN, MODULES, QUERY, distance, sentences, state, tiny_classifier, token_rows, unchanged
 
 from merging import Features, MergeError, collect_features
+from merging.features import reading_features
 
 LAST = list(MODULES)[-1]
 TEXTS = {"first": sentences(1, 7, 12), "second": sentences(2, 7, 3)}
@@ -162,3 +163,23 @@ def test_a_miss_is_named(model, tokenizer) -> None:
         features.second_moment("first", QUERY, k=0)
     with pytest.raises(MergeError, match="k = 0"):
         features.first(0)
+
+
+def test_reading_step_by_step_gives_the_same_features_and_can_be_stopped(model, tokenizer) -> None:
+    arguments = (model, tokenizer, TEXTS, 40, [QUERY])
+    reading = reading_features(*arguments, batch_size=2)
+    steps = []
+    try:
+        while True:
+            steps.append(next(reading))
+    except StopIteration as finished:
+        features = finished.value
+    done, total = steps[-1]
+    assert done == total == sum(map(len, TEXTS.values()))
+    assert [step[0] for step in steps] == sorted({step[0] for step in steps})
+    whole = collect_features(*arguments, batch_size=2)
+    assert all(torch.equal(features.second_moment(t, QUERY), whole.second_moment(t, QUERY)) for t in TEXTS)
+    stopped = reading_features(*arguments)
+    next(stopped)
+    stopped.close()
+    assert not any(module._forward_pre_hooks for module in model.modules())

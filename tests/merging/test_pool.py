@@ -151,7 +151,7 @@ def test_unusual_modules_are_a_warning() -> None:
 def test_the_table_has_a_row_per_adapter_and_module() -> None:
     adapters = mixed_pool()
     table = compatibility(adapters).modules
-    assert list(table.columns) == ["adapter", "module", "rank", "out", "in", "norm"]
+    assert list(table.columns) == ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm"]
     assert len(table) == len(adapters) * len(MODULES)
     for adapter in adapters:
         for module, shape in MODULES.items():
@@ -160,6 +160,28 @@ def test_the_table_has_a_row_per_adapter_and_module() -> None:
             assert (row["out"], row["in"]) == shape
             assert row["rank"] == (update.rank if update else 0)
             assert row["norm"] == pytest.approx(float(update.dense().norm()) if update else 0.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_table_gives_back_alpha_and_scaling_of_the_file(tmp_path: Path, rslora: bool) -> None:
+    patterns = {"rank_pattern": {QUERY: 2}, "alpha_pattern": {QUERY: 10}}
+    peft_folder(tmp_path / "a", tiny_model(), r=4, lora_alpha=6, use_rslora=rslora, **patterns)
+    table = compatibility([Adapter.load(tmp_path / "a")]).modules.set_index("module")
+    assert table.loc[QUERY, "alpha"] == pytest.approx(10)
+    assert table.loc[QUERY, "scaling"] == pytest.approx(10 / (2**0.5 if rslora else 2))
+    others = table.drop(index=QUERY)
+    assert others.alpha.tolist() == pytest.approx([6] * len(others))
+
+
+def test_the_table_of_adapters_sums_each_up() -> None:
+    adapters = mixed_pool()
+    table = compatibility(adapters).adapters.set_index("adapter")
+    for adapter in adapters:
+        row = table.loc[adapter.name]
+        ranks = [update.rank for update in adapter.deltas.values()]
+        assert row["rank"] == (str(ranks[0]) if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}")
+        assert (row["modules"], row["missing"]) == (len(adapter.deltas), len(MODULES) - len(adapter.deltas))
+        assert row["norm"] == pytest.approx(sum(float(u.dense().norm()) ** 2 for u in adapter.deltas.values()) ** 0.5, rel=1e-5)
 
 
 def test_adapters_of_one_name_are_told_apart() -> None:
