@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,6 +189,39 @@ def sweep(
             print(line, flush=True)
     write_rank_curves(folder)
     print(f"{markdown_results(folder)}\n\n{markdown_adapters()}")
+
+
+@cli.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="osrm: how much of its gain is the subspace, how much an own A per task.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
+    ] = False,
+    repetition: Annotated[
+        list[int] | None, typer.Option(help="Only these repetitions; several processes can share the work.")
+    ] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Folder of the trained adapters; none = in the user's cache.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
+    ] = None,
+) -> None:
+    """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
+    from .embedded import cache_dir
+    from .experiment import QUICK, Experiment, OsrmExperiment
+    from .models import load_base
+    from .pools import assets_folder
+
+    if name != "osrm":
+        raise MergeError(f"Unknown experiment {name!r}: there is osrm.")
+    chosen = QUICK if quick else Experiment()
+    if repetition:
+        chosen = replace(chosen, repetitions=tuple(repetition))
+    model, tokenizer = load_base("minilm")
+    folder = adapters or cache_dir() / "experiments" / ("osrm_quick" if quick else "osrm")
+    tables = output or (folder / "tables" if quick else assets_folder() / "tables")
+    run = OsrmExperiment(model, tokenizer, chosen, folder, tables)
+    for line in run.everything():
+        print(line, flush=True)
 
 
 def _merge(

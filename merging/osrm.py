@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .errors import MergeError
 from .features import Features
+from .lowrank import LowRank
 
 FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
 
@@ -108,3 +109,47 @@ def random_orthonormal(rank: int, width: int, generator: torch.Generator) -> Ten
     Q, R = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
     A: Tensor = (Q * R.diagonal().sign()).T.float().contiguous()
     return A
+
+
+def official_init(features: Features, task: str, rank: int, module: str, others: Sequence[str] | None = None) -> Tensor:
+    """Return A (rank, in) as OSRM's released code finds it: the last right singular vectors of the others' mean features.
+
+    One mean vector per other task gives H (T-1, in); its second moment has a null space of in - T + 1 dimensions, and the
+    LAPACK routine decides which part of it is returned. Kept as the control that shows what this costs; padding is left out here,
+    the released code averages over it too.
+
+    Raises
+    ------
+    MergeError
+        If there is no other task, or the rank is below 1 or above the layer's width.
+    """
+    names = [t for t in features.tasks if t != task] if others is None else list(others)
+    if not names:
+        raise MergeError(f"OSRM needs the features of at least one other task than {task!r}.")
+    H = torch.stack([features.samples(name, module).double().mean(0) for name in names])
+    if not 1 <= rank <= H.shape[1]:
+        raise MergeError(f"rank = {rank} at {module}: OSRM's A needs between 1 and {H.shape[1]} rows, the layer's width.")
+    A: Tensor = torch.linalg.svd(H.T @ H).Vh[-rank:].float().contiguous()
+    return A
+
+
+def erase(update: LowRank, A: Tensor) -> tuple[LowRank, float]:
+    """Return (the update seen through A only, the share of its energy ||B A||^2 that is left): OSRM's post-hoc variant.
+
+    ΔW' = ΔW A^+ A for a new A (rank, in) with orthonormal rows, so B' = ΔW A^T. For an adapter that was not trained in that subspace
+    nearly everything is lost: about rank / in of a generic update remains. `merging.plugins.soft_osrm` is the alternative.
+
+    Raises
+    ------
+    MergeError
+        If A does not fit the update, or its rows are not orthonormal.
+    """
+    if A.ndim != 2 or A.shape[1] != update.shape[1]:
+        raise MergeError(f"A {tuple(A.shape)} does not fit an update of {update.shape[1]} inputs.")
+    gram = A.double() @ A.double().T
+    if not torch.allclose(gram, torch.eye(len(A), dtype=torch.float64), atol=1e-4):
+        raise MergeError("The rows of A are not orthonormal: take A from osrm_init or random_orthonormal.")
+    B = update.B.double() @ (update.A.double() @ A.double().T)
+    erased = LowRank(B, A.double())
+    norm = update.norm()
+    return erased.to(update.A.dtype), (erased.norm() / norm) ** 2 if norm else 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter, Head
 from .batches import Encoded, bucketed, encode
+from .diagnostics import drift
 from .errors import MergeError
 from .lowrank import LowRank
 from .models import bare, fingerprint, linear_layers, out_in, pooled_states
@@ -34,7 +36,12 @@ class TrainingSettings:
     init : "default" (PEFT's Kaiming-uniform A), "orthonormal" (random) or "osrm"
     seed : of A, of the order of the rows, and of nothing else
     k : texts per task from which OSRM's second moments are taken
-    rows : at most so many training rows (the first of the split, whose order is random)
+    pooling : of those moments; "official" is OSRM's released code (task means, see `merging.osrm.official_init`)
+    rows, validation_rows : at most so many rows of the splits (the first, whose order is random)
+    modules : last parts of the names to adapt; none = query and value projections, as PEFT picks them for the architecture
+    max_length : cuts texts below the task's own limit
+    bf16 : autocast to bfloat16; None = on a GPU only
+    checkpointing : recompute activations in the backward pass; None = on a GPU only
     """
 
     init: str = "default"
@@ -42,36 +49,65 @@ class TrainingSettings:
     alpha: float = 16.0
     seed: int = 0
     k: int = 100
+    pooling: str = "token"
     epochs: int = 3
     learning_rate: float = 1e-3
     batch_size: int = 32
     rows: int = 10_000
+    validation_rows: int = 10_000
     warmup: float = 0.06
     freeze_A: bool = False
     modules: tuple[str, ...] = ("query", "value")
+    max_length: int | None = None
+    bf16: bool | None = None
+    checkpointing: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """State of a fine-tuning; `adapter` is set at the end only."""
+    """State of a fine-tuning.
+
+    Attributes
+    ----------
+    validation, drift : accuracy and (Frobenius, Procrustes) drift of A, see `merging.diagnostics.drift`; after an epoch only
+    seconds, left : gone by, and the estimate of what remains
+    adapter : at the end only
+    """
 
     step: int
     steps: int
     epoch: int
     loss: float
     validation: float | None = None
+    drift: tuple[float, float] | None = None
     seconds: float = 0.0
     adapter: Adapter | None = field(default=None, repr=False)
 
+    @property
+    def left(self) -> float:
+        """Estimated seconds to the end."""
+        return self.seconds / max(self.step, 1) * (self.steps - self.step)
 
-def target_names(model: nn.Module, targets: Sequence[str]) -> list[str]:
+
+def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
     """Return the full names of the encoder's linear layers whose last part is in ``targets``.
+
+    Parameters
+    ----------
+    targets : none = what PEFT adapts by default in this architecture (query and value projections)
 
     Raises
     ------
     MergeError
-        If there is none.
+        If there is none, or PEFT has no default for the architecture.
     """
+    if not targets:
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as defaults  # noqa: PLC0415, N811
+
+        kind = bare(model).config.model_type  # type: ignore[union-attr]
+        if kind not in defaults:
+            raise MergeError(f"There are no usual target modules for the architecture {kind!r}: name some.")
+        targets = defaults[kind]
     names = [n for n, m in bare(model).named_modules() if n.rsplit(".", 1)[-1] in targets and hasattr(m, "weight")]
     if not names:
         raise MergeError(f"The base model has no module called {' or '.join(targets)}.")
@@ -84,6 +120,7 @@ def fine_tune(
     task: Task,
     settings: TrainingSettings,
     A_init: Mapping[str, Tensor] | None = None,
+    head: Head | None = None,
 ) -> Iterator[Progress]:
     """Fine-tune a LoRA adapter and a pooled head; yields after every step, the adapter comes with the last.
 
@@ -91,73 +128,61 @@ def fine_tune(
 
     Parameters
     ----------
-    model : bare encoder; it carries the LoRA layers while the generator runs and is itself again afterwards
+    model : bare encoder or decoder; it carries the LoRA layers while the generator runs and is itself again afterwards
     A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
+    head : where the classifier starts; None = the logistic-regression probe on the same rows
 
     Raises
     ------
     MergeError
         For an unknown init, a missing A, a rank above a layer's width.
     """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds
-    from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415
+    from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415 - takes seconds
 
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
-    data = {
-        name: _encoded(tokenizer, task, split, settings)
-        for name, split in (("train", task.train), ("validation", task.validation))
-    }
+    encoded, labels = _encoded(tokenizer, task, task.train, settings)
+    validation = _encoded(tokenizer, task, task.validation, settings)
     base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
-    head = probe_head(model, data["train"][0], data["train"][1], len(task.labels), task.labels)
+    head = head or probe_head(model, encoded, labels, len(task.labels), task.labels)
     device = next(model.parameters()).device
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
-        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=names, lora_dropout=0.0)
-        wrapped = get_peft_model(model, config)
-    try:
-        layers = {name: layer for name, layer in bare(model).named_modules() if name in names}
-        for name, A in initial.items():
-            layers[name].lora_A["default"].weight.data.copy_(A)
-        for layer in layers.values():
-            layer.lora_A["default"].weight.requires_grad_(not settings.freeze_A)
+    bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
+    with _lora_layers(model, names, settings, initial) as layers:
+        start = _read_A(layers)
         weight, bias = (head.tensors[key].to(device).clone().requires_grad_() for key in ("weight", "bias"))
-        lora = [p for p in wrapped.parameters() if p.requires_grad]
-        groups = [
-            {"params": lora, "lr": settings.learning_rate},
-            {"params": [weight, bias], "lr": settings.learning_rate},
-        ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-        encoded, labels = data["train"]
+        trained = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad] + [weight, bias]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
         steps = settings.epochs * -(-len(encoded) // settings.batch_size)
         schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
         generator = torch.Generator().manual_seed(settings.seed)
         started, step, best = time.monotonic(), 0, (-1.0, 0.0)
-        best_state: dict[str, LowRank] = {}
+        best_drift, best_state = (0.0, 0.0), _read_lora(layers)
         for epoch in range(settings.epochs):
             for rows in bucketed(encoded.lengths, settings.batch_size, generator):
-                logits = nn.functional.linear(pooled_states(model, encoded.batch(rows, device)), weight, bias)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    states = pooled_states(model, encoded.batch(rows, device))
+                logits = nn.functional.linear(states.float(), weight, bias)
                 loss = nn.functional.cross_entropy(logits, labels[rows].to(device))
                 loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_([*lora, weight, bias], 1.0)
+                nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
-                yield Progress(step, steps, epoch, float(loss.detach()), None, time.monotonic() - started)
+                yield Progress(step, steps, epoch, float(loss.detach()), seconds=time.monotonic() - started)
             current = Head("pooled", {"weight": weight.detach(), "bias": bias.detach()}, task.labels)
-            accuracy, nll = _score(model, *data["validation"], current)
+            accuracy, nll = _score(model, *validation, current)
+            moved = drift(start, _read_A(layers))
             if (accuracy, -nll) > best:
-                best, best_state = (accuracy, -nll), _read_lora(layers)
+                best, best_drift, best_state = (accuracy, -nll), moved, _read_lora(layers)
                 head = Head("pooled", {k: t.cpu().clone() for k, t in current.tensors.items()}, task.labels)
-            yield Progress(step, steps, epoch, float(loss.detach()), accuracy, time.monotonic() - started)
-    finally:
-        wrapped.unload()
+            yield Progress(step, steps, epoch, float(loss.detach()), accuracy, moved, time.monotonic() - started)
     metadata = {
         "task": task.name,
         "labels": list(task.labels),
         "training": asdict(settings),
         "validation_accuracy": best[0],
+        "drift": dict(zip(("frobenius", "procrustes"), best_drift, strict=True)),
     }
     adapter = Adapter(
         name=task.name,
@@ -168,7 +193,35 @@ def fine_tune(
         base_fingerprint=base_hash,
         metadata=metadata,
     )
-    yield Progress(step, steps, settings.epochs, float(loss.detach()), best[0], time.monotonic() - started, adapter)
+    yield Progress(step, steps, settings.epochs, float(loss.detach()), best[0], best_drift, time.monotonic() - started, adapter)
+
+
+@contextmanager
+def _lora_layers(
+    model: nn.Module, names: Sequence[str], settings: TrainingSettings, initial: Mapping[str, Tensor]
+) -> Iterator[dict[str, nn.Module]]:
+    """Attach LoRA layers, give them by module name, and take them off again whatever happens."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds
+
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    checkpointing = on_gpu if settings.checkpointing is None else settings.checkpointing
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
+        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(names), lora_dropout=0.0)
+        wrapped = get_peft_model(model, config)
+    try:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        layers = {name: layer for name, layer in bare(model).named_modules() if name in names}
+        for name, A in initial.items():
+            layers[name].lora_A["default"].weight.data.copy_(A)
+        for layer in layers.values():
+            layer.lora_A["default"].weight.requires_grad_(not settings.freeze_A)
+        yield layers
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
+        wrapped.unload()
 
 
 @torch.no_grad()
@@ -200,9 +253,10 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
 
 
 def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:
-    rows = settings.rows if split is task.train else len(split)
+    rows = settings.rows if split is task.train else settings.validation_rows
     pairs = split.pairs[:rows] if split.pairs else None
-    return encode(tokenizer, split.texts[:rows], task.max_length, pairs), torch.tensor(split.labels[:rows])
+    length = min(task.max_length, settings.max_length or task.max_length)
+    return encode(tokenizer, split.texts[:rows], length, pairs), torch.tensor(split.labels[:rows])
 
 
 def _initial_A(
@@ -227,6 +281,10 @@ def _initial_A(
         name: random_orthonormal(settings.rank, out_in(layer)[1], generator)
         for name, layer in linear_layers(model, names).items()
     }
+
+
+def _read_A(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {name: layer.lora_A["default"].weight.detach().cpu().clone() for name, layer in layers.items()}  # type: ignore[union-attr, index]
 
 
 def _read_lora(layers: Mapping[str, nn.Module]) -> dict[str, LowRank]:
