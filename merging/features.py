@@ -19,6 +19,8 @@ from .errors import MergeError
 from .models import linear_layers
 
 POOLINGS = ("token", "mean", "task_mean")
+BLOCK = 50
+"""Texts whose second moments are added up once and kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,13 @@ class _Rows:
     count: int  # tokens in the moment
     tokens: Tensor | None  # (count, in), or None where only the running moment was kept
     ends: Tensor  # (k,) end of text i in tokens
+
+    def gram(self, first: int, last: int) -> Tensor:
+        """Return the sum of h h^T over the tokens of the texts from ``first`` up to ``last``, (in, in) float64."""
+        assert self.tokens is not None
+        begin, end = (0 if text == 0 else int(self.ends[text - 1]) for text in (first, last))
+        H = self.tokens[begin:end].double()
+        return H.T @ H
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ class Features:
     shared: Mapping[str, str]  # module -> the module whose input it shares (query for key and value)
     limit: int | None = None  # texts per task that count, see `first`
     _cache: dict[tuple[str, str, str, int], Tensor] = field(default_factory=dict, repr=False)
+    _blocks: dict[tuple[str, str, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def k(self) -> int:
@@ -93,21 +103,26 @@ class Features:
         k = min(n for n in (k, self.limit, len(rows.samples)) if n is not None)
         key = (task, self.shared[module], pooling, k)
         if key not in self._cache:
-            self._cache[key] = _second_moment(rows, pooling, k)
+            if pooling == "token":
+                self._cache[key] = self._token_moment(rows, *key[:2], k)
+            else:
+                H = rows.samples[:k].double()
+                H = H if pooling == "mean" else H.mean(0, keepdim=True)
+                self._cache[key] = H.T @ H / len(H)
         return self._cache[key]
 
-
-def _second_moment(rows: _Rows, pooling: str, k: int) -> Tensor:
-    if pooling != "token":
-        H = rows.samples[:k].double()
-        H = H if pooling == "mean" else H.mean(0, keepdim=True)
-    elif k == len(rows.samples):
-        return rows.moment / rows.count
-    elif rows.tokens is None:
-        raise MergeError("Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True.")
-    else:
-        H = rows.tokens[: int(rows.ends[k - 1])].double()
-    return H.T @ H / len(H)
+    def _token_moment(self, rows: _Rows, task: str, source: str, k: int) -> Tensor:
+        """Add up whole blocks of texts, which are kept, and what is left: a moving k costs no more than one block."""
+        if k == len(rows.samples):
+            return rows.moment / rows.count
+        if rows.tokens is None:
+            raise MergeError("Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True.")
+        whole = k // BLOCK
+        for block in range(whole):
+            if (task, source, block) not in self._blocks:
+                self._blocks[task, source, block] = rows.gram(block * BLOCK, (block + 1) * BLOCK)
+        total = sum((self._blocks[task, source, block] for block in range(whole)), rows.gram(whole * BLOCK, k))
+        return total / int(rows.ends[k - 1])
 
 
 def collect_features(

@@ -7,7 +7,7 @@ it, and keeps the epoch with the best validation accuracy.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -105,9 +105,10 @@ def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as defaults  # noqa: PLC0415, N811
 
         kind = bare(model).config.model_type  # type: ignore[union-attr]
-        if kind not in defaults:
+        known = {**defaults, "distilbert": ["q_lin", "v_lin"]}
+        if kind not in known:
             raise MergeError(f"There are no usual target modules for the architecture {kind!r}: name some.")
-        targets = defaults[kind]
+        targets = known[kind]
     names = [n for n, m in bare(model).named_modules() if n.rsplit(".", 1)[-1] in targets and hasattr(m, "weight")]
     if not names:
         raise MergeError(f"The base model has no module called {' or '.join(targets)}.")
@@ -121,16 +122,18 @@ def fine_tune(
     settings: TrainingSettings,
     A_init: Mapping[str, Tensor] | None = None,
     head: Head | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Fine-tune a LoRA adapter and a pooled head; yields after every step, the adapter comes with the last.
 
-    Stopping the generator is a clean cancel: the base model is restored in any case.
+    Closing the generator is a clean cancel that keeps nothing; the base model is restored in any case.
 
     Parameters
     ----------
     model : bare encoder or decoder; it carries the LoRA layers while the generator runs and is itself again afterwards
     A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
     head : where the classifier starts; None = the logistic-regression probe on the same rows
+    stop : asked after every step; True ends the training early and keeps the best state so far
 
     Raises
     ------
@@ -170,6 +173,8 @@ def fine_tune(
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
                 yield Progress(step, steps, epoch, float(loss.detach()), seconds=time.monotonic() - started)
+                if stopped := stop():
+                    break
             current = Head("pooled", {"weight": weight.detach(), "bias": bias.detach()}, task.labels)
             accuracy, nll = _score(model, *validation, current)
             moved = drift(start, _read_A(layers))
@@ -177,11 +182,14 @@ def fine_tune(
                 best, best_drift, best_state = (accuracy, -nll), moved, _read_lora(layers)
                 head = Head("pooled", {k: t.cpu().clone() for k, t in current.tensors.items()}, task.labels)
             yield Progress(step, steps, epoch, float(loss.detach()), accuracy, moved, time.monotonic() - started)
+            if stopped:
+                break
     metadata = {
         "task": task.name,
         "labels": list(task.labels),
         "training": asdict(settings),
         "validation_accuracy": best[0],
+        "steps": {"done": step, "planned": steps},
         "drift": dict(zip(("frobenius", "procrustes"), best_drift, strict=True)),
     }
     adapter = Adapter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from .tasks import DEFAULT_TASKS, Task, task_title
 
 FEATURE_TEXTS = (100, 600)
 """Texts per task that are read at a time: the smallest of these that holds k."""
+KEPT_MOMENTS = 4
+"""Values of k whose second moments are kept: tens of MB each."""
 FALLBACK_SCALING = 0.5
 
 
@@ -133,6 +136,7 @@ class Workbench:
         self.pools = {name: POOLS[name].title for name in present}
         self._lock = Lock()
         self._base: tuple[nn.Module, Any] | None = None
+        self._seen: dict[int, Features] = {}  # k: features whose second moments are there
         self._readings = {size: Reading(partial(self._start_reading, size)) for size in FEATURE_TEXTS}
         # caches belong to the instance, so that a second workbench (another folder) does not share them
         self.adapters = lru_cache(maxsize=None)(self._adapters)
@@ -143,7 +147,6 @@ class Workbench:
         self.defaults = lru_cache(maxsize=None)(self._defaults)
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
         self._updates = lru_cache(maxsize=32)(self._decoupled)
-        self.merged = lru_cache(maxsize=32)(self._merged)
         self.encoded = lru_cache(maxsize=None)(self._encoded)
 
     @property
@@ -157,8 +160,9 @@ class Workbench:
         """Return (base model, tokenizer), loaded once and put on the GPU where there is one."""
         with self._lock:
             if self._base is None:
-                model, tokenizer = load_base("minilm")
-                self._base = (model.to("cuda") if torch.cuda.is_available() else model), tokenizer
+                self._reader, tokenizer = load_base("minilm")
+                model = copy.deepcopy(self._reader).to("cuda") if torch.cuda.is_available() else self._reader
+                self._base = model, tokenizer
             return self._base
 
     def warm_up(self, settings: Settings) -> None:
@@ -241,7 +245,8 @@ class Workbench:
         params = spec.check(dict(settings.params))
         return Merged(adapters, spec, params, plugins, settings.weights, settings.seed, features, updates)
 
-    def _merged(self, settings: Settings) -> Merged:
+    def merged(self, settings: Settings) -> Merged:
+        """Merge; what needs texts that nobody has read yet reads them first."""
         features = self.features(settings.k) if needs_data(settings) else None
         return self._merge(settings, self._plugged(settings), features)
 
@@ -250,7 +255,7 @@ class Workbench:
 
         No text is read here: what soft OSRM changes is left out until `read` has been through.
         """
-        if settings.mu and self._reading(settings.k).features is None:
+        if settings.mu and settings.k not in self._seen:
             merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
             return MergeView(merged.recipe.to_yaml(), [*self._pool_warnings(settings.pool), waiting], None, None)
@@ -299,28 +304,42 @@ class Workbench:
 
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
-        if not needs_data(settings):
+        if not needs_data(settings) or settings.k in self._seen:
             return
-        reading = self._reading(settings.k)
-        while (step := reading.step()) is not None:
+        reading, step = self._reading(settings.k), (1, 1)
+        while (news := reading.step()) is not None:
+            step = news
             yield Progress("reading", *step)
+        features = self._first(settings.k)
+        for module in features.modules:
+            for task in features.tasks:
+                features.second_moment(task, module)
+            yield Progress("reading", *step)
+        self._seen[settings.k] = features
+        while len(self._seen) > KEPT_MOMENTS:
+            self._seen.pop(next(iter(self._seen)), None)
 
     def features(self, k: int) -> Features:
         """Return the features of the default tasks' first ``k`` training texts."""
+        return self._seen.get(k) or self._first(k)
+
+    def _first(self, k: int) -> Features:
         reading = self._reading(k)
         while reading.features is None:
             reading.step()
-        return reading.features.first(k)
+        # a cache of its own, so that the moments of every k ever asked for do not pile up
+        return replace(reading.features.first(k), _cache={})
 
     def _reading(self, k: int) -> Reading:
         return self._readings[next((size for size in FEATURE_TEXTS if k <= size), FEATURE_TEXTS[-1])]
 
     def _start_reading(self, size: int) -> Generator[tuple[int, int], None, Features]:
-        model, tokenizer = self.base()
+        _, tokenizer = self.base()
         texts = {name: Task.load(name).train.texts[:size] for name in DEFAULT_TASKS}
         modules = self.modules(next(iter(self.pools)))
-        # a copy of its own, as the reading hangs hooks on it; it shares every weight with the base, which nobody changes
-        return reading_features(working_copy(model, ()), tokenizer, texts, size, modules)
+        # on the CPU: what a borrowed GPU's process reads would be gone with it. A copy of its own, as hooks are hung on it,
+        # that shares every weight with the base, which nobody changes
+        return reading_features(working_copy(self._reader, ()), tokenizer, texts, size, modules)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

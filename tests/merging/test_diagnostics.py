@@ -26,7 +26,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merging import LowRank, MergeError, collect_features
-from merging.diagnostics import chance_overlap, column_norms, interference, magnitude_variance, rank_curve, subspace_overlap
+from merging.diagnostics import (
+    chance_overlap,
+    column_norms,
+    drift,
+    interference,
+    magnitude_variance,
+    rank_curve,
+    subspace_overlap,
+)
 
 
 def overlap_of(adapters, side: str = "A") -> float:
@@ -195,3 +203,23 @@ def test_energy_rank_counts_the_directions_that_hold_99_percent() -> None:
 def test_a_k_beyond_the_samples_is_refused(k: int) -> None:
     with pytest.raises(MergeError, match=str(k)):
         rank_curve(gaussian(0, 8, 4), [2, k])
+
+
+# -- drift of A --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_only_turn_among_themselves_drift_but_stay_in_their_subspace() -> None:
+    A_0 = {"q": gaussian(0, 4, 9), "v": gaussian(1, 4, 9)}
+    turn = torch.linalg.qr(gaussian(2, 4, 4)).Q
+    moved, turned = drift(A_0, {module: turn @ A for module, A in A_0.items()})
+    assert moved > 0.1
+    assert turned == pytest.approx(0.0, abs=1e-6)
+
+
+def test_drift_is_the_relative_distance_and_no_rotation_comes_nearer() -> None:
+    first, last = gaussian(0, 4, 9).double(), gaussian(1, 4, 9).double()
+    moved, turned = drift({"q": first}, {"q": last})
+    assert moved == pytest.approx(float((last - first).norm() / first.norm()), rel=1e-12)
+    others = [torch.linalg.qr(gaussian(seed, 4, 4).double()).Q for seed in range(2, 60)]
+    assert turned <= min(float((last - Q @ first).norm() / first.norm()) for Q in others)
+    assert turned <= moved

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import HIDDEN, QUERY, distance, generator, sentences, tiny_model, tiny_tokenizer, token_rows
+from builders import HIDDEN, QUERY, distance, generator, random_update, sentences, tiny_model, tiny_tokenizer, token_rows
 
 from merging import Features, MergeError, collect_features
-from merging.osrm import osrm_init, osrm_subspace, random_orthonormal
+from merging.osrm import erase, official_init, osrm_init, osrm_subspace, random_orthonormal
 
 TEXTS = {name: sentences(i, 40) for i, name in enumerate(("mine", "one", "two"))}
 HELD_OUT = {name: sentences(10 + i, 40) for i, name in enumerate(("mine", "one", "two"))}
@@ -113,3 +113,52 @@ def test_one_task_alone_is_refused(collected: Features, model, tokenizer) -> Non
         osrm_init(collected, "mine", 4, QUERY, others=[])
     with pytest.raises(MergeError, match="three"):
         osrm_init(collected, "mine", 4, QUERY, others=["three"])
+
+
+# -- the released code, and its post-hoc variant -----------------------------------------------------------------------
+
+
+def test_the_released_start_sees_nothing_of_the_others_means_and_much_of_their_texts(collected: Features) -> None:
+    A = official_init(collected, "mine", 4, QUERY).double()
+    assert torch.allclose(A @ A.T, torch.eye(4, dtype=torch.float64), atol=1e-5)
+    means = torch.stack([collected.samples(name, QUERY).double().mean(0) for name in ("one", "two")])
+    assert float((means @ A.T).norm()) < 1e-5 * float(means.norm())
+    S = others_moment(collected, one=1.0, two=1.0)
+    full = osrm_init(collected, "mine", 4, QUERY).double()
+    assert float((A @ S @ A.T).trace()) > 2 * float((full @ S @ full.T).trace())
+
+
+def test_the_released_start_does_not_know_the_task_itself(collected: Features) -> None:
+    # its null space is all that the means leave, whoever asks: the same others give the same A
+    assert torch.equal(official_init(collected, "mine", 4, QUERY, ["one"]), official_init(collected, "two", 4, QUERY, ["one"]))
+
+
+def test_without_another_task_the_released_start_is_refused(collected: Features) -> None:
+    with pytest.raises(MergeError, match="other task"):
+        official_init(collected, "mine", 4, QUERY, others=[])
+    with pytest.raises(MergeError, match=str(HIDDEN)):
+        official_init(collected, "mine", HIDDEN + 1, QUERY)
+
+
+@pytest.mark.parametrize("rank", [1, 5, HIDDEN])
+def test_erasing_projects_the_update_onto_a(rank: int) -> None:
+    update = random_update(0, 9, HIDDEN, 4, torch.float64)
+    A = random_orthonormal(rank, HIDDEN, generator(1))
+    erased, kept = erase(update, A)
+    projected = update.dense() @ A.double().T @ A.double()
+    assert distance(erased.dense(), projected) < 1e-6
+    assert kept == pytest.approx(float(projected.norm() ** 2 / update.dense().norm() ** 2), rel=1e-6)
+    assert kept == pytest.approx(1.0, rel=1e-5) or rank < HIDDEN
+
+
+def test_erasing_a_generic_update_keeps_about_rank_over_width() -> None:
+    kept = [erase(random_update(i, 20, 400, 8), random_orthonormal(8, 400, generator(100 + i)))[1] for i in range(20)]
+    assert 0.01 < sum(kept) / len(kept) < 0.04
+
+
+def test_erasing_refuses_an_a_that_is_no_basis_or_does_not_fit() -> None:
+    update = random_update(0, 9, HIDDEN, 4)
+    with pytest.raises(MergeError, match="orthonormal"):
+        erase(update, 2 * random_orthonormal(2, HIDDEN, generator(0)))
+    with pytest.raises(MergeError, match="inputs"):
+        erase(update, random_orthonormal(2, HIDDEN + 1, generator(0)))

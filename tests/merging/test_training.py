@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import HIDDEN, distance, made_up_task, sentences, state, tiny_model, unchanged
+from builders import HIDDEN, KINDS, QUERY_AND_VALUE, distance, made_up_task, sentences, state, tiny_model, unchanged
 
 from merging import Adapter, MergeError, Task, collect_features, evaluate
 from merging.models import fingerprint
@@ -183,3 +183,54 @@ def test_alpha_scales_the_update(model, tokenizer, task) -> None:
 def test_targets_are_found_by_their_last_name(model) -> None:
     assert target_names(model, ("query", "value")) == MODULES
     assert all(name.endswith("dense") for name in target_names(model, ("dense",)))
+
+
+# -- architectures, precision, memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_trains_its_query_and_value_projections(kind: str, tokenizer, task) -> None:
+    model = tiny_model(kind)
+    before = state(model)
+    adapter = trained(model, tokenizer, task, replace(SETTINGS, modules=(), epochs=1))
+    assert {module.rsplit(".", 1)[-1] for module in adapter.deltas} == set(QUERY_AND_VALUE[kind])
+    assert unchanged(model, before)
+    assert all(update.norm() > 0 for update in adapter.deltas.values())
+    assert adapter.base_fingerprint == fingerprint(model)
+    [*_, alone] = evaluate(model, tokenizer, adapter, [task], split="validation")
+    assert alone.accuracy == adapter.metadata["validation_accuracy"]
+
+
+@pytest.mark.parametrize("options", [{"checkpointing": True}, {"bf16": True}])
+def test_recomputing_changes_nothing_and_bfloat16_little(options: dict, tokenizer, task) -> None:
+    settings = replace(SETTINGS, epochs=1)
+    plain, other = (trained(tiny_model(), tokenizer, task, s) for s in (settings, replace(settings, **options)))
+    apart = max(distance(other.deltas[m].dense(), plain.deltas[m].dense()) for m in MODULES)
+    assert apart < (1e-5 if "checkpointing" in options else 0.3)
+    assert (apart == 0) == (other.fingerprint == plain.fingerprint)
+
+
+def test_texts_are_cut_at_the_shorter_of_both_limits(model, tokenizer, task) -> None:
+    short = trained(model, tokenizer, task, replace(SETTINGS, epochs=1, max_length=4))
+    assert short.fingerprint != trained(model, tokenizer, task, replace(SETTINGS, epochs=1)).fingerprint
+    longer = trained(model, tokenizer, task, replace(SETTINGS, epochs=1, max_length=10_000))
+    assert longer.fingerprint == trained(model, tokenizer, task, replace(SETTINGS, epochs=1)).fingerprint
+
+
+# -- drift -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_a_does_not_drift_and_a_free_one_does(model, tokenizer, task) -> None:
+    settings = replace(SETTINGS, init="orthonormal")
+    frozen = trained(model, tokenizer, task, replace(settings, freeze_A=True)).metadata["drift"]
+    free = trained(model, tokenizer, task, settings).metadata["drift"]
+    assert frozen["frobenius"] == 0.0
+    assert frozen["procrustes"] == pytest.approx(0.0, abs=1e-6)
+    assert 0.0 < free["procrustes"] <= free["frobenius"]
+
+
+def test_drift_is_reported_after_every_epoch(model, tokenizer, task) -> None:
+    epochs = [p for p in fine_tune(model, tokenizer, task, SETTINGS) if p.validation is not None and p.adapter is None]
+    assert len(epochs) == SETTINGS.epochs
+    assert all(progress.drift[0] > 0 for progress in epochs)
+    assert epochs[-1].left == 0.0 < epochs[0].left
