@@ -29,7 +29,7 @@ from .methods import METHODS
 from .osrm import official_init, osrm_init
 from .search import BOOTSTRAP, append, averages, grid, measure, pack, read_table, unpack
 from .tasks import DEFAULT_TASKS, Task
-from .training import TrainingSettings, fine_tune, probe_head, target_names
+from .training import TrainingSettings, fine_tune, probe, target_names
 
 METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging")
 
@@ -106,7 +106,7 @@ QUICK = Experiment(
 
 
 class OsrmExperiment:
-    """The experiment on one base model: `train`, then `merges`; each yields a line per piece of work.
+    """The experiment on one base model; `everything` yields a line per piece of work.
 
     Parameters
     ----------
@@ -126,35 +126,37 @@ class OsrmExperiment:
         self._encoded: dict[tuple[str, str], EncodedTask] = {}
 
     def everything(self) -> Iterator[str]:
-        """Train, merge, and write the summaries ``osrm_summary.csv`` and ``osrm_effects.csv``."""
-        yield from self.train()
-        yield from self.merges()
-        summarise(self.tables)
+        """Train and merge, one repetition after the other and the further axis last; the summaries are written after each."""
+        further: list[tuple[str, float | None]] = [
+            (name, rate) for rate in self.experiment.learning_rates for name in self.experiment.axis_variants
+        ]
+        parts: list[tuple[int, list[tuple[str, float | None]]]] = [
+            (repetition, [(name, None) for name in self.experiment.variants]) for repetition in self.experiment.repetitions
+        ]
+        if 0 in self.experiment.repetitions:
+            parts.append((0, further))
+        for repetition, sets in parts:
+            yield from self.train(sets, repetition)
+            for name, rate in sets:
+                yield from self.merges(axis_name(name, rate), repetition, fewer=rate is None)
+            summarise(self.tables)
         yield f"tables in {self.tables}"
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def train(self) -> Iterator[str]:
-        """Fine-tune every adapter that is not there yet, and note it in ``osrm_runs.csv``."""
-        for repetition in self.experiment.repetitions:
-            for place, task in enumerate(self.experiment.tasks):
-                for name in self.experiment.variants:
-                    variant = VARIANTS[name]
-                    settings = replace(
-                        self.experiment.training, init=variant.init, pooling=variant.pooling, seed=variant.seed(place, repetition)
-                    )
-                    yield from self._run(name, repetition, task, settings)
-        for name, rate in self._axis():
-            for place, task in enumerate(self.experiment.tasks):
+    def train(self, sets: Sequence[tuple[str, float | None]], repetition: int) -> Iterator[str]:
+        """Fine-tune the adapters of (variant, learning rate or None) that are not there yet, noted in ``osrm_runs.csv``."""
+        for place, task in enumerate(self.experiment.tasks):
+            for name, rate in sets:
                 variant = VARIANTS[name]
-                seed = variant.seed(place, 0)
-                settings = replace(self.experiment.training, init=variant.init, seed=seed, learning_rate=rate)
-                yield from self._run(axis_name(name, rate), 0, task, settings)
-
-    def _axis(self) -> list[tuple[str, float]]:
-        if 0 not in self.experiment.repetitions:
-            return []
-        return [(name, rate) for rate in self.experiment.learning_rates for name in self.experiment.axis_variants]
+                settings = replace(
+                    self.experiment.training,
+                    init=variant.init,
+                    pooling=variant.pooling,
+                    seed=variant.seed(place, repetition),
+                    learning_rate=rate or self.experiment.training.learning_rate,
+                )
+                yield from self._run(axis_name(name, rate), repetition, task, settings)
 
     def _run(self, variant: str, repetition: int, task: str, settings: TrainingSettings) -> Iterator[str]:
         folder = self.folder(variant, repetition, task)
@@ -199,24 +201,18 @@ class OsrmExperiment:
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def merges(self) -> Iterator[str]:
-        """Merge every complete set of adapters: sweep on validation, test at the best scaling, interference, fewer tasks."""
-        further = [(axis_name(name, rate), 0) for name, rate in self._axis()]
-        sets = [(name, repetition) for repetition in self.experiment.repetitions for name in self.experiment.variants]
-        for name, repetition in [*sets, *further]:
-            folders = [self.folder(name, repetition, task) for task in self.experiment.tasks]
-            if not all((folder / METADATA_FILE).exists() for folder in folders):
-                continue
-            adapters = [Adapter.load(folder) for folder in folders]
-            key = {"variant": name, "repetition": repetition}
-            if self._lacks("interference", **key):
-                measured = interference(adapters, self.features(self.experiment.training.k))
-                pairs = measured.groupby(["source", "target"], sort=False).ratio.mean().reset_index()
-                self._append("interference", pairs.assign(**key))
-            for method in self.experiment.methods:
-                yield from self._sweep(adapters, method, key)
-            if (name, repetition) not in further:
-                yield from self._fewer(adapters, key)
+    def merges(self, variant: str, repetition: int, fewer: bool) -> Iterator[str]:
+        """Merge one set of adapters: sweep on validation, test at the best scaling, interference, and ``fewer`` tasks."""
+        adapters = [Adapter.load(self.folder(variant, repetition, task)) for task in self.experiment.tasks]
+        key = {"variant": variant, "repetition": repetition}
+        if self._lacks("interference", **key):
+            measured = interference(adapters, self.features(self.experiment.training.k))
+            pairs = measured.groupby(["source", "target"], sort=False).ratio.mean().reset_index()
+            self._append("interference", pairs.assign(**key))
+        for method in self.experiment.methods:
+            yield from self._sweep(adapters, method, key)
+        if fewer:
+            yield from self._fewer(adapters, key)
 
     def _sweep(self, adapters: Sequence[Adapter], method: str, key: Mapping[str, Any]) -> Iterator[str]:
         for scaling in grid(method, self.experiment.scalings):
@@ -272,10 +268,7 @@ class OsrmExperiment:
 
     def _probe(self, task: str) -> Head:
         if task not in self._probes:
-            settings, loaded = self.experiment.training, Task.load(task)
-            length = min(loaded.max_length, settings.max_length or loaded.max_length)
-            train = encode_task(self.tokenizer, replace(loaded, max_length=length), "train", settings.rows)
-            self._probes[task] = probe_head(self.model, train.encoded, train.labels, len(loaded.labels), loaded.labels)
+            self._probes[task] = probe(self.model, self.tokenizer, Task.load(task), self.experiment.training)
         return self._probes[task]
 
     def _lacks(self, name: str, **key: Any) -> bool:
@@ -357,9 +350,9 @@ def _bootstrap(marks: Marks) -> tuple[float, float, float]:
     return float(np.mean([values.mean() for values in marks.values()])), float(low), float(high)
 
 
-def axis_name(variant: str, learning_rate: float) -> str:
-    """Return what a variant is called in the tables at another learning rate."""
-    return f"{variant}@{learning_rate:g}"
+def axis_name(variant: str, learning_rate: float | None) -> str:
+    """Return what a variant is called in the tables, at another learning rate than the experiment's if one is given."""
+    return variant if learning_rate is None else f"{variant}@{learning_rate:g}"
 
 
 def _rows(marks: Mapping[str, str], method: str, scaling: float) -> pd.DataFrame:

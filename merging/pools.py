@@ -18,7 +18,7 @@ from .evaluation import encode_task, evaluate
 from .features import Features, collect_features
 from .osrm import osrm_init
 from .tasks import DEFAULT_TASKS, Task, fingerprint
-from .training import Progress, TrainingSettings, fine_tune, probe_head, target_names
+from .training import Progress, TrainingSettings, fine_tune, probe, target_names
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,11 @@ def test_accuracies(
 ) -> dict[str, float]:
     """Return accuracies on a whole split: adapter, base (under the adapter's head), probe (the same training rows)."""
     assert adapter.head is not None
-    train = encode_task(tokenizer, task, "train", rows)
-    probe = probe_head(model, train.encoded, train.labels, len(task.labels), task.labels)
+    own_probe = probe(model, tokenizer, task, TrainingSettings(rows=rows))
     subjects: Mapping[str, tuple[Adapter | None, Any]] = {
         "adapter": (adapter, adapter.head),
         "base": (None, adapter.head),
-        "probe": (None, probe),
+        "probe": (None, own_probe),
     }
     test = encode_task(tokenizer, task, split)
     return {

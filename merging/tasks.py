@@ -55,6 +55,17 @@ class Split:
         """Return the number of rows."""
         return len(self.texts)
 
+    def first(self, rows: int) -> Split:
+        """Return the first ``rows`` rows, and one of each label that none of them has."""
+        seen = set(self.labels[:rows])
+        picked = list(range(min(rows, len(self))))
+        for row in range(rows, len(self)):
+            if self.labels[row] not in seen:
+                seen.add(self.labels[row])
+                picked.append(row)
+        pairs = tuple(self.pairs[row] for row in picked) if self.pairs else None
+        return Split(tuple(self.texts[row] for row in picked), tuple(self.labels[row] for row in picked), pairs)
+
 
 @dataclass(frozen=True)
 class Task:

@@ -37,7 +37,7 @@ class TrainingSettings:
     seed : of A, of the order of the rows, and of nothing else
     k : texts per task from which OSRM's second moments are taken
     pooling : of those moments; "official" is OSRM's released code (task means, see `merging.osrm.official_init`)
-    rows, validation_rows : at most so many rows of the splits (the first, whose order is random)
+    rows, validation_rows : so many rows of the splits (the first, whose order is random, and one of each label missing there)
     modules : last parts of the names to adapt; none = query and value projections, as PEFT picks them for the architecture
     max_length : cuts texts below the task's own limit
     bf16 : autocast to bfloat16; None = on a GPU only
@@ -144,8 +144,8 @@ def fine_tune(
 
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
-    encoded, labels = _encoded(tokenizer, task, task.train, settings)
-    validation = _encoded(tokenizer, task, task.validation, settings)
+    encoded, labels = _encoded(tokenizer, task, task.train.first(settings.rows), settings)
+    validation = _encoded(tokenizer, task, task.validation.first(settings.validation_rows), settings)
     base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
     head = head or probe_head(model, encoded, labels, len(task.labels), task.labels)
     device = next(model.parameters()).device
@@ -251,7 +251,7 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
 
     missing = sorted(set(range(classes)) - set(labels.tolist()))
     if missing:
-        raise MergeError(f"No training row has the label {names[missing[0]]!r}: give more rows, so that every label occurs.")
+        raise MergeError(f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels.")
     probe = LogisticRegression(C=1.0, max_iter=2000).fit(frozen_states(model, encoded).numpy(), labels.numpy())
     weight = torch.from_numpy(probe.coef_).float()
     bias = torch.from_numpy(probe.intercept_).float()
@@ -260,11 +260,15 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
     return Head("pooled", {"weight": weight, "bias": bias}, names)
 
 
+def probe(model: nn.Module, tokenizer: Any, task: Task, settings: TrainingSettings) -> Head:
+    """Return the probe on the very rows that a fine-tuning with these settings sees."""
+    encoded, labels = _encoded(tokenizer, task, task.train.first(settings.rows), settings)
+    return probe_head(model, encoded, labels, len(task.labels), task.labels)
+
+
 def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:
-    rows = settings.rows if split is task.train else settings.validation_rows
-    pairs = split.pairs[:rows] if split.pairs else None
     length = min(task.max_length, settings.max_length or task.max_length)
-    return encode(tokenizer, split.texts[:rows], length, pairs), torch.tensor(split.labels[:rows])
+    return encode(tokenizer, split.texts, length, split.pairs), torch.tensor(split.labels)
 
 
 def _initial_A(

@@ -278,3 +278,9 @@ def test_the_fingerprint_changes_with_any_row(data: st.DataObject) -> None:
     row = data.draw(st.integers(0, 11))
     texts[row] += data.draw(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))
     assert fingerprint(Task.from_rows("mine", texts, labels, splits=splits)) != before
+
+
+def test_the_first_rows_hold_every_label_that_the_split_has() -> None:
+    split = Split(("a", "b", "c", "d", "e"), (0, 0, 0, 2, 2), ("p", "q", "r", "s", "t"))
+    assert split.first(2) == Split(("a", "b", "d"), (0, 0, 2), ("p", "q", "s"))
+    assert split.first(5) == split.first(99) == split

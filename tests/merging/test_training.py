@@ -10,6 +10,7 @@ from builders import HIDDEN, KINDS, QUERY_AND_VALUE, distance, made_up_task, sen
 
 from merging import Adapter, MergeError, Task, collect_features, evaluate
 from merging.models import fingerprint
+from merging.tasks import Split
 from merging.osrm import osrm_init
 from merging.training import TrainingSettings, fine_tune, target_names
 
@@ -96,9 +97,17 @@ def test_an_a_of_another_shape_is_refused(model, tokenizer, task) -> None:
 
 def test_training_rows_that_lack_a_class_are_refused(model, tokenizer) -> None:
     three = made_up_task(classes=3, rows=90)
+    two = [row for row, label in enumerate(three.train.labels) if label < 2]
+    train = Split(tuple(three.train.texts[row] for row in two), tuple(three.train.labels[row] for row in two))
+    with pytest.raises(MergeError, match=three.labels[2]):
+        trained(model, tokenizer, replace(three, train=train), replace(SETTINGS, epochs=1))
+
+
+def test_few_training_rows_hold_every_class_all_the_same(model, tokenizer) -> None:
+    three = made_up_task(classes=3, rows=90)
     first_two = next(n for n in range(2, 20) if len(set(three.train.labels[:n])) == 2)
-    with pytest.raises(MergeError, match="row"):
-        trained(model, tokenizer, three, replace(SETTINGS, epochs=1, rows=first_two))
+    adapter = trained(model, tokenizer, three, replace(SETTINGS, epochs=1, rows=first_two))
+    assert adapter.head.tensors["bias"].shape == (3,)
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
