@@ -19,9 +19,10 @@ except ImportError:  # only Spaces has it
 
 import gradio as gr
 
+from viz.panels.controls import opening
 from viz.panels.look import launch_options
 from viz.panels.page import page
-from viz.panels.services import Settings, Workbench
+from viz.panels.services import Estimate, Progress, Settings, Workbench
 
 LONGEST = 120
 
@@ -45,11 +46,10 @@ def workbench() -> Workbench:
 
 
 @on_gpu
-def stream_accuracy(settings: dict[str, Any], limit: int) -> Iterator[tuple[str, float, float, float, int, int]]:
+def stream_accuracy(settings: dict[str, Any], limit: int) -> Iterator[Progress | Estimate]:
     """Evaluate a merge; plain values in and out, as a borrowed GPU lives in another process."""
     settings = Settings(**{**settings, "params": tuple(map(tuple, settings["params"]))})
-    for estimate in workbench().evaluate(settings, limit):
-        yield estimate.task, float(estimate.accuracy), *map(float, estimate.interval), estimate.done, estimate.total
+    yield from workbench().evaluate(settings, limit)
 
 
 def build() -> gr.Blocks:
@@ -62,8 +62,10 @@ def build() -> gr.Blocks:
 
 def main() -> None:
     """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+    from merging.methods import METHODS
+
     demo = build()
-    Thread(target=workbench().warm_up, daemon=True).start()
+    Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
     demo.launch(**launch_options())
 
 

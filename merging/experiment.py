@@ -130,9 +130,8 @@ class OsrmExperiment:
         further: list[tuple[str, float | None]] = [
             (name, rate) for rate in self.experiment.learning_rates for name in self.experiment.axis_variants
         ]
-        parts: list[tuple[int, list[tuple[str, float | None]]]] = [
-            (repetition, [(name, None) for name in self.experiment.variants]) for repetition in self.experiment.repetitions
-        ]
+        start: list[tuple[str, float | None]] = [(name, None) for name in self.experiment.variants]
+        parts = [(repetition, start) for repetition in self.experiment.repetitions]
         if 0 in self.experiment.repetitions:
             parts.append((0, further))
         for repetition, sets in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class Plugin:
     @property
     def doc(self) -> str:
         """The plug-in's page."""
-        return (self.function.__doc__ or "").strip()
+        return inspect.getdoc(self.function) or ""
 
 
 def soft_osrm(updates: Updates, features: Features, tasks: Sequence[str], options: SoftOSRM) -> Updates:

@@ -121,15 +121,24 @@ def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
 
 def test_zoom_and_node_survive_an_update(open_page) -> None:
     page = opened(open_page())
-    page.evaluate(
-        """() => { const plot = document.querySelector('#ms-sweep .ms-plot'); plot.dataset.mark = 'same';
-                   return window.Plotly.relayout(plot, {'xaxis.range': [0.2, 0.6]}); }"""
+    page.evaluate("document.querySelector('#ms-sweep .ms-plot').dataset.mark = 'same'")
+    before = figure(page, "sweep", "layout.xaxis.range")
+    area = page.locator("#ms-sweep .nsewdrag")
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.7 * box["height"], steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "before => document.querySelector('#ms-sweep .ms-plot').layout.xaxis.range[1] < before - 0.1", arg=before[1]
     )
+    zoomed = figure(page, "sweep", "layout.xaxis.range")
     page.get_by_role("slider", name="Scaling λ").focus()
     page.keyboard.press("End")
     wait_for_lambda(page, 2)
     assert figure(page, "sweep", "dataset.mark") == "same"
-    assert figure(page, "sweep", "layout.xaxis.range") == [0.2, 0.6]
+    assert figure(page, "sweep", "layout.xaxis.range") == zoomed
 
 
 def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None:
@@ -170,6 +179,62 @@ def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> Non
     expect(page.locator(LAMBDA)).to_be_visible()
     expect(page.locator(DONE)).to_contain_text("Task Arithmetic", timeout=120_000)
     assert figure(page, "sweep", "layout.shapes.length") == 1
+
+
+def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> None:
+    page = open_page()
+    cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Evaluate again"))
+    cancel.click(timeout=120_000)
+    expect(page.locator('#ms-verdict [data-state="stopped"]')).to_be_visible()
+    expect(cancel).to_be_hidden()
+    expect(again).to_be_focused()
+    page.get_by_role("combobox", name="Factor").click()
+    page.get_by_role("option", name="B columns").click()
+    page.wait_for_function("document.querySelector('#ms-overlap .ms-plot').data[0].z.length > 0")
+    expect(page.locator('#ms-verdict [data-state="stopped"]')).to_be_visible()
+    page.get_by_role("button", name="Evaluate again").press("Enter")
+    expect(page.locator(DONE)).to_be_visible(timeout=150_000)
+    expect(again).to_be_hidden()
+    expect(cancel).to_be_hidden()
+
+
+def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
+    page = opened(open_page())
+    page.evaluate(
+        """() => { const verdict = document.querySelector('#ms-verdict'); window.stages = new Set();
+                   new MutationObserver(() => window.stages.add(verdict.querySelector('section')?.dataset.stage))
+                     .observe(verdict, {childList: true, subtree: true, attributes: true}); }"""
+    )
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="RegMean").click()
+    expect(page.locator(DONE)).to_contain_text("RegMean", timeout=150_000)
+    assert {"reading", "merging", "evaluating"} <= set(page.evaluate("[...window.stages]"))
+    assert len(accuracies(page)) == 6
+    expect(page.locator("#ms-recipe")).to_contain_text("method: regmean")
+
+
+def test_a_mode_of_orthogonalize_brings_its_own_penalty(open_page) -> None:
+    page = opened(open_page())
+    penalty = page.locator("#ms-penalty input[type=range]")
+    for mode, value in (("raw", "1"), ("balanced", "0.1")):
+        page.get_by_role("radio", name=mode, exact=True).click()
+        expect(penalty).to_have_value(value)
+        expect(page.locator("#ms-recipe")).to_contain_text(re.compile(rf"mode: {mode}\s+penalty: {value}"))
+
+
+def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
+    page = opened(open_page())
+    text = page.get_by_role("region", name="How it works")
+    expect(text).to_be_hidden()
+    page.locator("#ms-method-page summary").focus()
+    page.keyboard.press("Enter")
+    expect(text).to_contain_text("Zheng et al.")
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="TIES", exact=True).click()
+    expect(text).to_contain_text("exporting it as an adapter needs a rank")
+    expect(text).to_contain_text("Density")
+    page.locator("#ms-plugins-page summary").click()
+    expect(page.get_by_role("region", name="How the plug-ins work")).to_contain_text("Soft OSRM")
 
 
 def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
@@ -245,7 +310,8 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     page = opened(open_page(theme=theme))
-    page.locator("#ms-rank summary").click()
+    for place in ("rank", "method-page", "plugins-page"):
+        page.locator(f"#ms-{place} summary").click()
     result = Axe().run(page)
     grave = [
         f"{violation['id']}: {node['html'][:160]}"

@@ -10,8 +10,8 @@ from builders import HIDDEN, KINDS, QUERY_AND_VALUE, distance, made_up_task, sen
 
 from merging import Adapter, MergeError, Task, collect_features, evaluate
 from merging.models import fingerprint
-from merging.tasks import Split
 from merging.osrm import osrm_init
+from merging.tasks import Split
 from merging.training import TrainingSettings, fine_tune, target_names
 
 SETTINGS = TrainingSettings(rank=2, epochs=2, batch_size=8, learning_rate=1e-2)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from viz.panels.services import Settings
+from viz.panels.services import Progress, Settings
 
 TITLES = {
     "trec": "question type",
@@ -44,7 +44,8 @@ def entry(title: str, *params: SimpleNamespace, needs: frozenset = frozenset(), 
         params=params,
         plugins=flags.get("plugins", True),
         random=flags.get("random", False),
-        doc=f"{title} adds the updates up and scales the sum.\n\nMore.",
+        low_rank=flags.get("low_rank", True),
+        doc=f"{title} adds up: W = W0 + λ sum_i w_i B_i A_i.\n\nMore of it.\n\nReferences\n----------\nSomeone et al., eq. 1.",
     )
 
 
@@ -59,9 +60,12 @@ METHODS = {
         param("density", "Density", 0.2, 0.05, 1.0, 0.05),
         param("trim", "Trim", "module", choices=("module", "model")),
         random=True,
+        low_rank=False,
     ),
     "svd": entry("Truncated SVD", SCALING, param("rank", "Rank R", None, 1, 64, 1, optional=True), param("flat", "Flat", False)),
     "as_stored": entry("As stored", plugins=False),
+    "regmean": entry("RegMean", SCALING, needs=frozenset({"data"})),
+    "emr": entry("EMR", needs=frozenset({"task_id"}), low_rank=False),
 }
 PLUGINS = {
     "soft_osrm": entry("Soft OSRM (post-hoc)", param("mu", "Soft OSRM μ", 0.3, 0.0, 2.0, 0.05), needs=frozenset({"data"})),
@@ -71,7 +75,18 @@ PLUGINS = {
     ),
     "decouple": entry("Decouple magnitude", param("strength", "Strength γ", 0.0, 0.0, 1.0, 0.05)),
 }
-PEAK = {"average": 0.0, "task_arithmetic": 0.3, "do_merging": 0.5, "ties": 0.7, "svd": 0.4, "as_stored": 0.0}
+PEAK = {
+    "average": 0.0,
+    "task_arithmetic": 0.3,
+    "do_merging": 0.5,
+    "ties": 0.7,
+    "svd": 0.4,
+    "as_stored": 0.0,
+    "regmean": 0.6,
+    "emr": 0.0,
+}
+TEXTS = 96  # read in batches of 32
+MODULES = 12
 
 
 class FakeWorkbench:
@@ -82,6 +97,7 @@ class FakeWorkbench:
         self.pools = {"default": "PEFT init, own seeds", "default_shared_seed": "PEFT init, one shared seed", "osrm": "OSRM init"}
         self.pause = pause
         self.started: list[Settings] = []
+        self.texts_read = 0
 
     def tasks(self, pool: str) -> list[str]:
         return list(TITLES)
@@ -96,12 +112,16 @@ class FakeWorkbench:
         full = method == "do_merging"
         params = {param.name: param.default for param in METHODS[method].params}
         params |= {"scaling": PEAK[method]} if params else {}
+        mode = "balanced" if full else "off"
         return {
             "params": params,
-            "orthogonalize": "balanced" if full else "off",
-            "penalty": 0.1,
+            "orthogonalize": mode,
+            "penalty": self.penalty(mode),
             "decouple": float(full),
         }
+
+    def penalty(self, mode: str) -> float:
+        return 1.0 if mode == "raw" else 0.1
 
     def references(self, pool: str) -> pd.DataFrame:
         return pd.DataFrame({"task": list(TITLES), "base": BASE, "single": SINGLE, "rows": 1000})
@@ -122,7 +142,15 @@ class FakeWorkbench:
             f"method: {settings.method}\nscaling: {scaling}\northogonalize: {settings.orthogonalize}\npool: {settings.pool}\n"
         )
         recipe += f"weights: {list(settings.weights)}\n"
+        if settings.mu and self.texts_read < TEXTS:
+            return SimpleNamespace(recipe_yaml=recipe, notes=["texts first"], magnitude=None, magnitude_variance=None)
         return SimpleNamespace(recipe_yaml=recipe, notes=[], **self._magnitude(settings))
+
+    def read(self, settings: Settings) -> Iterator[Progress]:
+        while (settings.mu or METHODS[settings.method].needs == {"data"}) and self.texts_read < TEXTS:
+            time.sleep(self.pause)
+            self.texts_read += 32
+            yield Progress("reading", self.texts_read, TEXTS)
 
     def _magnitude(self, settings: Settings) -> dict[str, pd.DataFrame]:
         rng = np.random.default_rng(len(settings.pool))
@@ -148,8 +176,10 @@ class FakeWorkbench:
         energy = (120 * (1 - np.exp(-grid / 140))).astype(int) + 2
         return pd.DataFrame({"k": grid, "rank": rank, "energy_rank": np.minimum(energy, rank)})
 
-    def evaluate(self, settings: Settings, limit: int) -> Iterator[SimpleNamespace]:
+    def evaluate(self, settings: Settings, limit: int) -> Iterator[SimpleNamespace | Progress]:
         self.started.append(settings)
+        for done in range(MODULES + 1):
+            yield Progress("merging", done, MODULES)
         rng = np.random.default_rng(7)
         scaling = dict(settings.params).get("scaling", 0.25)
         keep = np.exp(-((scaling - (PEAK[settings.method] or 0.25)) ** 2) / 0.3) * 0.75
@@ -162,5 +192,5 @@ class FakeWorkbench:
                 interval = (max(p - half, 0.0), min(p + half, 1.0))
                 yield SimpleNamespace(task=task, accuracy=p, interval=interval, done=done, total=limit)
 
-    def warm_up(self) -> None:
+    def warm_up(self, settings: Settings) -> None:
         pass

@@ -148,9 +148,18 @@ def test_many_methods_share_one_line_of_the_legend() -> None:
 def test_sweep_draws_a_method_without_lambda_as_a_level() -> None:
     sweep = sweep_table()
     level = next(trace for trace in average_against_scaling(sweep, "average", TITLES)["data"] if trace.get("name") == "Average")
-    assert level["x"] == [sweep["scaling"].min(), sweep["scaling"].max()]
+    assert level["x"] == sorted(sweep["scaling"].dropna().unique())
     assert len(set(level["y"])) == 1
+    assert "no λ" in level["hovertemplate"]
+    assert any(trace.get("fill") for trace in average_against_scaling(sweep, "average", TITLES)["data"])
     assert average_against_scaling(sweep, "average", TITLES)["layout"]["shapes"] == []
+
+
+def test_a_sweep_beyond_the_slider_squeezes_only_its_own_figure() -> None:
+    rows = [(name, scaling, 0.7, 0.68, 0.72) for name in ("a", "b") for scaling in (0.5, 1.5)] + [("b", 6.0, 0.7, 0.68, 0.72)]
+    sweep = pd.DataFrame(rows, columns=["method", "scaling", "average", "low", "high"])
+    assert average_against_scaling(sweep, "a", {})["layout"]["xaxis"]["range"][1] < 3
+    assert "range" not in average_against_scaling(sweep, "b", {})["layout"]["xaxis"]
 
 
 def test_sweep_keeps_pinned_runs_and_shows_the_merge_itself() -> None:

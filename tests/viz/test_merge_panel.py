@@ -1,7 +1,9 @@
 """The panel's handlers as plain functions, on a synthetic workbench."""
 
 import json
+import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,7 +16,7 @@ from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers
 from viz.panels.services import Settings
 from viz.panels.session import Run, Score, Session, summarise
 from viz.panels.verdict import verdict_html
-from viz.panels.views import layer_of, parts, pick
+from viz.panels.views import layer_of, parts, pick, sweep_view
 
 EVERYWHERE = ("A", "all", "all")
 
@@ -26,11 +28,7 @@ def form(workbench: FakeWorkbench, pool: str = "default", method: str = "do_merg
 
 
 def panel(workbench: FakeWorkbench) -> MergeHandlers:
-    def stream(settings: dict[str, Any], limit: int) -> Iterator[tuple]:
-        for item in workbench.evaluate(Settings(**settings), limit):
-            yield item.task, item.accuracy, *item.interval, item.done, item.total
-
-    return MergeHandlers(workbench, METHODS, stream)
+    return MergeHandlers(workbench, METHODS, lambda settings, limit: workbench.evaluate(Settings(**settings), limit))
 
 
 @pytest.fixture
@@ -137,8 +135,8 @@ def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench)
 
 
 def test_a_failing_evaluation_is_said_and_can_be_started_again(workbench: FakeWorkbench) -> None:
-    def fail(settings: dict[str, Any], limit: int) -> Iterator[tuple]:
-        yield "trec", 0.8, 0.7, 0.9, 10, 100
+    def fail(settings: dict[str, Any], limit: int) -> Iterator[Any]:
+        yield SimpleNamespace(task="trec", accuracy=0.8, interval=(0.7, 0.9), done=10, total=100)
         raise OSError("no space left")
 
     merge, session = panel(workbench), Session()
@@ -165,6 +163,82 @@ def test_an_evaluation_stopped_from_outside_can_go_on_later(workbench: FakeWorkb
     assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
 
 
+def stages(steps: list[dict[str, str]]) -> list[str]:
+    """What the verdicts say is being done, without repetition."""
+    found = [re.search(r'data-state="(\w+)" data-stage="(\w+)"', step["verdict"]).groups() for step in steps if "verdict" in step]
+    return list(dict.fromkeys(stage for state, stage in found if state == "running"))
+
+
+def test_a_run_says_whether_it_reads_merges_or_evaluates(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    assert set(merge.redraw(session, form(workbench, method="regmean"), 100, EVERYWHERE)) == set(OUTPUTS)
+    steps = list(merge.evaluate(session))
+    assert stages(steps) == ["reading", "merging", "evaluating"]
+    assert "reading texts</span> · <b>32 of 96" in steps[0]["verdict"]
+    merge.redraw(session, form(workbench, method="regmean", slider_0=0.9), 100, EVERYWHERE)
+    assert stages(list(merge.evaluate(session))) == ["merging", "evaluating"]
+
+
+def test_what_depends_on_texts_is_drawn_once_they_are_read(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    assert "magnitude" in merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    values = merge.redraw(session, form(workbench, mu=0.3, weight_0=0.1), 100, EVERYWHERE)
+    assert "magnitude" not in values
+    assert "texts first" in values["notes"]
+    steps = list(merge.evaluate(session))
+    assert [step["notes"] for step in steps if "notes" in step] == ["", ""]
+    assert "magnitude" in steps[-1]
+
+
+@pytest.mark.parametrize("stage", ["reading", "merging", "evaluating"])
+def test_cancel_stops_a_run_at_its_next_step_and_leaves_what_is_there(workbench: FakeWorkbench, stage: str) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench, method="regmean"), 200, EVERYWHERE)
+    running = merge.evaluate(session)
+    while f'data-stage="{stage}"' not in next(running).get("verdict", ""):
+        pass
+    known = dict(session.run.scores)
+    assert 'data-state="stopped"' in merge.cancel(session)["verdict"]
+    assert 'data-state="stopped"' in list(running)[-1]["verdict"]
+    assert session.run.scores == known
+
+
+def test_after_a_cancel_only_another_merge_or_the_wish_for_it_goes_on(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 200, EVERYWHERE)
+    merge.cancel(session)
+    assert list(merge.evaluate(session)) == []
+    merge.redraw(session, form(workbench), 200, ("B", "all", "all"))
+    assert list(merge.evaluate(session)) == []
+    assert session.run.state == "stopped"
+    merge.redraw(session, form(workbench, slider_0=0.9), 200, EVERYWHERE)
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+    merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)
+    merge.cancel(session)
+    session.again()
+    merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+
+
+def test_a_finished_run_cannot_be_cancelled(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    list(merge.evaluate(session))
+    merge.cancel(session)
+    assert session.run.state == "done"
+
+
+def test_methods_that_know_more_are_named_below_the_sweep(workbench: FakeWorkbench) -> None:
+    run = Run(read(workbench, METHODS, form(workbench)), 100, tuple(TITLES), "now")
+    sweep = pd.DataFrame(
+        {"method": ["average", "regmean", "emr"], "scaling": [1, 0.5, 1], "average": 0.7, "low": 0.6, "high": 0.8}
+    )
+    shown = json.loads(sweep_view(METHODS, workbench.references("default"), sweep, run, []))
+    assert shown["caption"].endswith("RegMean sees training texts; EMR is told the task of each text.")
+    few = json.loads(sweep_view(METHODS, workbench.references("default"), sweep[:1], run, []))
+    assert "told" not in few["caption"]
+
+
 def test_names_are_escaped(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workbench, "title", lambda task: f"<img src=x>{task}")
     merge, session = panel(workbench), Session()
@@ -181,6 +255,8 @@ def test_a_run_is_named_after_what_makes_it_different(workbench: FakeWorkbench) 
 
     assert label() == "DO-Merging (reconstruction) · λ 0.5"
     assert label(orthogonalize="off", decouple=0.5, weight_1=0.2).endswith("λ 0.5 · orthogonalize off · γ 0.5 · own weights")
+    assert label(orthogonalize="raw", penalty=1.0).endswith("λ 0.5 · orthogonalize raw")
+    assert label(orthogonalize="raw", penalty=0.3).endswith("orthogonalize raw · g 0.3")
     assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · μ 0.3, k 100"
 
 

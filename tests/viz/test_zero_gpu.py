@@ -37,29 +37,40 @@ from dataclasses import asdict
 
 import spaces
 import app
-from viz.panels.controls import choose, opening_method, read
+from viz.panels.controls import opening
+from viz.panels.services import Progress
 from merging.methods import METHODS
 
 bench = app.workbench()
-pool, method = next(iter(bench.pools)), opening_method(METHODS)
-form = {name: options.get("value") for name, options in choose(bench, METHODS, pool, method).items()}
-settings = read(bench, METHODS, form | {"pool": pool, "method": method, "k": 100, "seed": 0})
+settings = opening(bench, METHODS)
 stream = app.stream_accuracy(asdict(settings), 50)
-items = [next(stream) for _ in bench.tasks(pool)]
+progress = []
+while isinstance(step := next(stream), Progress):
+    progress.append(step)
+estimates = [step, *(next(stream) for _ in bench.tasks(settings.pool)[1:])]
 stream.close()
-print(json.dumps({"tasks": bench.tasks(pool), "items": items, "durations": spaces.DURATIONS}))
+print(json.dumps({
+    "tasks": bench.tasks(settings.pool),
+    "modules": len(bench.modules(settings.pool)),
+    "progress": [asdict(step) for step in progress],
+    "estimates": [asdict(step) for step in estimates],
+    "durations": spaces.DURATIONS,
+}))
 """
 
 
-def test_estimates_cross_the_process_boundary(tmp_path: Path) -> None:
+def test_progress_and_estimates_cross_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "spaces.py").write_text(SPACES)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "GRADIO_ANALYTICS_ENABLED": "False"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert {item[0] for item in result["items"]} == set(result["tasks"])
-    for _, accuracy, low, high, seen, total in result["items"]:
-        assert 0 <= low <= accuracy <= high <= 1
-        assert 0 < seen <= total <= 50
+    assert [step["done"] for step in result["progress"]] == list(range(result["modules"] + 1))
+    assert all(step["what"] == "merging" and step["total"] == result["modules"] for step in result["progress"])
+    assert {item["task"] for item in result["estimates"]} == set(result["tasks"])
+    for item in result["estimates"]:
+        low, high = item["interval"]
+        assert 0 <= low <= item["accuracy"] <= high <= 1
+        assert 0 < item["done"] <= item["total"] <= 50
     assert len(result["durations"]) == 1
     assert 0 < result["durations"][0] <= 120

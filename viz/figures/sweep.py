@@ -6,6 +6,7 @@ import pandas as pd
 
 from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, layout
 
+REACH = 2.0  # where the slider ends; a sweep that goes on is drawn beyond only if it is the current method's
 DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
@@ -41,45 +42,55 @@ def average_against_scaling(
         The figure; `layout.shapes[0].x0` is λ.
     """
     others = [name for name in sweep["method"].unique() if name != method]
-    span = (sweep["scaling"].min(), sweep["scaling"].max())
+    grid = sorted(sweep["scaling"].dropna().unique())
     traces = []
     many = len(others) > len(DASHES)  # too many for a dash and a line in the legend each
     for place, name in enumerate(others):
-        line = {"color": MUTED, "width": 1 if many else 1.5, "dash": "dot" if many else DASHES[place]}
-        curve = _curve(sweep[sweep["method"] == name], titles.get(name, name), line, span)
-        traces.append(curve | {"name": "other methods", "showlegend": place == 0} if many else curve)
-    mine = sweep[sweep["method"] == method]
+        line = {"color": MUTED, "width": 1} if many else {"color": MUTED, "width": 1.5, "dash": DASHES[place]}
+        curve = _curve(_level(sweep[sweep["method"] == name], grid), titles.get(name, name), line)
+        quiet = {"name": "other methods", "showlegend": place == 0, "opacity": 0.5}
+        traces.append(curve | quiet if many else curve)
+    mine = _level(sweep[sweep["method"] == method], grid)
     if len(mine):
-        if mine["scaling"].notna().all():
-            traces.append(_band(mine))
-        traces.append(_curve(mine, titles.get(method, method), {"color": ACCENT, "width": 3}, span))
+        traces.append(_band(mine))
+        traces.append(_curve(mine, titles.get(method, method), {"color": ACCENT, "width": 3}))
     if pins is not None and len(pins):
         traces.append(_points(pins, "pinned, test", {"symbol": "diamond-open", "size": 10, "color": INK, "line": {"width": 1.5}}))
     if scaling is not None and current is not None:
         here = pd.DataFrame([["this merge", scaling, *current]], columns=["run", "scaling", "average", "low", "high"])
         traces.append(_points(here, "this merge, test", {"size": 12, "color": ACCENT, "line": {"color": CARD, "width": 1.5}}))
     shapes = [] if scaling is None else [_marker(scaling)]
+    reach = max(
+        [REACH, mine["scaling"].max(), *([] if scaling is None else [scaling]), *([] if pins is None else pins["scaling"])]
+    )
+    clipped = {"range": [-0.03 * reach, 1.03 * reach]} if grid and grid[-1] > reach else {}
     return {
         "data": traces,
-        "layout": layout(272, axis("scaling λ"), axis("average accuracy"), showlegend=True, shapes=shapes, hovermode="closest"),
+        "layout": layout(
+            272, axis("scaling λ", **clipped), axis("average accuracy"), showlegend=True, shapes=shapes, hovermode="closest"
+        ),
     }
 
 
-def _curve(rows: pd.DataFrame, name: str, line: dict, span: tuple[float, float]) -> dict:
-    """Draw a sweep, or a level line over the whole span for a method without λ."""
+def _level(rows: pd.DataFrame, grid: list[float]) -> pd.DataFrame:
+    """Repeat the one row of a method without λ over all λ of the others, so that its line can be hovered anywhere."""
+    flat = len(rows) > 0 and bool(rows["scaling"].isna().all())
+    return pd.concat([rows.assign(scaling=x, flat=True) for x in grid]) if flat and grid else rows.assign(flat=False)
+
+
+def _curve(rows: pd.DataFrame, name: str, line: dict) -> dict:
     rows = rows.sort_values("scaling")
-    level = rows["scaling"].isna().all()
-    x = list(span) if level else rows["scaling"].tolist()
-    y = rows["average"].tolist() * (2 if level else 1)
+    flat = bool(rows["flat"].any())
+    at = "no λ" if flat else "λ %{x:.2f}"
     return {
         "type": "scatter",
-        "x": x,
-        "y": y,
-        "mode": "lines" if level else "lines+markers",
+        "x": rows["scaling"].tolist(),
+        "y": rows["average"].tolist(),
+        "mode": "lines" if flat else "lines+markers",
         "name": name,
         "line": line,
         "marker": {"size": 6 if line["color"] == ACCENT else 4},
-        "hovertemplate": f"{name}<br>λ %{{x:.2f}}: %{{y:.3f}} on validation<extra></extra>",
+        "hovertemplate": f"{name}<br>{at}: %{{y:.3f}} on validation<extra></extra>",
     }
 
 

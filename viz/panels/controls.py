@@ -10,13 +10,15 @@ from typing import Any
 
 import gradio as gr
 
+from merging.orthogonalize import MODES
+from viz.panels.help import disclosure, plugins_page
 from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 
 Catalogue = Mapping[str, Method]
 Plugins = Mapping[str, Plugin]
 
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
-MODES = ("off", "balanced")  # of orthogonalize
+K = 100  # texts per task at the start
 YES_NO = ("no", "yes")
 PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "penalty": ("orthogonalize", "penalty"),
@@ -32,6 +34,7 @@ class Controls:
     form: dict[str, gr.components.Component]
     limit: gr.Slider
     about: gr.HTML
+    page: gr.HTML
     notes: gr.HTML
     pin: gr.Button
     unpin: gr.Button
@@ -58,6 +61,7 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     add("pool", gr.Radio, choices=pools, value=pool, label="Adapters", show_label=False)
     add("method", gr.Dropdown, choices=[(m.title, name) for name, m in methods.items()], value=method, label="Method")
     about = gr.HTML(elem_id="ms-about", apply_default_css=False, container=False, padding=False)
+    page = disclosure("ms-method-page", "How it works")
     for slot in range(_most(methods, _sliders)):
         add(f"slider_{slot}", gr.Slider, elem_classes="ms-slider")
     for slot in range(_most(methods, _choices)):
@@ -66,7 +70,8 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
         add(name, gr.Slider, **_plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
-    k = {"minimum": 5, "maximum": 600, "step": 5, "value": 100, "label": "Texts per task k", "info": K_HELP}
+    disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
+    k = {"minimum": 5, "maximum": 600, "step": 5, "value": K, "label": "Texts per task k", "info": K_HELP}
     add("k", gr.Slider, **k, elem_classes="ms-slider")
     add("seed", gr.Number, value=0, precision=0, minimum=0, label="Seed")
     with gr.Row(elem_classes="ms-heading"):
@@ -82,12 +87,19 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
         tuned = gr.Button("Tuned values", size="sm", elem_id="ms-tuned")
     notes = gr.HTML(elem_id="ms-notes", apply_default_css=False, container=False, padding=False)
-    return Controls(form, limit, about, notes, pin, unpin, tuned, equal)
+    return Controls(form, limit, about, page, notes, pin, unpin, tuned, equal)
 
 
 def opening_method(methods: Catalogue) -> str:
     """Name the method that the page opens with."""
     return "do_merging" if "do_merging" in methods else next(iter(methods))
+
+
+def opening(workbench: Workbench, methods: Catalogue) -> Settings:
+    """Give the settings that the page opens with."""
+    pool, method = next(iter(workbench.pools)), opening_method(methods)
+    form = {name: options.get("value") for name, options in choose(workbench, methods, pool, method).items()}
+    return read(workbench, methods, form | {"pool": pool, "method": method, "k": K, "seed": 0})
 
 
 def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> dict[str, dict[str, Any]]:

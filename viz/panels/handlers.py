@@ -1,11 +1,12 @@
 """What happens on the Merge panel: plain values in, texts for its components out, no Gradio.
 
-Two steps follow every move. `redraw` merges and draws what depends on weights alone; `evaluate` then streams the accuracy.
-The current run lives in the session: a redraw that changes the merge replaces it, and an evaluation that finds another run
-current stops before its next batch. So the last move wins, in whatever order the browser's requests arrive.
+Two steps follow every move. `redraw` merges and draws what depends on weights alone; `evaluate` then reads the texts that the
+merge needs, draws what they change, and streams the accuracy. The current run lives in the session: a redraw that changes the
+merge replaces it, and an evaluation that finds another run current, or its own cancelled, stops before its next step. So the
+last move wins, in whatever order the browser's requests arrive.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
@@ -16,18 +17,19 @@ from typing import Any
 from merging.errors import MergeError
 from viz.panels import views
 from viz.panels.controls import Catalogue, effective, read
+from viz.panels.help import first_paragraph, method_page
 from viz.panels.recipe import recipe_html
-from viz.panels.services import Method, Settings, Workbench
-from viz.panels.session import Run, Score, Session
+from viz.panels.services import Estimate, Progress, Settings, Workbench
+from viz.panels.session import Run, Session
 from viz.panels.verdict import verdict_html
 
-# (task, accuracy, low, high, done, total): plain values, so that the stream can cross a process boundary
-Stream = Callable[[dict[str, Any], int], Iterator[tuple[str, float, float, float, int, int]]]
+Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 
 PAUSE = 0.12  # seconds between two drawings of a running evaluation
 SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
 ACCURACY = ("verdict", "accuracy", "sweep")
-OUTPUTS = (*ACCURACY, "magnitude", "overlap", "recipe", "about", "notes")
+STREAMED = (*ACCURACY, "magnitude", "recipe", "notes")
+OUTPUTS = (*STREAMED, "overlap", "about", "page")
 
 
 class MergeHandlers:
@@ -35,8 +37,6 @@ class MergeHandlers:
 
     def __init__(self, workbench: Workbench, methods: Catalogue, stream: Stream) -> None:
         self.workbench, self.methods, self.stream = workbench, methods, stream
-        self.sweep = cache(workbench.sweep)  # read from a file, and drawn with every estimate
-        self.tuned = cache(workbench.defaults)
         self.trained = cache(lambda pool: views.as_trained(workbench, methods, pool))
 
     def redraw(self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str]) -> dict[str, str]:
@@ -45,25 +45,23 @@ class MergeHandlers:
         tasks = tuple(self.workbench.tasks(settings.pool))
         run = Run(settings, limit, tasks, self.label(settings))
         run = session.start((effective(settings, self.methods), limit), run)
-        values = {"about": about(self.methods[settings.method])}
+        method = self.methods[settings.method]
+        values = {"about": first_paragraph(method), "page": method_page(method)}
         try:
-            view = self.workbench.update(settings)
+            values |= self.merge(settings)
         except MergeError as error:
             run.state = "refused"
             values["notes"] = f'<p class="ms-error" role="alert">{escape(str(error))}</p>'
         else:
-            values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
             values["overlap"] = views.overlap_view(self.workbench, settings, *part)
-            values["recipe"] = recipe_html(view.recipe_yaml)
-            values["notes"] = "".join(f"<p>{escape(note)}</p>" for note in view.notes)
         if session.run is not run:  # a later move has come in between
             return {}
         return session.changed(**values, **self.accuracy(session, run))
 
     def evaluate(self, session: Session) -> Iterator[dict[str, str]]:
-        """Stream the accuracy of the current run, until it is complete or no longer current."""
+        """Stream the accuracy of the current run, until it is complete, cancelled or no longer current."""
         run = session.run
-        if run is None or run.state in {"running", "refused"}:
+        if run is None or run.cancelled or run.state in {"running", "refused"}:
             return
         try:
             if run.state != "done":
@@ -77,22 +75,39 @@ class MergeHandlers:
                 run.state = "stopped"
         # The last word. For a run that is still current all of it: what was sent on another way may have arrived in another
         # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
-        yield self.accuracy(session, run) if session.run is run else {}
+        late = self.merge(run.settings) if run.settings.mu and run.state == "done" else {}
+        yield self.accuracy(session, run) | late if session.run is run else {}
 
     def _evaluate(self, session: Session, run: Run) -> Iterator[dict[str, str]]:
-        run.state, drawn = "running", 0.0
+        run.state = "running"
         sleep(SETTLE)
-        if session.run is not run:
+        if session.run is not run or run.cancelled:
             return
-        with closing(self.stream(asdict(run.settings), run.limit)) as stream:
-            for task, *score in stream:
-                if session.run is not run:
-                    return
-                run.scores[task] = Score(*score)
-                if monotonic() - drawn > PAUSE:
+        # read here and not in the stream: what a borrowed GPU's process reads would be gone with it
+        if not (yield from self._follow(session, run, self.workbench.read(run.settings))):
+            return
+        if run.settings.mu:
+            yield session.changed(**self.merge(run.settings))
+        if (yield from self._follow(session, run, self.stream(asdict(run.settings), run.limit))):
+            run.state = "done"
+
+    def _follow(self, session: Session, run: Run, steps: Iterator[Progress | Estimate]) -> Generator[dict[str, str], None, bool]:
+        """Take up one step after the other and draw from time to time; tell whether all steps were made."""
+        drawn = 0.0
+        with closing(steps):
+            for step in steps:
+                if session.run is not run or run.cancelled:
+                    return False
+                begins = run.take(step)
+                if begins or monotonic() - drawn > PAUSE:
                     drawn = monotonic()
                     yield session.changed(**self.accuracy(session, run))
-        run.state = "done"
+        return True
+
+    def cancel(self, session: Session) -> dict[str, str]:
+        """Stop the current run before its next step, and leave what there is of it."""
+        session.cancel()
+        return session.changed(**self.accuracy(session, session.run)) if session.run else {}
 
     def pin(self, session: Session) -> dict[str, str]:
         """Keep the current run in the figures."""
@@ -113,12 +128,20 @@ class MergeHandlers:
         return {
             "verdict": verdict_html(run, before, references, self.workbench.title),
             "accuracy": views.accuracy_view(self.workbench, run, before, pins),
-            "sweep": views.sweep_view(self.methods, references, self.sweep(pool), run, pins),
+            "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
         }
+
+    def merge(self, settings: Settings) -> dict[str, str]:
+        """Merge and draw what is known without reading texts."""
+        view = self.workbench.update(settings)
+        values = {"recipe": recipe_html(view.recipe_yaml), "notes": "".join(f"<p>{escape(note)}</p>" for note in view.notes)}
+        if view.magnitude is not None:
+            values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
+        return values
 
     def label(self, settings: Settings) -> str:
         """Name a run for people: its method and parameters, and what differs from the values tuned for them."""
-        tuned = self.tuned(settings.pool, settings.method)
+        tuned = self.workbench.defaults(settings.pool, settings.method)
         names = {"scaling": "λ"}
         shown = {names.get(name, name): value for name, value in settings.params if value is not None and value is not False}
         parts = [self.methods[settings.method].title]
@@ -128,7 +151,7 @@ class MergeHandlers:
         ]
         if settings.orthogonalize != tuned["orthogonalize"]:
             parts.append(f"orthogonalize {settings.orthogonalize}")
-        if settings.orthogonalize != "off" and settings.penalty != tuned["penalty"]:
+        if settings.orthogonalize != "off" and settings.penalty != self.workbench.penalty(settings.orthogonalize):
             parts.append(f"g {settings.penalty:g}")
         if settings.decouple != tuned["decouple"]:
             parts.append(f"γ {settings.decouple:g}")
@@ -137,9 +160,3 @@ class MergeHandlers:
         if any(weight != 1 for weight in settings.weights):
             parts.append("own weights")
         return " · ".join(parts)
-
-
-def about(method: Method) -> str:
-    """Say what a method does: the first paragraph of its page, and its paper."""
-    sentence = " ".join(method.doc.partition("\n\n")[0].split())
-    return f"<p>{escape(sentence)} <cite>{escape(method.paper)}</cite></p>"

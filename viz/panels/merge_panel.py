@@ -10,7 +10,7 @@ from merging.errors import MergeError
 from viz.panels import views
 from viz.panels.component import plot
 from viz.panels.controls import Catalogue, Controls, Plugins, choose, controls
-from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers, Stream
+from viz.panels.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
 from viz.panels.recipe import recipe
 from viz.panels.services import Workbench
 from viz.panels.session import Session
@@ -25,6 +25,8 @@ class Layout:
 
     controls: Controls
     outputs: dict[str, gr.HTML]
+    cancel: gr.Button
+    again: gr.Button
     part: list[gr.components.Component]
     rank: gr.HTML
     rank_choice: list[gr.components.Component]
@@ -40,7 +42,11 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layou
     layers, kinds = views.parts(workbench.modules(pool))
     outputs: dict[str, gr.HTML] = {}
     with gr.Row(elem_id="ms-merge"):
-        outputs["verdict"] = verdict()
+        with gr.Column(elem_id="ms-result"):
+            outputs["verdict"] = verdict()
+            # the style sheet shows the one that the verdict's state calls for
+            cancel = gr.Button("Cancel", size="sm", elem_id="ms-cancel", elem_classes="ms-run")
+            again = gr.Button("Evaluate again", size="sm", elem_id="ms-again", elem_classes="ms-run")
         with gr.Column(elem_id="ms-controls"):
             settings = controls(workbench, methods, plugins)
         with gr.Column(elem_id="ms-figures"):
@@ -67,8 +73,8 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layou
                     part = gr.Dropdown(kinds, value=kinds[0], label="Input of", elem_id="ms-rank-kind")
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 outputs["recipe"] = recipe()
-    outputs |= {"about": settings.about, "notes": settings.notes}
-    return Layout(settings, outputs, [side, layer, kind], rank, [task, depth, part])
+    outputs |= {"about": settings.about, "page": settings.page, "notes": settings.notes}
+    return Layout(settings, outputs, cancel, again, [side, layer, kind], rank, [task, depth, part])
 
 
 def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
@@ -76,6 +82,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     form, part = layout.controls.form, layout.part
     outputs = [layout.outputs[name] for name in OUTPUTS]
     figures = [layout.outputs[name] for name in ACCURACY]
+    streamed = [layout.outputs[name] for name in STREAMED]
     inputs = [state, layout.controls.limit, *part, *form.values()]
 
     def send(values: dict[str, str], names: tuple[str, ...] = OUTPUTS) -> list[Any]:
@@ -87,7 +94,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     def evaluate(session: Session) -> Iterator[list[Any]]:
         try:
             for values in panel.evaluate(session):
-                yield send(values, ACCURACY)
+                yield send(values, STREAMED)
         except MergeError as error:
             raise gr.Error(str(error)) from error
 
@@ -99,8 +106,15 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
         options = choose(panel.workbench, panel.methods, pool, method)
         return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
 
+    def default_penalty(mode: str) -> Any:
+        return gr.skip() if mode == "off" else panel.workbench.penalty(mode)
+
+    def again(session: Session, *values: Any) -> list[Any]:
+        session.again()
+        return redraw(session, *values)
+
     def follow(event: Any) -> None:
-        event.then(evaluate, state, figures, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+        event.then(evaluate, state, streamed, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
 
     # most merges take milliseconds; the style sheet shows the clock only where one takes longer
     clock = QUIET | {"show_progress": "minimal", "show_progress_on": layout.outputs["about"], "queue": False}
@@ -109,14 +123,19 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
         follow(event.then(redraw, inputs, outputs, **clock))
 
     chosen = [form["pool"], form["method"]]
-    moving = [component for name, component in form.items() if name not in {"pool", "method"}]
+    mode = form["orthogonalize"]
+    moving = [component for component in form.values() if component not in (*chosen, mode)]
     moved = [component.input for component in [*moving, layout.controls.limit, *part]]
     follow(demo.load(opened, inputs, outputs, **clock))
     follow(gr.on(moved, redraw, inputs, outputs, **clock))
     choosing = [component.input for component in chosen] + [layout.controls.tuned.click]
     after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
+    after(mode.input(default_penalty, mode, form["penalty"], queue=False, **QUIET))
     ones = f"() => Array({len(layout.controls.weights)}).fill(1)"
     after(layout.controls.equal.click(None, None, layout.controls.weights, js=ones, **QUIET))
+    stopped = layout.cancel.click(lambda session: send(panel.cancel(session), ACCURACY), state, figures, queue=False, **QUIET)
+    stopped.then(None, js="() => document.querySelector('#ms-again').focus()", **QUIET)
+    follow(layout.again.click(again, inputs, outputs, **clock))
     layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
     layout.controls.unpin.click(lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET)
 

@@ -20,7 +20,7 @@ def page(workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Str
     methods, plugins : mapping
         Name -> method or plug-in with its `params`.
     stream : callable
-        `stream(settings, limit)` yields `(task, accuracy, low, high, done, total)`.
+        `stream(settings, limit)` yields the steps of `Workbench.evaluate`.
     """
     serve_files()
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False) as demo:

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from merging.workbench import Settings
+from merging.workbench import Progress, Settings
 
-__all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Settings", "Workbench"]
+__all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Progress", "Settings", "Workbench"]
 
 
 class Estimate(Protocol):
@@ -23,13 +23,14 @@ class Estimate(Protocol):
 class MergeView(Protocol):
     """What a merge shows before it is evaluated.
 
-    `magnitude` has `task`, `module`, `column`, `log10_norm`, `magnitude_variance` has `module`, `variance`, `norm_ratio`.
+    `magnitude` has `task`, `module`, `column`, `log10_norm`, `magnitude_variance` has `module`, `variance`, `norm_ratio`; both are
+    None while texts that they depend on are still to be read.
     """
 
     recipe_yaml: str
     notes: list[str]
-    magnitude: pd.DataFrame
-    magnitude_variance: pd.DataFrame
+    magnitude: pd.DataFrame | None
+    magnitude_variance: pd.DataFrame | None
 
 
 class Param(Protocol):
@@ -52,7 +53,8 @@ class Param(Protocol):
 class Method(Protocol):
     """A merging method: what it is called, where it comes from, what it needs, which controls it has.
 
-    `plugins` says whether plug-ins may change the updates before it, `random` whether its result depends on the seed.
+    `plugins` says whether plug-ins may change the updates before it, `random` whether its result depends on the seed, `low_rank`
+    whether it is an adapter as it is.
     """
 
     title: str
@@ -62,12 +64,16 @@ class Method(Protocol):
     params: tuple[Param, ...]
     plugins: bool
     random: bool
+    low_rank: bool
 
 
 class Plugin(Protocol):
-    """A plug-in: its name for people and its parameters."""
+    """A plug-in: its name for people, where it comes from, what it needs and its parameters."""
 
     title: str
+    paper: str
+    doc: str
+    needs: set[str]
     params: tuple[Param, ...]
 
 
@@ -90,6 +96,9 @@ class Workbench(Protocol):
     def defaults(self, pool: str, method: str) -> dict[str, Any]:
         """Give the values tuned on validation: `params`, `orthogonalize`, `penalty`, `decouple`."""
 
+    def penalty(self, mode: str) -> float:
+        """Give the penalty that a mode of orthogonalize has by default."""
+
     def references(self, pool: str) -> pd.DataFrame:
         """Give `task`, `base`, `single`, `rows`: base with the task's head and adapter alone on the whole test split."""
 
@@ -97,7 +106,10 @@ class Workbench(Protocol):
         """Give `method`, `scaling`, `average`, `low`, `high` on validation."""
 
     def update(self, settings: Settings) -> MergeView:
-        """Merge and describe the result; fast enough for a moving slider."""
+        """Merge and describe the result as far as no text is read for it; fast enough for a moving slider."""
+
+    def read(self, settings: Settings) -> Iterator[Progress]:
+        """Read the texts that a merge needs, unless that has been done; closing the iterator stops the work."""
 
     def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
         """Give `adapter_a`, `adapter_b`, `overlap` (mean over the modules) and the chance level."""
@@ -105,8 +117,8 @@ class Workbench(Protocol):
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
         """Give `k`, `rank`, `energy_rank` of a module's inputs, up to k texts."""
 
-    def evaluate(self, settings: Settings, limit: int) -> Iterator[Estimate]:
-        """Yield estimates, task after task in turn; closing the iterator stops the work."""
+    def evaluate(self, settings: Settings, limit: int) -> Iterator[Progress | Estimate]:
+        """Yield the progress of reading and merging, then estimates, task after task in turn; closing the iterator stops the work."""
 
-    def warm_up(self) -> None:
-        """Load what the first evaluation needs."""
+    def warm_up(self, settings: Settings) -> None:
+        """Load and compute what the first look at a merge and its evaluation need."""

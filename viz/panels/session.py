@@ -6,7 +6,7 @@ from math import sqrt
 
 import pandas as pd
 
-from viz.panels.services import Settings
+from viz.panels.services import Estimate, Progress, Settings
 
 REMEMBERED = 256
 
@@ -24,7 +24,10 @@ class Score:
 
 @dataclass
 class Run:
-    """One merge and its accuracy on test, filled in while it is evaluated."""
+    """One merge and its accuracy on test, filled in while it is evaluated.
+
+    `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it.
+    """
 
     settings: Settings
     limit: int
@@ -32,6 +35,23 @@ class Run:
     label: str
     state: str = "waiting"  # waiting, running, done, stopped, failed, refused
     scores: dict[str, Score] = field(default_factory=dict)
+    progress: Progress | None = None
+    cancelled: bool = False
+
+    def take(self, step: Progress | Estimate) -> bool:
+        """Take a step of the evaluation up; tell whether it begins a new stage."""
+        before = self.stage
+        if isinstance(step, Progress):
+            self.progress = step
+        else:
+            self.progress = None
+            self.scores[step.task] = Score(step.accuracy, *step.interval, step.done, step.total)
+        return self.stage != before
+
+    @property
+    def stage(self) -> str:
+        """What is going on: reading, merging or evaluating."""
+        return self.progress.what if self.progress else "evaluating"
 
     @property
     def scaling(self) -> float | None:
@@ -107,9 +127,12 @@ class Session:
         self._runs: dict[tuple, Run] = {}
 
     def start(self, key: tuple, run: Run) -> Run:
-        """Make `run` the current one; a run with the same key that is finished or still current is taken up instead."""
+        """Make `run` the current one; a run with the same key that is finished or still current is taken up instead.
+
+        A current one that the visitor has cancelled stays too: only `again` or another merge goes on.
+        """
         known = self._runs.get(key)
-        if known is not None and (known.state == "done" or (known is self.run and known.state in {"waiting", "running"})):
+        if known is not None and (known.state == "done" or (known is self.run and _holds(known))):
             run = known
         if run is not self.run:
             if self.run is not None and self.run.scores and self.run.settings.pool == run.settings.pool:
@@ -119,6 +142,16 @@ class Session:
         while len(self._runs) > REMEMBERED:
             del self._runs[next(iter(self._runs))]
         return run
+
+    def cancel(self) -> None:
+        """Let the current run stop at its next step."""
+        if self.run is not None and self.run.state in {"waiting", "running"}:
+            self.run.cancelled, self.run.state = True, "stopped"
+
+    def again(self) -> None:
+        """Let the next start of a cancelled run begin anew."""
+        if self.run is not None:
+            self.run.cancelled = False
 
     def pin(self) -> None:
         """Keep the current run for comparison."""
@@ -134,3 +167,7 @@ class Session:
         news = {name: value for name, value in values.items() if self.sent.get(name) != value}
         self.sent.update(news)
         return news
+
+
+def _holds(run: Run) -> bool:
+    return run.cancelled or run.state in {"waiting", "running"}

@@ -11,11 +11,15 @@ from viz.panels.session import Run, Summary, summarise
 GOOD = 0.9
 STATES = {
     "waiting": "evaluation starts",
-    "running": "evaluating",
     "done": "finished",
-    "stopped": "stopped; move a control to go on",
+    "stopped": "stopped",
     "refused": "cannot be merged, see the note",
-    "failed": "the evaluation failed; move a control to try again",
+    "failed": "the evaluation failed",
+}
+STAGES = {  # what a running evaluation does, what it counts, and the bar's name
+    "reading": ("reading texts", "training texts, without labels", "Texts read"),
+    "merging": ("merging", "modules", "Modules merged"),
+    "evaluating": ("evaluating", "test split, up to {limit:,} rows a task", "Texts evaluated"),
 }
 
 
@@ -30,16 +34,24 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
     stale = summary is None
     if summary is None and before is not None:
         summary = summarise(before.scores, references)
-    done = sum(score.done for score in run.scores.values())
-    total = sum(score.total for score in run.scores.values()) + run.limit * (len(run.tasks) - len(run.scores))
+    doing, counted, bar = STAGES[run.stage]
+    done, total = (run.progress.done, run.progress.total) if run.progress else _rows(run)
+    state = doing if run.state == "running" else STATES[run.state]
     return (
-        f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}">'
-        f"{_numbers(summary, len(run.tasks), title)}"
-        f'<div class="ms-progress"><small>{escape(run.label)} · <span>{STATES[run.state]}</span></small>'
-        f"<small>test split, up to {run.limit:,} rows a task · <b>{done:,} of {total:,}</b></small>"
-        f'<progress max="{total}" value="{done}" aria-label="Texts evaluated"></progress></div>'
+        f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
+        f'data-stage="{run.stage}">{_numbers(summary, len(run.tasks), title)}'
+        f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
+        f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
+        f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
+        f'<progress max="{total}" value="{done}" aria-label="{bar}"></progress></div>'
         f'<p class="ms-unseen" role="status">{_sentence(run, summary, title)}</p></section>'
     )
+
+
+def _rows(run: Run) -> tuple[int, int]:
+    """Count the test rows evaluated and to be evaluated."""
+    done = sum(score.done for score in run.scores.values())
+    return done, sum(score.total for score in run.scores.values()) + run.limit * (len(run.tasks) - len(run.scores))
 
 
 def _numbers(summary: Summary | None, tasks: int, title: Callable[[str], str]) -> str:
@@ -70,7 +82,9 @@ def _points(value: float) -> str:
 
 
 def _sentence(run: Run, summary: Summary | None, title: Callable[[str], str]) -> str:
-    """Say the result once, when it is final, to those who listen to the page."""
+    """Say the result once, when it is final, or that there will be none, to those who listen to the page."""
+    if run.state == "stopped":
+        return "Stopped."
     if run.state != "done" or summary is None:
         return ""
     return escape(

@@ -76,9 +76,17 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
     )
     caption = (
         "Lines: average on validation, band: 95 % for your method. Dashed: your λ. Dot: this merge on test. "
-        "Good methods are high, and flat around their best λ."
+        f"Good methods are high, and flat around their best λ.{_know_more(methods, sweep)}"
     )
     return payload(figure, caption, sweep, filename(settings, "sweep"))
+
+
+def _know_more(methods: Catalogue, sweep: pd.DataFrame) -> str:
+    """Say which of the methods drawn were given more than the adapters."""
+    drawn = [methods[name] for name in sweep["method"].unique() if name in methods]
+    given = {"data": "sees training texts", "task_id": "is told the task of each text"}
+    notes = [f"{method.title} {given[need]}" for method in drawn for need in sorted(method.needs)]
+    return f" {'; '.join(notes)}." if notes else ""
 
 
 def magnitude_view(workbench: Workbench, settings: Settings, view: MergeView, trained: MergeView) -> str:

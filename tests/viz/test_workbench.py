@@ -1,0 +1,96 @@
+"""The workbench: features are read once, step by step, and an evaluation merged step by step gives the usual numbers."""
+
+from collections.abc import Generator
+from dataclasses import replace
+
+import pytest
+
+from merging.evaluation import evaluate
+from merging.methods import METHODS
+from merging.models import working_copy
+from merging.workbench import Progress, Reading, Settings, Workbench
+from viz.panels.controls import opening
+
+
+class Source:
+    """A reading of three batches that counts how often it is started, and may fail."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.broken = False
+
+    def __call__(self) -> Generator[tuple[int, int], None, str]:
+        self.started += 1
+        for done in (1, 2, 3):
+            if self.broken:
+                raise OSError("disk")
+            yield done, 3
+        return "features"
+
+
+def test_sessions_that_need_the_same_features_share_one_reading() -> None:
+    source = Source()
+    reading = Reading(source)
+    assert [reading.step() for _ in ("one", "two", "one")] == [(1, 3), (2, 3), (3, 3)]
+    assert reading.features is None
+    assert reading.step() is reading.step() is None
+    assert (reading.features, source.started) == ("features", 1)
+
+
+def test_a_reading_that_failed_starts_again() -> None:
+    source = Source()
+    reading = Reading(source)
+    reading.step()
+    source.broken = True
+    with pytest.raises(OSError, match="disk"):
+        reading.step()
+    source.broken = False
+    assert [reading.step() for _ in range(4)] == [(1, 3), (2, 3), (3, 3), None]
+    assert reading.features == "features"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Workbench:
+    return Workbench()
+
+
+@pytest.fixture(scope="module")
+def start(bench: Workbench) -> Settings:
+    return opening(bench, METHODS)
+
+
+@pytest.mark.parametrize("method", ["do_merging", "ties", "emr"])
+def test_merging_step_by_step_gives_the_numbers_of_a_merge_applied_at_once(
+    bench: Workbench, start: Settings, method: str
+) -> None:
+    params = tuple(bench.defaults(start.pool, method)["params"].items())
+    settings = replace(start, method=method, params=params, orthogonalize="off", decouple=0.0)
+    steps = list(bench.evaluate(settings, 8))
+    progress = [step for step in steps if isinstance(step, Progress)]
+    merged = bench.merged(settings)
+    tasks = [bench.encoded(task, "test").first(8) for task in bench.tasks(settings.pool)]
+    model, tokenizer = bench.base()
+    assert steps[len(progress) :] == list(evaluate(working_copy(model, merged.modules), tokenizer, merged, tasks))
+    total = len(merged.modules)
+    assert progress == [Progress("merging", done, total) for done in range(1 if method == "emr" else total + 1)]
+
+
+def test_a_look_at_a_merge_reads_no_text(bench: Workbench, start: Settings) -> None:
+    before = bench.update(start)
+    soft = bench.update(replace(start, mu=0.3))
+    assert soft.magnitude is None
+    assert "soft_osrm" in soft.recipe_yaml
+    assert before.magnitude is not None
+    assert next(bench.read(start), None) is None
+    reading = bench.read(replace(start, mu=0.3))
+    first = next(reading)
+    reading.close()
+    assert first.what == "reading"
+    assert 0 < first.done < first.total
+    assert bench.update(replace(start, mu=0.3)).magnitude is None
+
+
+def test_tables_are_read_once(bench: Workbench, start: Settings) -> None:
+    assert bench.sweep(start.pool) is bench.sweep(start.pool)
+    assert bench.defaults(start.pool, "ties") is bench.defaults(start.pool, "ties")
+    assert bench.penalty("raw") == 1.0
