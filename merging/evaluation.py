@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Z95 = 1.959963984540054
 FIRST_BATCH = 8
 BATCH = 32
+PER_TASK_TURN = 6
+"""Batches of one task in a row where every task has weights of its own, which must be put in first."""
 CHUNK = 96
 """Rows that are sorted by length together: a chunk is a fair sample of its task, a batch within it need not be."""
 
@@ -172,11 +174,13 @@ def _stream(
         model.eval()
         if not per_task:
             stack.enter_context(_applied(model, subject))
-        for task, rows in _interleaved(tasks):
-            with ExitStack() as own:
-                if per_task:
-                    own.enter_context(subject.for_task(task.name).applied_to(model))  # type: ignore[union-attr]
-                logits = heads[task.name].logits(pooled_states(model, task.encoded.batch(rows, device)).float())
+        own, applied = stack.enter_context(ExitStack()), None
+        for task, rows in _interleaved(tasks, PER_TASK_TURN if per_task else 1):
+            if per_task and applied != task.name:
+                own.close()
+                own.enter_context(subject.for_task(task.name).applied_to(model))  # type: ignore[union-attr]
+                applied = task.name
+            logits = heads[task.name].logits(pooled_states(model, task.encoded.batch(rows, device)).float())
             right = logits.argmax(1).cpu() == task.labels[rows]
             yield Hits(task.name, rows, right, len(task.encoded))
 
@@ -191,13 +195,13 @@ def _applied(model: nn.Module, subject: Merged | Adapter | None) -> Any:
     return subject.applied_to(model)
 
 
-def _interleaved(tasks: Sequence[EncodedTask]) -> Iterator[tuple[EncodedTask, list[int]]]:
-    """Yield (task, rows) round robin: a small batch of each task first, then full ones of similar lengths."""
+def _interleaved(tasks: Sequence[EncodedTask], turn: int) -> Iterator[tuple[EncodedTask, list[int]]]:
+    """Yield (task, rows) round robin: a small batch of each task first, then ``turn`` full ones of similar lengths."""
     queues = [_batches(task.encoded.lengths) for task in tasks]
-    for turn in range(max(map(len, queues))):
+    for start in (0, *range(1, max(map(len, queues)), turn)):
         for task, queue in zip(tasks, queues, strict=True):
-            if turn < len(queue):
-                yield task, queue[turn]
+            for rows in queue[start : start + turn if start else 1]:
+                yield task, rows
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:

@@ -84,24 +84,36 @@ def soft_osrm(updates: Updates, features: Features, tasks: Sequence[str], option
     A_t' = A_t G_t (G_t + mu sum_{j != t} G_j)^-1 minimises E_t ||(A' - A_t) h||^2 + mu sum_{j != t} E_j ||A' h||^2: keep what the
     adapter does on its own texts, do little on the others'. It keeps B and the rank. With mu = 1 the sum over tasks
     is RegMean on the updates. It needs k unlabelled texts per task; G_t are second moments of the base model's
-    features plus a ridge.
+    features plus a ridge; without one, texts that leave a direction empty are refused.
 
     References
     ----------
     Ours, after the objective of Zhang & Zhou (OSRM), ACL 2025, arXiv 2505.22934.
     """
     result: Updates = [dict(update) for update in updates]
+    source = None
     for module in modules_of(updates):
-        moments = [ridged(features, task, module, options.ridge) for task in tasks]
-        total = torch.stack(moments).sum(0)
+        if source is None or features.shared.get(module, module) != source:
+            # query, key and value of a layer read one tensor: its moments and their factors serve all three
+            source = features.shared.get(module, module)
+            moments = [ridged(features, task, module, options.ridge) for task in tasks]
+            total = torch.stack(moments).sum(0)
+            factors = [_cholesky(G + options.mu * (total - G), module) for G in moments]
         for i, update in enumerate(updates):
             if module in update:
                 low = update[module]
-                denominator = moments[i] + options.mu * (total - moments[i])
-                # X = A G D^-1 with symmetric D: solve D X^T = G A^T
-                A = torch.linalg.solve(denominator, moments[i] @ low.A.double().T).T
+                # X = A G D^-1 with symmetric D = L L^T: solve D X^T = G A^T
+                A = torch.cholesky_solve(moments[i] @ low.A.double().T, factors[i]).T
                 result[i][module] = LowRank(low.B, A.to(low.A.dtype))
     return result
+
+
+def _cholesky(D: torch.Tensor, module: str) -> torch.Tensor:
+    factor, failed = torch.linalg.cholesky_ex(D)
+    if bool(failed):
+        raise MergeError(f"soft_osrm: the texts leave directions at {module} without any energy: give a ridge above 0.")
+    lower: torch.Tensor = factor
+    return lower
 
 
 def ridged(features: Features, task: str, module: str, ridge: float = RIDGE) -> torch.Tensor:

@@ -379,6 +379,12 @@ def test_soft_osrm_is_its_closed_form(mu: float, features) -> None:
             assert distance(updates[i][module].dense(), expected) < 1e-5
 
 
+def test_soft_osrm_without_a_ridge_needs_texts_in_every_direction(features) -> None:
+    # three short sentences cannot fill all 32 directions
+    with pytest.raises(MergeError, match="ridge"):
+        merge(equal_pool(3), "task_arithmetic", features=features.first(1), soft_osrm=SoftOSRM(0.0, 0.0))
+
+
 def test_soft_osrm_without_data_is_refused() -> None:
     with pytest.raises(MergeError, match="features"):
         merge(equal_pool(2), "task_arithmetic", soft_osrm=0.3)
