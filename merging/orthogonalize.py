@@ -4,8 +4,8 @@ At every module, with the rows of all adapters' A stacked to V (likewise the col
 
     L(V) = sum_{i != j} ||V_i V_j^T||_F^2 + g ||V - V0||_F^2
 
-because <W_i, W_j>_F = tr((B_i^T B_j)(A_j A_i^T)) vanishes with either factor. The loss sees V only through V V^T and V - V0, so
-V never leaves the row space of V0: with V0 = W0 Q (thin QR) it is solved for the small W, whatever the layer's width.
+because <W_i, W_j>_F = tr((B_i^T B_j)(A_j A_i^T)) vanishes with either factor. Every gradient is a square matrix times V, plus a
+multiple of V0, so V = C V0 all along: it is solved for the small C with the Gram matrix V0 V0^T, whatever the layer's width.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def orthogonalize(updates: list[dict[str, LowRank]], options: Orthogonalize) -> 
     References
     ----------
     Zheng et al., DO-Merging, arXiv 2505.15875; a reconstruction: the paper's printed loss is unbounded if taken
-    literally, and the gauge, g and the solver (accelerated gradient descent in core coordinates) are ours.
+    literally, and the gauge, g and the solver (accelerated gradient descent on small matrices) are ours.
     """
     result = [dict(update) for update in updates]
     modules = sorted({module for update in updates for module in update})
@@ -68,18 +68,19 @@ def orthogonalize(updates: list[dict[str, LowRank]], options: Orthogonalize) -> 
 
 @dataclass(eq=False)
 class _Problem:
-    """One side (A, or B transposed) of one module: small coordinates W of the stacked rows in an orthonormal basis."""
+    """One side (A, or B transposed) of one module: the stacked rows V0 of all adapters, and C once it is solved."""
 
     module: str
     side: str
     adapters: list[int]
     ranks: tuple[int, ...]
     norms: list[Tensor]
-    W: Tensor  # (sum of ranks, q)
-    basis: Tensor  # (q, width)
+    V0: Tensor  # (sum of ranks, width)
+    gram: Tensor  # (sum of ranks, sum of ranks)
+    C: Tensor
 
     def factors(self) -> list[Tensor]:
-        rows = torch.split(self.W @ self.basis, list(self.ranks))
+        rows = torch.split(self.C @ self.V0, list(self.ranks))
         return [part * norm for part, norm in zip(rows, self.norms, strict=True)]
 
 
@@ -92,8 +93,10 @@ def _problems(module: str, present: list[int], lows: Sequence[LowRank], mode: st
         parts = [low.A if side == "A" else low.B.T for low in lows]
         norms = [torch.linalg.matrix_norm(p) if mode == "balanced" else torch.ones((), dtype=p.dtype) for p in parts]
         V0 = torch.cat([p / norm for p, norm in zip(parts, norms, strict=True)])
-        Q, R = torch.linalg.qr(V0.T)
-        result.append(_Problem(module, side, present, tuple(len(p) for p in parts), norms, R.T, Q.T))
+        gram = V0 @ V0.T
+        result.append(
+            _Problem(module, side, present, tuple(len(p) for p in parts), norms, V0, gram, torch.eye(len(V0), dtype=V0.dtype))
+        )
     return result
 
 
@@ -113,62 +116,67 @@ def _merge_duplicates(lows: list[LowRank]) -> list[LowRank]:
 
 
 def _solve_all(problems: Sequence[_Problem], g: float, steps: int) -> None:
-    groups: dict[tuple[tuple[int, ...], int], list[_Problem]] = defaultdict(list)
+    groups: dict[tuple[int, ...], list[_Problem]] = defaultdict(list)
     for problem in problems:
-        groups[problem.ranks, problem.W.shape[1]].append(problem)
-    for (ranks, _), group in groups.items():
-        for problem, W in zip(group, descend(torch.stack([p.W for p in group]), ranks, g, steps), strict=True):
-            problem.W = W
+        groups[problem.ranks].append(problem)
+    for ranks, group in groups.items():
+        for problem, C in zip(group, descend(torch.stack([p.gram for p in group]), ranks, g, steps), strict=True):
+            problem.C = C
 
 
-def descend(W0: Tensor, ranks: Sequence[int], g: float, steps: int) -> Tensor:
-    """Minimise L over a batch of stacked factors by Nesterov's accelerated gradient, monotone by restarts.
+def descend(G: Tensor, ranks: Sequence[int], g: float, steps: int) -> Tensor:
+    """Minimise L(C V0) over a batch of stacked factors by Nesterov's accelerated gradient, monotone by restarts.
 
     Parameters
     ----------
-    W0 : Tensor, shape (batch, sum of ranks, q), float64
+    G : Tensor, shape (batch, n, n), float64: V0 V0^T, n the sum of ``ranks``
     ranks : rows of each adapter
     g : penalty
     steps : cap; each problem of the batch stops by itself, so that its result does not depend on its neighbours
 
     Returns
     -------
-    Tensor of the shape of W0
+    C, of the shape of G
     """
     owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
-    cross = (owner[:, None] != owner[None, :]).to(W0)
-    step = 1.0 / (8.0 * torch.linalg.matrix_norm(W0, ord=2) ** 2 + 2.0 * g)[:, None, None]
+    cross = (owner[:, None] != owner[None, :]).to(G)
+    start = torch.eye(G.shape[1], dtype=G.dtype).expand_as(G)
+    step = 1.0 / (8.0 * torch.linalg.matrix_norm(G, ord=2) + 2.0 * g)[:, None, None]
 
-    def loss(W: Tensor) -> Tensor:
-        return ((W @ W.mT * cross) ** 2).sum((1, 2)) + g * ((W - W0) ** 2).sum((1, 2))
+    def loss(C: Tensor, CG: Tensor) -> Tensor:
+        return ((CG @ C.mT * cross) ** 2).sum((1, 2)) + g * ((CG - G) * (C - start)).sum((1, 2))
 
-    W, look, momentum = W0.clone(), W0.clone(), torch.ones(len(W0), dtype=W0.dtype)
-    value = loss(W)
-    eps = torch.finfo(W0.dtype).eps
+    # C G goes along with C: it is linear in C, so that a look ahead costs no product
+    C = look = start
+    CG = look_G = G
+    momentum = torch.ones(len(G), dtype=G.dtype)
+    value = loss(C, CG)
     # what is orthogonal already must come back unchanged, not polished at the level of round-off
-    active = value > eps * (W0**2).sum((1, 2)) ** 2
-    calm = torch.zeros(len(W0), dtype=torch.long)
+    active = value > torch.finfo(G.dtype).eps * G.diagonal(dim1=1, dim2=2).sum(1) ** 2
+    calm = torch.zeros(len(G), dtype=torch.long)
     for _ in range(steps):
         if not bool(active.any()):
             break
-        gradient = 4.0 * (look @ look.mT * cross) @ look + 2.0 * g * (look - W0)
+        gradient = 4.0 * (look_G @ look.mT * cross) @ look + 2.0 * g * (look - start)
         candidate = look - step * gradient
-        new_value = loss(candidate)
+        candidate_G = candidate @ G
+        new_value = loss(candidate, candidate_G)
         better = (new_value < value) & active
         restart = ~better & active
         grown = (1.0 + (1.0 + 4.0 * momentum**2).sqrt()) / 2.0
-        lead = candidate + ((momentum - 1.0) / grown)[:, None, None] * (candidate - W)
+        ahead = ((momentum - 1.0) / grown)[:, None, None]
         small = value - new_value <= TOLERANCE * value
         calm = torch.where(better & small, calm + 1, torch.zeros_like(calm))
         # a plain step (momentum 1) that does not lower the loss is at the floor of the arithmetic
         finished = (calm >= PATIENCE) | (restart & (momentum == 1.0))
-        take = better[:, None, None]
-        look = torch.where(take, lead, torch.where(restart[:, None, None], W, look))
-        W = torch.where(take, candidate, W)
+        take, back = better[:, None, None], restart[:, None, None]
+        look = torch.where(take, candidate + ahead * (candidate - C), torch.where(back, C, look))
+        look_G = torch.where(take, candidate_G + ahead * (candidate_G - CG), torch.where(back, CG, look_G))
+        C, CG = torch.where(take, candidate, C), torch.where(take, candidate_G, CG)
         value = torch.where(better, new_value, value)
         momentum = torch.where(better, grown, torch.ones_like(momentum))
         active = active & ~finished
-    return W
+    return C
 
 
 def nudges(before: Sequence[Mapping[str, LowRank]], after: Sequence[Mapping[str, LowRank]]) -> list[float]:
