@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from .evaluation import encode_task, evaluate
 from .experiment import VARIANTS, Variant
 from .features import Features, reading_features
 from .models import linear_layers, out_in, working_copy
-from .osrm import Subspace, official_init, osrm_subspace, random_orthonormal
+from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
 from .sources import SOURCES
 from .tasks import Task, task_title
 from .training import Progress, TrainingSettings, fine_tune, target_names
 
 BaseOf = Callable[[], tuple[nn.Module, Any]]
+LARGEST_FEATURES = 3e9
+"""Bytes of features that one reading may keep, if every text had as many tokens as are read."""
+MAX_LENGTH = 64
 RANK_KS = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
 
 
@@ -125,9 +128,11 @@ class Lab:
     Parameters
     ----------
     base : returns (model, tokenizer); the model is never changed
+    reader : the same on the CPU, if ``base`` may be on a borrowed GPU: features are read in this process and kept
     """
 
     base: BaseOf
+    reader: BaseOf | None = None
     _own: dict[str, Task] = field(default_factory=dict, repr=False)
     _features: dict[tuple[Any, ...], Features] = field(default_factory=dict, repr=False)
 
@@ -145,6 +150,11 @@ class Lab:
         name = f"{owner}-{task.name}"
         self._own[name] = replace(task, name=name)
         return name
+
+    def forget(self, owner: str) -> None:
+        """Drop what ``owner`` added."""
+        for name in [name for name in self._own if name.startswith(f"{owner}-")]:
+            del self._own[name]
 
     def check(self, plan: Plan) -> None:
         """Raise MergeError with a sentence if a plan cannot be carried out."""
@@ -178,16 +188,31 @@ class Lab:
         if not self.ready(plan):
             features = yield from self._read(plan)
             self._features[self._key(plan)] = features
-            while len(self._features) > 4:
+            while len(self._features) > 2:
                 del self._features[next(iter(self._features))]
 
     def _read(self, plan: Plan) -> Generator[tuple[int, int], None, Features]:
         self.check(plan)
-        model, tokenizer = self.base()
+        model, tokenizer = (self.reader or self.base)()
         size = self._size(plan)
         texts = {task: self.task(task).train.texts[:size] for task in plan.tasks}
         modules = self.modules(plan)
-        return (yield from reading_features(working_copy(model, modules), tokenizer, texts, size, modules, max_length=64))
+        widths = {name: out_in(layer)[1] for name, layer in linear_layers(model, modules).items()}
+        self._check_size(plan, sum(map(len, texts.values())), widths)
+        copy = working_copy(model, modules)
+        return (yield from reading_features(copy, tokenizer, texts, size, modules, max_length=MAX_LENGTH))
+
+    @staticmethod
+    def _check_size(plan: Plan, texts: int, widths: Mapping[str, int]) -> None:
+        """Refuse to read what might not fit into memory; query, key and value of a layer share their input."""
+        alike = (".query", ".key", ".value")
+        shared = {name.rsplit(".", 1)[0] if name.endswith(alike) else name: width for name, width in widths.items()}
+        size = 4 * MAX_LENGTH * texts * sum(shared.values())
+        if size > LARGEST_FEATURES:
+            raise MergeError(
+                f"Features of {len(plan.tasks)} tasks at {len(widths)} modules would need up to {size / 1e9:.0f} GB: choose k = 100 or "
+                "less, fewer tasks, or fewer kinds of modules."
+            )
 
     def features(self, plan: Plan) -> Features:
         """Return the features of a plan, limited to its k."""
@@ -197,7 +222,8 @@ class Lab:
 
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
         """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
-        everything = replace(self.features(plan), limit=None)
+        # a cache of its own, so that the moments of every k ever asked for do not pile up
+        everything = replace(self.features(plan), limit=None, _cache={})
         A, found = self._start(plan, everything, task, module)
         at_all = self._start(replace(plan, k=everything.k), everything, task, module)[0]
         count = len(found.eigenvalues)
@@ -213,6 +239,23 @@ class Lab:
             change=1.0 - float((A.double() @ at_all.double().T).square().sum()) / len(A) if osrm else None,
             texts={name: min(plan.k, len(everything.samples(name, module))) for name in plan.tasks},
         )
+
+    def erasure(self, plan: Plan, adapters: Sequence[Adapter]) -> pd.DataFrame:
+        """Return task, kept: the share of each trained adapter's energy that OSRM's post-hoc variant would leave it.
+
+        The adapters' tasks must be among the plan's. See `merging.osrm.erase`.
+        """
+        everything = replace(self.features(plan), limit=None)
+        osrm = plan if self._is_osrm(plan) else replace(plan, variant="osrm")
+        rows = []
+        for adapter in adapters:
+            kept = total = 0.0
+            for module, update in adapter.deltas.items():
+                energy = update.norm() ** 2
+                kept += energy * erase(update, self._start(osrm, everything, adapter.task, module)[0])[1]
+                total += energy
+            rows.append((adapter.task, kept / total if total else 1.0))
+        return pd.DataFrame(rows, columns=["task", "kept"])
 
     def rank_curve(self, plan: Plan, task: str, module: str) -> pd.DataFrame:
         """Return k, rank, energy_rank of the texts' mean inputs, up to the texts that were read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -23,18 +23,22 @@ from .engine import Merged, Plugins, plugged
 from .errors import MergeError
 from .evaluation import EncodedTask, Estimate, encode_task, evaluate
 from .features import Features, reading_features
+from .lab import Lab, Plan
 from .methods import METHODS
 from .models import linear_layers, load_base, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, assets_folder, load_pool
 from .search import averages, best_scalings, read_table
+from .sources import SOURCES
 from .tasks import DEFAULT_TASKS, Task, task_title
 
 FEATURE_TEXTS = (100, 600)
 """Texts per task that are read at a time: the smallest of these that holds k."""
 KEPT_MOMENTS = 4
 """Values of k whose second moments are kept: tens of MB each."""
+KEPT_POOLS = 64
+"""Pools of visitors that are kept; the oldest goes."""
 FALLBACK_SCALING = 0.5
 
 
@@ -122,6 +126,15 @@ class Reading:
             return None
 
 
+@dataclass(frozen=True)
+class OwnPool:
+    """A set of adapters that a visitor trained: {task: folder}, and the plan by which their texts are read."""
+
+    title: str
+    folders: dict[str, str]
+    plan: Plan
+
+
 class Workbench:
     """The shipped pools, the embedded base and tasks, and measurements on them.
 
@@ -132,22 +145,25 @@ class Workbench:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or assets_folder()
+        self.tables = self.root / "tables"
         present = [name for name in POOLS if load_names(self.root / "adapters" / name)]
         self.pools = {name: POOLS[name].title for name in present}
+        self._own: dict[str, OwnPool] = {}
         self._lock = Lock()
         self._base: tuple[nn.Module, Any] | None = None
         self._seen: dict[int, Features] = {}  # k: features whose second moments are there
         self._readings = {size: Reading(partial(self._start_reading, size)) for size in FEATURE_TEXTS}
+        self.lab = Lab(self.base, self._base_reader)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
-        self.adapters = lru_cache(maxsize=None)(self._adapters)
-        self.references = lru_cache(maxsize=None)(self._references)
-        self.overlaps = lru_cache(maxsize=None)(self._overlaps)
-        self._pool_warnings = lru_cache(maxsize=None)(lambda pool: compatibility(self.adapters(pool)).warnings)
-        self.sweep = lru_cache(maxsize=None)(self._sweep)
-        self.defaults = lru_cache(maxsize=None)(self._defaults)
+        self.adapters = lru_cache(maxsize=KEPT_POOLS)(self._adapters)
+        self.references = lru_cache(maxsize=KEPT_POOLS)(self._references)
+        self.overlaps = lru_cache(maxsize=KEPT_POOLS)(self._overlaps)
+        self._pool_warnings = lru_cache(maxsize=KEPT_POOLS)(lambda pool: compatibility(self.adapters(pool)).warnings)
+        self.sweep = lru_cache(maxsize=KEPT_POOLS)(self._sweep)
+        self.defaults = lru_cache(maxsize=1024)(self._defaults)
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
         self._updates = lru_cache(maxsize=32)(self._decoupled)
-        self.encoded = lru_cache(maxsize=None)(self._encoded)
+        self.encoded = lru_cache(maxsize=KEPT_POOLS)(self._encoded)
 
     @property
     def device(self) -> str:
@@ -165,6 +181,11 @@ class Workbench:
                 self._base = model, tokenizer
             return self._base
 
+    def _base_reader(self) -> tuple[nn.Module, Any]:
+        """Return (base model on the CPU, tokenizer), for reading texts."""
+        _, tokenizer = self.base()
+        return self._reader, tokenizer
+
     def warm_up(self, settings: Settings) -> None:
         """Load and compute what the first look at ``settings`` and their evaluation need."""
         self.update(settings)
@@ -173,8 +194,22 @@ class Workbench:
 
     # -- pools ---------------------------------------------------------------------------------------------------------
 
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan) -> None:
+        """Make a visitor's own set of adapters {task: folder} a pool under a key that only the visitor knows."""
+        self._own[key] = OwnPool(title, dict(folders), plan)
+        while len(self._own) > KEPT_POOLS:
+            self._own.pop(next(iter(self._own)), None)
+
+    def remove_pool(self, key: str) -> None:
+        """Forget a pool that was added."""
+        self._own.pop(key, None)
+
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
-        return tuple(load_pool(pool, self.root / "adapters"))
+        if pool in self.pools:
+            return tuple(load_pool(pool, self.root / "adapters"))
+        if pool not in self._own:
+            raise MergeError("This set of adapters is no longer kept: train it again, or choose another pool.")
+        return tuple(Adapter.load(folder, task=task) for task, folder in self._own[pool].folders.items())
 
     def tasks(self, pool: str) -> list[str]:
         """Return the tasks of a pool, in the order of its weights."""
@@ -182,7 +217,7 @@ class Workbench:
 
     def title(self, task: str) -> str:
         """Return a task's name for people."""
-        return task_title(task)
+        return task_title(task) if task in SOURCES else self.lab.task(task).title
 
     def modules(self, pool: str) -> list[str]:
         """Return the modules that the pool's adapters change."""
@@ -197,7 +232,7 @@ class Workbench:
 
     def _sweep(self, pool: str) -> pd.DataFrame:
         """Return the shipped validation sweep: method, scaling, average, low, high."""
-        return averages(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
+        return averages(read_table(self.tables / f"sweep_{pool}.csv"))
 
     def _defaults(self, pool: str, method: str) -> dict[str, Any]:
         """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
@@ -207,7 +242,7 @@ class Workbench:
         largest = max(update.rank for adapter in self.adapters(pool) for update in adapter.deltas.values())
         params = {name: largest if value is None else value for name, value in params.items()}
         if "scaling" in params:
-            tuned = best_scalings(read_table(self.root / "tables" / f"sweep_{pool}.csv"))
+            tuned = best_scalings(read_table(self.tables / f"sweep_{pool}.csv"))
             params["scaling"] = tuned.get(method, FALLBACK_SCALING)
         mode = spec.orthogonalize
         return {"params": params, "orthogonalize": mode, "penalty": self.penalty(mode), "decouple": spec.decouple}
@@ -220,7 +255,7 @@ class Workbench:
 
     def _orthogonalized(self, pool: str, mu: float, k: int, mode: str, penalty: float) -> Updates:
         plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), 0.0)
-        return plugged(self.adapters(pool), plugins, self.features(k) if mu else None)
+        return plugged(self.adapters(pool), plugins, self._texts(pool, k) if mu else None)
 
     def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float) -> Updates:
         updates = self._separated(pool, mu, k, mode, penalty)
@@ -247,7 +282,7 @@ class Workbench:
 
     def merged(self, settings: Settings) -> Merged:
         """Merge; what needs texts that nobody has read yet reads them first."""
-        features = self.features(settings.k) if needs_data(settings) else None
+        features = self._texts(settings.pool, settings.k) if needs_data(settings) else None
         return self._merge(settings, self._plugged(settings), features)
 
     def update(self, settings: Settings) -> MergeView:
@@ -255,7 +290,7 @@ class Workbench:
 
         No text is read here: what soft OSRM changes is left out until `read` has been through.
         """
-        if settings.mu and settings.k not in self._seen:
+        if settings.mu and not self._read(settings):
             merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
             return MergeView(merged.recipe.to_yaml(), [*self._pool_warnings(settings.pool), waiting], None, None)
@@ -292,7 +327,7 @@ class Workbench:
 
     @cached_property
     def _rank_curves(self) -> pd.DataFrame:
-        return pd.read_csv(self.root / "tables" / "rank_curves.csv")
+        return pd.read_csv(self.tables / "rank_curves.csv")
 
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
         """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped table)."""
@@ -304,7 +339,11 @@ class Workbench:
 
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
-        if not needs_data(settings) or settings.k in self._seen:
+        if not needs_data(settings) or self._read(settings):
+            return
+        if settings.pool in self._own:
+            for step in self.lab.reading(self._plan(settings.pool, settings.k)):
+                yield Progress("reading", *step)
             return
         reading, step = self._reading(settings.k), (1, 1)
         while (news := reading.step()) is not None:
@@ -318,6 +357,19 @@ class Workbench:
         self._seen[settings.k] = features
         while len(self._seen) > KEPT_MOMENTS:
             self._seen.pop(next(iter(self._seen)), None)
+
+    def _read(self, settings: Settings) -> bool:
+        """Tell whether the texts that a merge of this pool may need have been read."""
+        if settings.pool in self._own:
+            return self.lab.ready(self._plan(settings.pool, settings.k))
+        return settings.k in self._seen
+
+    def _plan(self, pool: str, k: int) -> Plan:
+        return replace(self._own[pool].plan, k=k)
+
+    def _texts(self, pool: str, k: int) -> Features:
+        """Return the features that belong to a pool: of its own tasks and modules, where a visitor trained it."""
+        return self.lab.features(self._plan(pool, k)) if pool in self._own else self.features(k)
 
     def features(self, k: int) -> Features:
         """Return the features of the default tasks' first ``k`` training texts."""
@@ -344,7 +396,7 @@ class Workbench:
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def _encoded(self, task: str, split: str) -> EncodedTask:
-        return encode_task(self.base()[1], Task.load(task), split)
+        return encode_task(self.base()[1], self.lab.task(task), split)
 
     def evaluate(self, settings: Settings, limit: int, split: str = "test") -> Iterator[Progress | Estimate]:
         """Yield how far reading and merging are, then estimates, task after task in turn.
