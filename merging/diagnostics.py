@@ -5,17 +5,19 @@ Plain functions from adapters to pandas frames; none builds a dense update.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adapter import Adapter, number_equal_names
 from .errors import MergeError
 from .features import Features
+from .models import linear_layers
 
 ENERGY = 0.99
 
@@ -101,11 +103,15 @@ def chance_overlap(adapters: Sequence[Adapter], side: str = "A") -> float:
     return min(1.0, float(np.mean(levels))) if levels else 0.0
 
 
-def interference(adapters: Sequence[Adapter], features: Features) -> pd.DataFrame:
+def interference(adapters: Sequence[Adapter], features: Features, model: nn.Module | None = None) -> pd.DataFrame:
     """Return how strongly each adapter acts on another task's inputs: source, target, module, ratio.
 
     sqrt(tr(B_j A_j S_i A_j^T B_j^T) / tr(B_i A_i S_i A_i^T B_i^T)): the size of source j's update on the texts of target i over the
     size of i's own update there, from second moments only. 1 = as loud as the own adapter.
+
+    Parameters
+    ----------
+    model : the base; with it, a column ``to_base`` gives the same size over that of the layer's own output, ||W0 h||
 
     References
     ----------
@@ -113,9 +119,11 @@ def interference(adapters: Sequence[Adapter], features: Features) -> pd.DataFram
     """
     rows = []
     named = number_equal_names(list(adapters))
+    layers = linear_layers(model, {m for a in named for m in a.deltas}) if model is not None else {}
     for target in named:
         for module, own in target.deltas.items():
             S = features.second_moment(target.task, module)
+            base = _dense_energy(layers[module], S) if layers else math.nan
             energy = {
                 source.name: _energy(source.deltas[module].B, source.deltas[module].A, S)
                 for source in named
@@ -124,8 +132,83 @@ def interference(adapters: Sequence[Adapter], features: Features) -> pd.DataFram
             own_energy = _energy(own.B, own.A, S)
             for source, value in energy.items():
                 ratio = math.sqrt(value / own_energy) if own_energy else (0.0 if not value else math.inf)
-                rows.append((source, target.name, module, ratio))
-    return pd.DataFrame(rows, columns=["source", "target", "module", "ratio"])
+                rows.append((source, target.name, module, ratio, math.sqrt(value / base) if base else math.inf))
+    frame = pd.DataFrame(rows, columns=["source", "target", "module", "ratio", "to_base"])
+    return frame if layers else frame.drop(columns="to_base")
+
+
+def cosines(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    """Return the cosine of all pairs of updates per module: adapter_a, adapter_b, module, cosine.
+
+    <W_a, W_b> / (||W_a|| ||W_b||), from the factors. 0 = Task Arithmetic adds them without loss or gain of length; updates of zero
+    length have cosine 0. Each pair comes once, with a before b; modules that one of them lacks are left out.
+
+    References
+    ----------
+    Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, arXiv 2212.04089, section 5.
+    """
+    rows = []
+    for a, b in itertools.combinations(number_equal_names(list(adapters)), 2):
+        for module in sorted(a.deltas.keys() & b.deltas.keys()):
+            length = a.deltas[module].norm() * b.deltas[module].norm()
+            rows.append((a.name, b.name, module, a.deltas[module].inner(b.deltas[module]) / length if length else 0.0))
+    return pd.DataFrame(rows, columns=["adapter_a", "adapter_b", "module", "cosine"])
+
+
+def sign_conflict(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    """Return how far the updates pull entries in opposite directions, per module: module, conflict, lost.
+
+    ``conflict`` is the share of entries, among those that two adapters or more change, whose signs do not all agree; ``lost`` is
+    1 - ||sum_i W_i||_1 / sum_i ||W_i||_1, the share of all magnitude that cancels in the sum: 0 = nothing, 1 = everything. Dense,
+    module by module.
+
+    References
+    ----------
+    Yadav et al., TIES-Merging, NeurIPS 2023, arXiv 2306.01708, section 3 (``conflict``); ``lost`` is ours.
+    """
+    rows = []
+    for module, updates in _by_module(adapters).items():
+        parts = torch.stack([update.dense() for update in updates if update is not None])
+        size = float(parts.abs().sum())
+        changed = (parts != 0).sum(0) >= 2
+        mixed = ((parts > 0).any(0) & (parts < 0).any(0))[changed]
+        lost = 1.0 - float(parts.sum(0).abs().sum()) / size if size else 0.0
+        rows.append((module, float(mixed.double().mean()) if len(mixed) else 0.0, lost))
+    return pd.DataFrame(rows, columns=["module", "conflict", "lost"])
+
+
+def spectra(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    """Return the singular values of every update: adapter, module, index (from 1), singular_value, energy.
+
+    ``energy`` is the share of ||W||_F^2 that the first ``index`` directions hold: what a truncation to that rank keeps.
+    """
+    frames = []
+    for adapter in number_equal_names(list(adapters)):
+        for module, update in adapter.deltas.items():
+            S = update.svd()[1].numpy()
+            energy = (S**2).cumsum() / (S**2).sum() if len(S) else S
+            columns = {"index": np.arange(1, len(S) + 1), "singular_value": S, "energy": energy}
+            frames.append(pd.DataFrame({"adapter": adapter.name, "module": module} | columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def effective_rank(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    """Return the effective rank of every update: adapter, module, effective_rank, rank.
+
+    exp(-sum_i p_i log p_i) with p_i = sigma_i / sum sigma: the rank if all directions are equally strong, 1 if one does
+    all; 0 for the zero update.
+
+    References
+    ----------
+    Roy & Vetterli, "The effective rank", EUSIPCO 2007.
+    """
+    rows = []
+    for adapter in number_equal_names(list(adapters)):
+        for module, update in adapter.deltas.items():
+            S = update.svd()[1]
+            p = S / S.sum()
+            rows.append((adapter.name, module, float(torch.exp(-(p * p.log()).sum())) if len(S) else 0.0, len(S)))
+    return pd.DataFrame(rows, columns=["adapter", "module", "effective_rank", "rank"])
 
 
 def rank_curve(samples: Tensor, ks: Sequence[int]) -> pd.DataFrame:
@@ -163,6 +246,13 @@ def _energy(B: Tensor, A: Tensor, S: Tensor) -> float:
     """tr(B A S A^T B^T) from the factors."""
     A, B = A.double(), B.double()
     return max(0.0, float(((B.T @ B) * (A @ S @ A.T)).sum()))
+
+
+def _dense_energy(layer: nn.Module, S: Tensor) -> float:
+    """tr(W S W^T) of a layer's own weight."""
+    weight = layer.weight.detach().double().cpu()  # type: ignore[operator]
+    weight = weight if isinstance(layer, nn.Linear) else weight.T
+    return float(((weight @ S) * weight).sum())
 
 
 def _by_module(adapters: Sequence[Adapter]) -> dict[str, list]:  # type: ignore[type-arg]

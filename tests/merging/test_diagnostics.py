@@ -29,10 +29,14 @@ from merging import LowRank, MergeError, collect_features
 from merging.diagnostics import (
     chance_overlap,
     column_norms,
+    cosines,
     drift,
+    effective_rank,
     interference,
     magnitude_variance,
     rank_curve,
+    sign_conflict,
+    spectra,
     subspace_overlap,
 )
 
@@ -223,3 +227,82 @@ def test_drift_is_the_relative_distance_and_no_rotation_comes_nearer() -> None:
     others = [torch.linalg.qr(gaussian(seed, 4, 4).double()).Q for seed in range(2, 60)]
     assert turned <= min(float((last - Q @ first).norm() / first.norm()) for Q in others)
     assert turned <= moved
+
+
+# -- cosines, signs, spectra -------------------------------------------------------------------------------------------
+
+
+def test_cosines_are_those_of_the_dense_updates() -> None:
+    pool = mixed_pool()
+    frame = cosines(pool)
+    by_name = {adapter.name: dense(adapter) for adapter in pool}
+    assert len(frame) == sum(len(a.deltas.keys() & b.deltas.keys()) for i, a in enumerate(pool) for b in pool[:i])
+    for row in frame.itertuples():
+        a, b = (by_name[name][row.module].flatten().double() for name in (row.adapter_a, row.adapter_b))
+        assert row.cosine == pytest.approx(float(a @ b / (a.norm() * b.norm())), abs=1e-6)
+
+
+def test_an_update_and_its_opposite_cancel() -> None:
+    adapter = random_adapter(0)
+    opposite = called(with_deltas(adapter, lambda _, u: u * -2.0), "opposite")
+    assert cosines([adapter, opposite]).cosine.tolist() == pytest.approx([-1.0] * len(MODULES), abs=1e-6)
+    frame = sign_conflict([adapter, opposite])
+    assert frame.conflict.tolist() == [1.0] * len(MODULES)
+    assert frame.lost.tolist() == pytest.approx([2 / 3] * len(MODULES), abs=1e-6)
+    agreeing = sign_conflict([adapter, called(adapter, "again")])
+    assert agreeing.conflict.tolist() == [0.0] * len(MODULES)
+    assert agreeing.lost.tolist() == pytest.approx([0.0] * len(MODULES), abs=1e-6)
+
+
+def test_of_many_random_updates_nearly_every_entry_is_in_conflict() -> None:
+    frame = sign_conflict([random_adapter(i) for i in range(8)])
+    assert frame.conflict.min() > 0.95
+
+
+def test_spectra_hold_all_energy_in_the_end_and_truncation_keeps_what_they_say() -> None:
+    pool = mixed_pool()
+    frame = spectra(pool)
+    for adapter in pool:
+        for module, update in adapter.deltas.items():
+            mine = frame[(frame.adapter == adapter.name) & (frame.module == module)]
+            values = torch.linalg.svdvals(dense(adapter)[module].double())[: len(mine)]
+            assert np.allclose(mine.singular_value, values, rtol=1e-5)
+            assert mine.energy.iloc[-1] == pytest.approx(1.0)
+            kept = float(update.truncate(1).norm() ** 2 / update.norm() ** 2)
+            assert mine.energy.iloc[0] == pytest.approx(kept, rel=1e-5)
+
+
+def test_effective_rank_counts_equally_strong_directions() -> None:
+    Q = torch.linalg.qr(gaussian(0, 32, 8)).Q.float()
+    adapter = random_adapter(0)
+    equal = with_deltas(adapter, lambda _, u: LowRank(torch.eye(u.shape[0], 5), torch.eye(5, u.shape[1]) * 3.0))
+    one = with_deltas(adapter, lambda _, u: LowRank(Q[: u.shape[0], :1], torch.ones(1, u.shape[1])))
+    none = with_deltas(adapter, lambda _, u: u * 0.0)
+    for case, expected in ((equal, 5.0), (one, 1.0), (none, 0.0)):
+        assert effective_rank([case]).effective_rank.tolist() == pytest.approx([expected] * len(MODULES), abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", [cosines, sign_conflict, spectra, effective_rank])
+def test_diagnostics_do_not_see_how_a_product_is_split(measure) -> None:
+    pool = mixed_pool(torch.float64)
+    other = [
+        with_deltas(a, lambda _, u, c=c: LowRank(u.B * c, u.A / c)) for a, c in zip(pool, (3.0, 0.1, 7.0, 1.0, 0.5), strict=False)
+    ]
+    first, second = measure(pool[: len(other)]), measure(other)
+    numbers = first.select_dtypes("number").columns
+    assert np.allclose(first[numbers], second[numbers], rtol=1e-7, atol=1e-9)
+
+
+def test_interference_is_also_given_relative_to_the_layer_itself(model, tokenizer) -> None:
+    pool = mixed_pool()
+    texts = {adapter.task: sentences(i, 5) for i, adapter in enumerate(pool)}
+    features = collect_features(model, tokenizer, texts, k=5, modules=list(MODULES))
+    frame = interference(pool, features, model)
+    assert list(interference(pool, features).columns) == ["source", "target", "module", "ratio"]
+    by_name = {adapter.name: adapter for adapter in pool}
+    layers = dict(model.named_modules())
+    for row in frame.sample(12, random_state=0).itertuples():
+        H = torch.cat(token_rows(model, texts[by_name[row.target].task], row.module)).double()
+        update = dense(by_name[row.source])[row.module].double()
+        expected = float((H @ update.T).norm() / (H @ layers[row.module].weight.double().T).norm())
+        assert row.to_base == pytest.approx(expected, rel=1e-5)
