@@ -58,12 +58,16 @@ def train(
     rank: Annotated[int, typer.Option(min=1)] = 8,
     alpha: Annotated[float, typer.Option(help="LoRA alpha; the scaling is alpha / rank.")] = 16.0,
     k: Annotated[int, typer.Option(min=1, help="Texts per task for OSRM's second moments.")] = 100,
+    pooling: Annotated[
+        str, typer.Option(help="Of these moments: token, mean, task_mean, or official (OSRM as released).")
+    ] = "token",
     seed: Annotated[int, typer.Option(help="Of A and of the order of the rows.")] = 0,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     rows: Annotated[int, typer.Option(min=1, help="Training rows at most.")] = 10_000,
-    modules: Annotated[str, typer.Option(help="Target modules, comma separated.")] = "query,value",
+    max_length: Annotated[int | None, typer.Option(min=1, help="Cut texts below the task's own limit.")] = None,
+    modules: Annotated[str, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them.")] = "query,value",
     freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
     base: Base = "minilm",
     output: Output = Path("out"),
@@ -77,8 +81,8 @@ def train(
     if (task is None) == (pool is None):
         raise MergeError("Say either --task or --pool.")
     settings = TrainingSettings(
-        init=init, rank=rank, alpha=alpha, seed=seed, k=k, epochs=epochs, learning_rate=lr, batch_size=batch_size,
-        rows=rows, freeze_A=freeze_a, modules=tuple(modules.split(",")),
+        init=init, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs, learning_rate=lr, batch_size=batch_size,
+        rows=rows, max_length=max_length, freeze_A=freeze_a, modules=tuple(filter(None, modules.split(","))),
     )  # fmt: skip
 
     def report(name: str, progress: Progress) -> None:
@@ -210,6 +214,7 @@ def experiment(
     from .experiment import QUICK, Experiment, OsrmExperiment
     from .models import load_base
     from .pools import assets_folder
+    from .report import markdown_osrm
 
     if name != "osrm":
         raise MergeError(f"Unknown experiment {name!r}: there is osrm.")
@@ -222,6 +227,7 @@ def experiment(
     run = OsrmExperiment(model, tokenizer, chosen, folder, tables)
     for line in run.everything():
         print(line, flush=True)
+    print(markdown_osrm(tables))
 
 
 def _merge(

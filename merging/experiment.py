@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from .adapter import METADATA_FILE, Adapter, Head
 from .diagnostics import interference
@@ -26,10 +26,9 @@ from .errors import MergeError
 from .evaluation import EncodedTask, encode_task
 from .features import Features, collect_features
 from .methods import METHODS
-from .osrm import official_init, osrm_init
 from .search import BOOTSTRAP, append, averages, grid, measure, pack, read_table, unpack
 from .tasks import DEFAULT_TASKS, Task
-from .training import TrainingSettings, fine_tune, probe, target_names
+from .training import TrainingSettings, fine_tune, osrm_start, probe, target_names
 
 METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging")
 
@@ -160,7 +159,8 @@ class OsrmExperiment:
     def _run(self, variant: str, repetition: int, task: str, settings: TrainingSettings) -> Iterator[str]:
         folder = self.folder(variant, repetition, task)
         if not (folder / METADATA_FILE).exists():
-            start = self.start(task, settings)
+            features = self.features(settings.k) if settings.init == "osrm" else None
+            start = osrm_start(features, task, settings, self.modules) if features else None
             *_, last = fine_tune(self.model, self.tokenizer, Task.load(task), settings, start, self._probe(task))
             assert last.adapter is not None
             replace(last.adapter, metadata=dict(last.adapter.metadata) | {"seconds": last.seconds}).save(folder)
@@ -178,15 +178,6 @@ class OsrmExperiment:
             }  # fmt: skip
             self._append("runs", pd.DataFrame([row]))
             yield f"{variant} {repetition} {task}: {row['correct']} of {row['total']} right alone, {row['seconds']:.0f} s"
-
-    def start(self, task: str, settings: TrainingSettings) -> dict[str, Tensor] | None:
-        """Return the A that a run starts from, by module; None where PEFT or the trainer draws it."""
-        if settings.init != "osrm":
-            return None
-        features = self.features(settings.k)
-        if settings.pooling == "official":
-            return {module: official_init(features, task, settings.rank, module) for module in self.modules}
-        return {module: osrm_init(features, task, settings.rank, module, pooling=settings.pooling) for module in self.modules}
 
     def features(self, k: int) -> Features:
         """Return the features of the first ``k`` training texts of each task."""

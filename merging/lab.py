@@ -22,7 +22,7 @@ from .models import linear_layers, out_in, working_copy
 from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
 from .sources import SOURCES
 from .tasks import Task, task_title
-from .training import Progress, TrainingSettings, fine_tune, target_names
+from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_names
 
 BaseOf = Callable[[], tuple[nn.Module, Any]]
 LARGEST_FEATURES = 3e9
@@ -308,7 +308,7 @@ class Lab:
             if stop():
                 return
             task = self.task(name)
-            A_init = {m: self._start(plan, self.features(plan), name, m)[0] for m in modules} if self._is_osrm(plan) else None
+            A_init = osrm_start(self.features(plan), name, plan.settings(name), modules) if self._is_osrm(plan) else None
             progress: Progress | None = None
             for progress in fine_tune(own, tokenizer, task, plan.settings(name), A_init, stop=stop):
                 if progress.adapter is None:

@@ -16,9 +16,8 @@ from .adapter import METADATA_FILE, Adapter
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
 from .features import Features, collect_features
-from .osrm import osrm_init
 from .tasks import DEFAULT_TASKS, Task, fingerprint
-from .training import Progress, TrainingSettings, fine_tune, probe, target_names
+from .training import Progress, TrainingSettings, fine_tune, osrm_start, probe, target_names
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def train_task(
         names = [name for name in others if name != task.name]
         features = features or collect_for_osrm(model, tokenizer, [*names, task.name], settings)
         modules = target_names(model, settings.modules)
-        A_init = {module: osrm_init(features, task.name, settings.rank, module, names) for module in modules}
+        A_init = osrm_start(features, task.name, settings, modules, names)
     adapter: Adapter | None = None
     for progress in fine_tune(model, tokenizer, task, settings, A_init):
         adapter = progress.adapter
@@ -187,12 +186,14 @@ def train_command(task: str, settings: TrainingSettings) -> str:
     ]
     if settings.init == "osrm":
         words += ["--k", settings.k]
+        words += ["--pooling", settings.pooling] if settings.pooling != default.pooling else []
     options = {
         "alpha": "--alpha",
         "epochs": "--epochs",
         "learning_rate": "--lr",
         "batch_size": "--batch-size",
         "rows": "--rows",
+        "max_length": "--max-length",
     }
     for field, option in options.items():
         if getattr(settings, field) != getattr(default, field):

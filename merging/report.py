@@ -9,6 +9,7 @@ import pandas as pd
 
 from .diagnostics import rank_curve
 from .evaluation import encode_task
+from .experiment import EFFECTS, VARIANTS
 from .features import collect_features
 from .methods import METHODS
 from .models import load_base
@@ -122,3 +123,29 @@ def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str
             f"| {row.average / mean:.1%} | {task_title(row.worst_task)} {row.worst:.3f} | {paired} |"
         )
     return "\n".join(lines)
+
+
+def markdown_osrm(folder: Path) -> str:
+    """Return the README's tables of the OSRM experiment: averages per initialisation and method, and what each change does."""
+    summary, effects = (pd.read_csv(folder / f"osrm_{name}.csv") for name in ("summary", "effects"))
+    methods = [name for name in ("single-task", *METHODS) if name in set(summary.method)]
+    titles = [METHODS[name].title if name in METHODS else "each alone" for name in methods]
+    lines = [f"| initialisation (repetitions) | {' | '.join(titles)} |", "|---|" + "---|" * len(methods)]
+    for name, variant in VARIANTS.items():
+        mine = summary[summary.variant == name].set_index("method")
+        if len(mine):
+            cells = [f"{mine.average[method]:.3f}" if method in mine.index else "" for method in methods]
+            lines.append(f"| {variant.title} ({mine.n.max()}) | {' | '.join(cells)} |")
+    lines += ["", f"| change, in points (95 %, paired) | {' | '.join(titles)} |", "|---|" + "---|" * len(methods)]
+    for effect in EFFECTS:
+        mine = effects[effects.effect == effect].set_index("method")
+        if len(mine):
+            lines.append(f"| {effect} | {' | '.join(_points(mine, method) for method in methods)} |")
+    return "\n".join(lines)
+
+
+def _points(effects: pd.DataFrame, method: str) -> str:
+    if method not in effects.index:
+        return ""
+    row = 100 * effects.loc[method, ["difference", "low", "high"]].astype(float)
+    return f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})"

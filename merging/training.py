@@ -19,9 +19,10 @@ from .adapter import Adapter, Head
 from .batches import Encoded, bucketed, encode
 from .diagnostics import drift
 from .errors import MergeError
+from .features import Features
 from .lowrank import LowRank
 from .models import bare, fingerprint, linear_layers, out_in, pooled_states
-from .osrm import random_orthonormal
+from .osrm import official_init, osrm_init, random_orthonormal
 from .tasks import Split, Task
 
 INITS = ("default", "orthonormal", "osrm")
@@ -113,6 +114,17 @@ def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
     if not names:
         raise MergeError(f"The base model has no module called {' or '.join(targets)}.")
     return names
+
+
+def osrm_start(
+    features: Features, task: str, settings: TrainingSettings, modules: Sequence[str], others: Sequence[str] | None = None
+) -> dict[str, Tensor] | None:
+    """Return {module: A} that an OSRM training starts from; None for an init that the trainer draws itself."""
+    if settings.init != "osrm":
+        return None
+    if settings.pooling == "official":
+        return {module: official_init(features, task, settings.rank, module, others) for module in modules}
+    return {module: osrm_init(features, task, settings.rank, module, others, settings.pooling) for module in modules}
 
 
 def fine_tune(

@@ -21,6 +21,9 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     DistilBertModel,
@@ -176,10 +179,12 @@ _BERT = {
     "max_position_embeddings": 40,
 }
 _DISTILBERT = {"dim": HIDDEN, "n_layers": 2, "n_heads": 2, "hidden_dim": 2 * HIDDEN}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "share_att_key": True}
 _MODELS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "bert": (BertConfig, BertModel, BertForSequenceClassification, _BERT),
     "roberta": (RobertaConfig, RobertaModel, RobertaForSequenceClassification, _BERT),
     "distilbert": (DistilBertConfig, DistilBertModel, DistilBertForSequenceClassification, _BERT | _DISTILBERT),
+    "deberta": (DebertaV2Config, DebertaV2Model, DebertaV2ForSequenceClassification, _BERT | _DEBERTA),
     "llama": (LlamaConfig, LlamaModel, LlamaForSequenceClassification, _BERT | {"pad_token_id": 0}),
 }
 KINDS = tuple(_MODELS)
@@ -187,6 +192,7 @@ QUERY_AND_VALUE = {
     "bert": ["query", "value"],
     "roberta": ["query", "value"],
     "distilbert": ["q_lin", "v_lin"],
+    "deberta": ["query_proj", "value_proj"],
     "llama": ["q_proj", "v_proj"],
 }
 
