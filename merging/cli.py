@@ -197,7 +197,9 @@ def sweep(
 
 @cli.command()
 def experiment(
-    name: Annotated[str, typer.Argument(help="osrm: how much of its gain is the subspace, how much an own A per task.")],
+    name: Annotated[
+        str, typer.Argument(help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy.")
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
     ] = False,
@@ -216,8 +218,11 @@ def experiment(
     from .pools import assets_folder
     from .report import markdown_osrm
 
+    if name == "bank":
+        _fill_bank((output or assets_folder() / "tables") / "bank.csv", quick)
+        return
     if name != "osrm":
-        raise MergeError(f"Unknown experiment {name!r}: there is osrm.")
+        raise MergeError(f"Unknown experiment {name!r}: there are osrm and bank.")
     chosen = QUICK if quick else Experiment()
     if repetition:
         chosen = replace(chosen, repetitions=tuple(repetition))
@@ -228,6 +233,17 @@ def experiment(
     for line in run.everything():
         print(line, flush=True)
     print(markdown_osrm(tables))
+
+
+def _fill_bank(path: Path, quick: bool) -> None:
+    from .bank import SIZE, Bank, markdown
+    from .models import load_base
+    from .search import read_table
+
+    model, tokenizer = load_base("minilm")
+    for line in Bank(model, tokenizer, path, rows=8 if quick else 60).fill(12 if quick else SIZE):
+        print(line, flush=True)
+    print(markdown(read_table(path)))
 
 
 def _merge(

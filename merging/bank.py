@@ -1,0 +1,280 @@
+"""mergescope experiment bank: many random merges with measured accuracy, to see which diagnostics predict anything.
+
+A merge is drawn from pools, subsets of tasks, methods, scalings and plug-ins. Its diagnostics are taken before anybody runs it, its accuracy
+is measured after. The bank is one table, appended to as results come; draw number i is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from .adapter import Adapter
+from .diagnostics import cosines, effective_rank, interference, magnitude_variance, sign_conflict, subspace_overlap
+from .engine import Merged, merge
+from .evaluation import EncodedTask, encode_task
+from .features import Features
+from .lowrank import LowRank
+from .methods import METHODS
+from .pools import POOLS, collect_for_osrm, load_pool, settings_of
+from .search import append, measure, read_table
+from .tasks import DEFAULT_TASKS, Task
+
+SIZE = 320
+SUBSETS = 20
+SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
+WEIGHTS_ONLY = (
+    "scaling", "tasks", "magnitude_variance", "norm_ratio", "overlap_A", "overlap_B", "cosine", "sign_conflict", "sign_lost",
+    "effective_rank", "merged_norm", "distance", "alignment", "weakest_alignment",
+)  # fmt: skip
+"""Diagnostics that need no text: what the predictor may use."""
+ON_DATA = ("interference", "output_error", "worst_output_error")
+"""Diagnostics from the second moments of unlabelled texts."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One merge of the bank, as plain values."""
+
+    number: int
+    pool: str
+    tasks: tuple[str, ...]
+    method: str
+    scaling: float
+    orthogonalize: str
+    decouple: float
+    mu: float
+
+
+def draw(number: int) -> Draw:
+    """Return draw ``number``: the same for the same number, whatever was drawn before."""
+    generator = np.random.default_rng([20251122, number])
+    subset = np.random.default_rng([1, number % SUBSETS])
+    count = 2 + number % SUBSETS % (len(DEFAULT_TASKS) - 1)
+    tasks = tuple(DEFAULT_TASKS[i] for i in sorted(subset.choice(len(DEFAULT_TASKS), count, replace=False)))
+    names = [name for name, method in METHODS.items() if "task_id" not in method.needs]
+    method = METHODS[names[generator.integers(len(names))]]
+    pool = list(POOLS)[generator.integers(len(POOLS))]
+    scaling = float(SCALINGS[generator.integers(len(SCALINGS))])
+    plugin = generator.choice(["off", "off", "orthogonalize", "decouple", "half", "soft_osrm"])
+    if not method.plugins:
+        plugin = "off"
+    if method.name == "do_merging" and plugin == "off":
+        plugin = "both"
+    return Draw(
+        number, pool, tasks, method.name, scaling,
+        "balanced" if plugin in ("orthogonalize", "both") else "off",
+        {"decouple": 1.0, "both": 1.0, "half": 0.5}.get(str(plugin), 0.0),
+        0.3 if plugin == "soft_osrm" else 0.0,
+    )  # fmt: skip
+
+
+def describe(merged: Merged, features: Features | None = None) -> dict[str, float]:
+    """Return the diagnostics of a merge before it is run, each a mean over modules; the updates are those that enter the method.
+
+    Without ``features`` only those of `WEIGHTS_ONLY` (``scaling`` is the caller's). ``merged_norm``, ``distance`` and ``alignment`` compare the
+    merge M with every adapter's update W_i: ||M|| / mean ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine; ``output_error`` is the same
+    distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
+    """
+    plugged = [
+        replace(adapter, deltas=updates, fingerprint="-")
+        for adapter, updates in zip(merged.adapters, merged.updates, strict=True)
+    ]
+    magnitude, signs = magnitude_variance(plugged), sign_conflict(plugged)
+    found = {
+        "tasks": float(len(plugged)),
+        "magnitude_variance": float(magnitude.variance.mean()),
+        "norm_ratio": float(magnitude.norm_ratio.mean()),
+        "cosine": float(cosines(plugged).cosine.mean()),
+        "sign_conflict": float(signs.conflict.mean()),
+        "sign_lost": float(signs.lost.mean()),
+        "effective_rank": float(effective_rank(plugged).effective_rank.mean()),
+    }
+    for side in ("A", "B"):
+        overlap = subspace_overlap(plugged, side)
+        found[f"overlap_{side}"] = float(overlap[overlap.adapter_a != overlap.adapter_b].overlap.mean())
+    return found | _against_the_adapters(merged, features)
+
+
+def _against_the_adapters(merged: Merged, features: Features | None) -> dict[str, float]:
+    sizes, distances, errors = [], [], []
+    products = np.zeros((len(merged.adapters), 3))  # <M, W_i>, ||M||^2, ||W_i||^2 summed over modules
+    for module in merged.modules:
+        result = merged.result(module)
+        M = (result.dense() if isinstance(result, LowRank) else result).double()
+        size = float(M.norm())
+        for i, adapter in enumerate(merged.adapters):
+            W = adapter.deltas[module]
+            own, inner = W.norm(), float(((W.B.double().T @ M) * W.A.double()).sum())
+            products[i] += inner, size**2, own**2
+            distances.append(math.sqrt(max(0.0, size**2 - 2 * inner + own**2)) / own)
+            sizes.append(size / own)
+            if features is not None:
+                S = features.second_moment(adapter.task, module)
+                gap = M - W.dense().double()
+                whole = float(((W.B.double().T @ W.B.double()) * (W.A.double() @ S @ W.A.double().T)).sum())
+                errors.append((adapter.task, math.sqrt(max(0.0, float(((gap @ S) * gap).sum())) / whole)))
+    with np.errstate(invalid="ignore"):
+        alignment = np.nan_to_num(products[:, 0] / np.sqrt(products[:, 1] * products[:, 2]))
+    found = {
+        "merged_norm": float(np.mean(sizes)),
+        "distance": float(np.mean(distances)),
+        "alignment": float(alignment.mean()),
+        "weakest_alignment": float(alignment.min()),
+    }
+    if features is not None:
+        per_task = pd.DataFrame(errors, columns=["task", "error"]).groupby("task").error.mean()
+        ratios = interference(merged.adapters, features)
+        found |= {
+            "interference": float(ratios[ratios.source != ratios.target].ratio.mean()),
+            "output_error": float(per_task.mean()),
+            "worst_output_error": float(per_task.max()),
+        }
+    return found
+
+
+class Bank:
+    """The bank on the embedded base; `fill` adds what is missing up to ``size`` draws."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, path: Path, rows: int = 60) -> None:
+        self.model, self.tokenizer, self.path, self.rows = model, tokenizer, path, rows
+        self._pools: dict[str, list[Adapter]] = {}
+        self._encoded: dict[str, EncodedTask] = {}
+        self._features: Features | None = None
+
+    def fill(self, size: int = SIZE, numbers: Sequence[int] | None = None) -> Iterator[str]:
+        """Measure every draw that the table lacks (or only ``numbers`` of them); yields a line per merge."""
+        done = set(read_table(self.path).get("number", pd.Series(dtype=int)))
+        for number in numbers if numbers is not None else range(size):
+            if number not in done:
+                row = self.measured(draw(number))
+                append(self.path, pd.DataFrame([row]))
+                yield f"{number}: {row['method']} at {row['scaling']:g}, {row['tasks_merged']}: keeps {row['normalised']:.3f}"
+
+    def measured(self, chosen: Draw) -> dict[str, Any]:
+        """Return one row of the table."""
+        adapters = [adapter for adapter in self._pool(chosen.pool) if adapter.task in chosen.tasks]
+        merged = self._merge(chosen, adapters)
+        tasks = [self._task(adapter.task) for adapter in adapters]
+        marks = measure(self.model, self.tokenizer, merged, tasks)
+        alone = {a.task: a.metadata["test_accuracy"]["adapter"] for a in adapters}
+        accuracy = {task: found.count("1") / len(found) for task, found in marks.items()}
+        return {
+            "number": chosen.number, "pool": chosen.pool, "tasks_merged": "+".join(chosen.tasks), "method": chosen.method,
+            "orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "mu": chosen.mu, "scaling": chosen.scaling,
+            **{name: round(value, 6) for name, value in describe(merged, self.features()).items()},
+            "rows": self.rows, "accuracy": round(float(np.mean([*accuracy.values()])), 6),
+            "normalised": round(float(np.mean([accuracy[task] / alone[task] for task in accuracy])), 6),
+            "per_task": json.dumps({task: round(value, 4) for task, value in accuracy.items()}),
+        }  # fmt: skip
+
+    def _merge(self, chosen: Draw, adapters: list[Adapter]) -> Merged:
+        spec = METHODS[chosen.method]
+        params: dict[str, Any] = {"scaling": chosen.scaling} if any(p.name == "scaling" for p in spec.params) else {}
+        plugins: dict[str, Any] = {}
+        if spec.plugins:
+            plugins = {"orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "soft_osrm": chosen.mu or None}
+        return merge(adapters, chosen.method, features=self.features(), **plugins, **params)
+
+    def features(self) -> Features:
+        """Return the second moments of each task's first training texts, as the shipped OSRM pool used them."""
+        if self._features is None:
+            settings = settings_of(self._pool(next(iter(POOLS)))[0].metadata)
+            self._features = collect_for_osrm(self.model, self.tokenizer, DEFAULT_TASKS, settings)
+        return self._features
+
+    def _pool(self, name: str) -> list[Adapter]:
+        if name not in self._pools:
+            self._pools[name] = load_pool(name)
+        return self._pools[name]
+
+    def _task(self, name: str) -> EncodedTask:
+        if name not in self._encoded:
+            self._encoded[name] = encode_task(self.tokenizer, Task.load(name), "validation", self.rows)
+        return self._encoded[name]
+
+
+def correlations(bank: pd.DataFrame, samples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Return how each diagnostic goes with what a merge keeps: diagnostic, needs_data, rho, low, high, predicts.
+
+    Spearman's rank correlation with ``normalised`` over all merges; the 95 % interval is bootstrapped over whole task subsets,
+    since merges of one subset are alike. ``predicts``: the interval excludes 0.
+    """
+    groups = [group for _, group in bank.groupby("tasks_merged")]
+    generator = np.random.default_rng(seed)
+    names = [*WEIGHTS_ONLY, *ON_DATA]
+    drawn = []
+    for _ in range(samples):
+        sample = pd.concat([groups[i] for i in generator.integers(len(groups), size=len(groups))])
+        drawn.append(_spearman(sample, names))
+    low, high = np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0)
+    table = pd.DataFrame({"diagnostic": names, "needs_data": [name in ON_DATA for name in names]})
+    table = table.assign(rho=_spearman(bank, names), low=low, high=high)
+    table["predicts"] = (table.low > 0) | (table.high < 0)
+    return table.sort_values("rho", key=abs, ascending=False, ignore_index=True)
+
+
+def _spearman(bank: pd.DataFrame, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    ranks = bank[[*names, "normalised"]].rank()
+    found: np.ndarray[Any, np.dtype[np.float64]] = ranks[list(names)].corrwith(ranks["normalised"]).to_numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How well a model predicts ``normalised`` on task subsets that it has not seen, against always saying the mean."""
+
+    error: float
+    mean_error: float
+    predicted: pd.Series
+
+    @property
+    def useful(self) -> bool:
+        """True if the predictor beats the mean on left-out subsets."""
+        return self.error < self.mean_error
+
+
+def cross_validated(bank: pd.DataFrame, folds: int = 5) -> Prediction:
+    """Return the mean absolute error of the predictor from `WEIGHTS_ONLY` and of the mean, whole task subsets left out."""
+    from sklearn.model_selection import GroupKFold  # noqa: PLC0415 - takes a second
+
+    predicted = pd.Series(index=bank.index, dtype=float)
+    mean = predicted.copy()
+    for train, test in GroupKFold(folds).split(bank, groups=bank.tasks_merged):
+        model = predictor().fit(bank.iloc[train][list(WEIGHTS_ONLY)], bank.iloc[train].normalised)
+        predicted.iloc[test] = model.predict(bank.iloc[test][list(WEIGHTS_ONLY)])
+        mean.iloc[test] = bank.iloc[train].normalised.mean()
+    return Prediction(float((predicted - bank.normalised).abs().mean()), float((mean - bank.normalised).abs().mean()), predicted)
+
+
+def predictor() -> Any:
+    """Return the unfitted predictor: small boosted trees, seeded."""
+    from sklearn.ensemble import GradientBoostingRegressor  # noqa: PLC0415
+
+    return GradientBoostingRegressor(n_estimators=200, max_depth=3, learning_rate=0.05, subsample=0.7, random_state=0)
+
+
+def markdown(bank: pd.DataFrame) -> str:
+    """Return the correlation table and the predictor's error as Markdown."""
+    lines = ["| diagnostic | needs texts | Spearman ρ with the accuracy kept (95 %) | predicts |", "|---|---|---|---|"]
+    for row in correlations(bank).itertuples():
+        needs = "yes" if row.needs_data else ""
+        lines.append(
+            f"| {row.diagnostic} | {needs} | {row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f}) | {'yes' if row.predicts else 'no'} |"
+        )
+    found = cross_validated(bank)
+    verdict = "better than" if found.useful else "no better than"
+    lines += [
+        "",
+        f"{len(bank)} merges. On task subsets that it has not seen, the predictor from weights-only diagnostics is off by {found.error:.3f} on "
+        f"average, {verdict} always saying the mean ({found.mean_error:.3f}).",
+    ]
+    return "\n".join(lines)
