@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from .errors import MergeError
@@ -108,13 +109,18 @@ def train(
     print(output)
 
 
-def inspect_adapters(folders: Annotated[list[Path], typer.Argument(help="Adapter folders.")]) -> None:
+def inspect_adapters(
+    folders: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
+    html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with figures.")] = None,
+) -> None:
     """Print what the adapters are, whether they fit together, and a line per module."""
     from .adapter import Adapter
     from .pool import compatibility
 
     adapters = [Adapter.load(folder) for folder in folders]
     report = compatibility(adapters)
+    if html is not None:
+        _write_report(html, adapters, report)
     for row in report.adapters.itertuples():
         missing = f", {row.missing} missing" if row.missing else ""
         unusual = f", unusual targets {row.unusual}" if row.unusual else ""
@@ -128,6 +134,33 @@ def inspect_adapters(folders: Annotated[list[Path], typer.Argument(help="Adapter
         for line in lines:
             print(f"{kind}: {line}")
     print(report.modules.to_string(index=False, float_format="{:.4g}".format))
+
+
+def _write_report(path: Path, adapters: list[Any], report: Any) -> None:
+    from viz.report import Inspection, html_report
+
+    from . import diagnostics
+    from .adapter import number_equal_names
+
+    if report.problems:
+        raise MergeError(f"No report was written, since these adapters do not belong together: {report.problems[0]}")
+    named = number_equal_names(adapters)
+    overlaps = {side: diagnostics.subspace_overlap(named, side) for side in ("A", "B")}
+    inspection = Inspection(
+        adapters=report.adapters,
+        modules=report.modules,
+        problems=report.problems,
+        warnings=report.warnings,
+        columns=diagnostics.column_norms(named).query("norm > 0").assign(log10_norm=lambda frame: np.log10(frame.norm)),
+        magnitude_variance=diagnostics.magnitude_variance(named),
+        cosines=diagnostics.cosines(named),
+        signs=diagnostics.sign_conflict(named),
+        spectra=diagnostics.spectra(named),
+        overlaps=overlaps,
+        chance={side: diagnostics.chance_overlap(named, side) for side in overlaps},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html_report(inspection), encoding="utf-8")
 
 
 @cli.command()
