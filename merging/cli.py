@@ -217,6 +217,11 @@ def sweep(
     """
     from .pools import POOLS, assets_folder
     from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
+    from .search import CONTENDERS
+
+    unknown = [name for name in method or () if name not in CONTENDERS]
+    if unknown:
+        raise MergeError(f"Unknown method {unknown[0]!r}: choose one of {', '.join(CONTENDERS)}.")
 
     folder = output or assets_folder() / "tables"
     for name in pool or POOLS:

@@ -21,16 +21,14 @@ from torch import nn
 
 from .adapter import METADATA_FILE, Adapter, Head
 from .diagnostics import interference
-from .engine import merge
 from .errors import MergeError
 from .evaluation import EncodedTask, encode_task
 from .features import Features, collect_features
-from .methods import METHODS
-from .search import BOOTSTRAP, append, averages, grid, measure, pack, read_table, unpack
+from .search import BOOTSTRAP, CONTENDERS, append, averages, grid, measure, pack, read_table, unpack
 from .tasks import DEFAULT_TASKS, Task
 from .training import TrainingSettings, fine_tune, osrm_start, probe, target_names
 
-METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging")
+METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging", "soft_osrm")
 
 
 @dataclass(frozen=True)
@@ -226,10 +224,10 @@ class OsrmExperiment:
                     yield f"{key['variant']} {key['repetition']} {method}, {count} tasks: {(rows.correct / rows.total).mean():.3f}"
 
     def _merge(self, adapters: Sequence[Adapter], method: str, scaling: float, split: str) -> dict[str, str]:
-        params: dict[str, Any] = {"scaling": scaling} if any(param.name == "scaling" for param in METHODS[method].params) else {}
-        features = self.features(self.experiment.training.k) if "data" in METHODS[method].needs else None
+        contender = CONTENDERS[method]
+        features = self.features(self.experiment.training.k) if "data" in contender.needs else None
         tasks = [self.encoded(adapter.task, split) for adapter in adapters]
-        return measure(self.model, self.tokenizer, merge(adapters, method, features=features, **params), tasks)
+        return measure(self.model, self.tokenizer, contender.merge(adapters, scaling, features), tasks)
 
     def _best(self, method: str, key: Mapping[str, Any]) -> float:
         table = self.table("sweep")

@@ -11,10 +11,9 @@ from .diagnostics import rank_curve
 from .evaluation import encode_task
 from .experiment import EFFECTS, VARIANTS
 from .features import collect_features
-from .methods import METHODS
 from .models import load_base
 from .pools import POOLS, collect_for_osrm, load_pool, settings_of
-from .search import append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
+from .search import CONTENDERS, append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
 
@@ -24,12 +23,12 @@ REFERENCE = "task_arithmetic"
 
 def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int) -> Iterator[str]:
     """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv`` (each method at its best scaling); yields a line per merge."""
-    names = list(methods or METHODS)
+    names = list(methods or CONTENDERS)
     adapters = load_pool(pool)
     model, tokenizer = load_base("minilm")
     tasks = [Task.load(adapter.task) for adapter in adapters]
     features = None
-    if any("data" in METHODS[name].needs for name in names):
+    if any("data" in CONTENDERS[name].needs for name in names):
         settings = settings_of(adapters[0].metadata)
         features = collect_for_osrm(model, tokenizer, [task.name for task in tasks], settings)
     validation = folder / f"sweep_{pool}.csv"
@@ -109,17 +108,17 @@ def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str
         "| method | best λ | test average (95 %) | share of single-task | worst task | against Task Arithmetic (95 %, paired) |",
         "|---|---|---|---|---|---|",
     ]
-    order = {name: place for place, name in enumerate(METHODS)}
+    order = {name: place for place, name in enumerate(CONTENDERS)}
     summary = averages(table).sort_values("method", key=lambda column: column.map(order))
     for row in summary.itertuples():
-        has_scaling = any(param.name == "scaling" for param in METHODS[row.method].params)
+        contender = CONTENDERS[row.method]
         if row.method == REFERENCE or REFERENCE not in set(table.method):
             paired = ""
         else:
             difference, low, high = paired_difference(table, row.method, REFERENCE)
             paired = f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(
-            f"| {METHODS[row.method].title} | {f'{row.scaling:g}' if has_scaling else ''} | {row.average:.3f} ({row.low:.3f} to {row.high:.3f}) "
+            f"| {contender.title} | {f'{row.scaling:g}' if contender.scaled else ''} | {row.average:.3f} ({row.low:.3f} to {row.high:.3f}) "
             f"| {row.average / mean:.1%} | {task_title(row.worst_task)} {row.worst:.3f} | {paired} |"
         )
     return "\n".join(lines)
@@ -128,8 +127,8 @@ def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str
 def markdown_osrm(folder: Path) -> str:
     """Return the README's tables of the OSRM experiment: averages per initialisation and method, and what each change does."""
     summary, effects = (pd.read_csv(folder / f"osrm_{name}.csv") for name in ("summary", "effects"))
-    methods = [name for name in ("single-task", *METHODS) if name in set(summary.method)]
-    titles = [METHODS[name].title if name in METHODS else "each alone" for name in methods]
+    methods = [name for name in ("single-task", *CONTENDERS) if name in set(summary.method)]
+    titles = [CONTENDERS[name].title if name in CONTENDERS else "each alone" for name in methods]
     lines = [f"| initialisation (repetitions) | {' | '.join(titles)} |", "|---|" + "---|" * len(methods)]
     for name, variant in VARIANTS.items():
         mine = summary[summary.variant == name].set_index("method")

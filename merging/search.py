@@ -7,7 +7,8 @@ paired difference can be computed again from the shipped files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,41 @@ COLUMNS = ["method", "scaling", "task", "correct", "total", "hits"]
 BOOTSTRAP = 2000
 
 
+@dataclass(frozen=True)
+class Contender:
+    """What a sweep compares: a method, perhaps with a plug-in in front.
+
+    Attributes
+    ----------
+    plugins : keyword arguments of `merging.merge`
+    needs : see `merging.methods.base.Method`
+    """
+
+    title: str
+    method: str
+    plugins: Mapping[str, Any] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def scaled(self) -> bool:
+        """True if it has a scaling to tune."""
+        return any(param.name == "scaling" for param in METHODS[self.method].params)
+
+    def merge(self, adapters: Sequence[Adapter], scaling: float, features: Features | None = None) -> Merged:
+        """Merge at one scaling, everything else at the defaults."""
+        params: dict[str, Any] = {"scaling": scaling} if self.scaled else {}
+        return merge(adapters, self.method, features=features, **self.plugins, **params)
+
+
+CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, method in METHODS.items()} | {
+    "soft_osrm": Contender("Task Arithmetic + soft OSRM (μ 0.3)", "task_arithmetic", {"soft_osrm": 0.3}, frozenset({"data"})),
+}
+"""Every method as it is, and the plug-in that needs texts but no training in front of the simplest one."""
+
+
 def grid(method: str, scalings: Sequence[float] = SCALINGS) -> Sequence[float]:
     """Return the scalings to try: one dummy value for a method that has none."""
-    return scalings if any(param.name == "scaling" for param in METHODS[method].params) else (1.0,)
+    return scalings if CONTENDERS[method].scaled else (1.0,)
 
 
 def measure(model: nn.Module, tokenizer: Any, merged: Merged | Adapter, tasks: Sequence[EncodedTask]) -> dict[str, str]:
@@ -50,9 +83,7 @@ def sweep(
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of one (method, scaling) after the other; close the generator to stop."""
     for method, scaling in points:
-        params: dict[str, Any] = {"scaling": scaling} if any(p.name == "scaling" for p in METHODS[method].params) else {}
-        merged = merge(adapters, method, features=features, **params)
-        marks = measure(model, tokenizer, merged, tasks)
+        marks = measure(model, tokenizer, CONTENDERS[method].merge(adapters, scaling, features), tasks)
         rows = [(method, scaling, task, m.count("1"), len(m), pack(m)) for task, m in marks.items()]
         yield pd.DataFrame(rows, columns=COLUMNS)
 
