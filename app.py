@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -21,10 +22,13 @@ import gradio as gr
 
 from viz.panels.controls import opening
 from viz.panels.look import launch_options
+from viz.panels.osrm_handlers import OsrmHandlers
+from viz.panels.osrm_services import Plan, Trained
 from viz.panels.page import page
 from viz.panels.services import Estimate, Progress, Settings, Workbench
 
 LONGEST = 120
+LONGEST_TRAINING = 300
 
 
 def seconds(settings: dict[str, Any], limit: int) -> int:
@@ -32,9 +36,19 @@ def seconds(settings: dict[str, Any], limit: int) -> int:
     return min(LONGEST, 15 + limit // 20)
 
 
-def on_gpu(function: Callable) -> Callable:
+def training_seconds(plan: dict[str, Any], root: str, stop: str) -> int:
+    """Estimate how long a set takes to train on a GPU, with its features and tests."""
+    return min(LONGEST_TRAINING, 30 + len(plan["tasks"]) * (10 + plan["epochs"] * plan["rows"] // 200))
+
+
+def merging_seconds(folders: dict[str, str], scaling: float) -> int:
+    """Estimate how long merging and testing a set takes on a GPU."""
+    return 15 + 2 * len(folders)
+
+
+def on_gpu(duration: Callable[..., int]) -> Callable[[Callable], Callable]:
     """Run a generator on a borrowed GPU where the host lends them (ZeroGPU); elsewhere leave it as it is."""
-    return spaces.GPU(duration=seconds)(function) if spaces else function
+    return spaces.GPU(duration=duration) if spaces else lambda function: function
 
 
 @cache
@@ -45,11 +59,23 @@ def workbench() -> Workbench:
     return Opened()
 
 
-@on_gpu
+@on_gpu(seconds)
 def stream_accuracy(settings: dict[str, Any], limit: int) -> Iterator[Progress | Estimate]:
     """Evaluate a merge; plain values in and out, as a borrowed GPU lives in another process."""
     settings = Settings(**{**settings, "params": tuple(map(tuple, settings["params"]))})
     yield from workbench().evaluate(settings, limit)
+
+
+@on_gpu(training_seconds)
+def stream_training(plan: dict[str, Any], root: str, stop: str) -> Iterator[Trained]:
+    """Train a set of adapters into the folder `root`, until done or until the file `stop` exists."""
+    yield from workbench().lab.train(Plan(**plan), Path(root), stop=Path(stop).exists)
+
+
+@on_gpu(merging_seconds)
+def stream_merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str, float, float, float, int, int]]:
+    """Merge a set of adapters {task: folder} and stream its accuracy per task."""
+    yield from workbench().lab.merged_accuracy(folders, scaling)
 
 
 def build() -> gr.Blocks:
@@ -57,7 +83,9 @@ def build() -> gr.Blocks:
     from merging.methods import METHODS
     from merging.plugins import PLUGINS
 
-    return page(workbench(), METHODS, PLUGINS, stream_accuracy)
+    bench = workbench()
+    osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, osrm)
 
 
 def main() -> None:

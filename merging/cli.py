@@ -288,7 +288,10 @@ def _merge(
     inputs: Annotated[list[Path], typer.Argument(help="Adapter folders, or one recipe.yaml.")],
     output: Output,
     method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="Weight of each adapter, in order; repeat the option.")] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="Weight of each adapter, in order; repeat the option. A number, or patterns: '*.layer.0.*=0.5,*=1'."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random masks.")] = 0,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
     head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
@@ -327,10 +330,20 @@ def _merge(
     if soft_osrm is not None or _needs_data(method):
         features = _features(adapters, base)
     merged = merge(
-        adapters, method, weights=weight, seed=seed, features=features,
+        adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed, features=features,
         soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
     )  # fmt: skip
     _report_saved(merged.save(output, rank=rank, head=head, prefix=prefix))
+
+
+def _weight(text: str) -> float | dict[str, float]:
+    """Read ``0.5`` or ``pattern=0.5,pattern=1``."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {pattern: float(value) for pattern, _, value in (part.rpartition("=") for part in text.split(","))}
+    except ValueError as error:
+        raise MergeError(f"--weight {text!r} is neither a number nor pattern=number,pattern=number.") from error
 
 
 def _merge_recipe(path: Path, output: Path, base: str) -> None:

@@ -208,7 +208,7 @@ def _shared_start_warnings(adapters: Sequence[Adapter]) -> list[str]:
     a, b = shared.index[0]
     return [
         f"{a} and {b} share their A subspace (overlap {shared.iloc[0]:.2f}, chance {chance:.2f}; {len(shared)} of {len(pairs)} pairs): "
-        "they were probably trained from one seed, which makes them interfere."
+        "trained from one seed, or started where the same texts have least energy (OSRM); shared inputs let them interfere."
     ]
 
 

@@ -6,6 +6,7 @@ it, and keeps the epoch with the best validation accuracy.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from .diagnostics import drift
 from .errors import MergeError
 from .features import Features
 from .lowrank import LowRank
-from .models import bare, fingerprint, linear_layers, out_in, pooled_states
+from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in, pooled_states
 from .osrm import official_init, osrm_init, random_orthonormal
 from .tasks import Split, Task
 
@@ -110,7 +111,12 @@ def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
         if kind not in known:
             raise MergeError(f"There are no usual target modules for the architecture {kind!r}: name some.")
         targets = known[kind]
-    names = [n for n, m in bare(model).named_modules() if n.rsplit(".", 1)[-1] in targets and hasattr(m, "weight")]
+    # what comes behind the pooled states (a pooler, a head) would never learn
+    names = [
+        name
+        for name, module in bare(model).named_modules()
+        if name.rsplit(".", 1)[-1] in targets and hasattr(module, "weight") and not set(name.split(".")) & set(NOT_ENCODER)
+    ]
     if not names:
         raise MergeError(f"The base model has no module called {' or '.join(targets)}.")
     return names
@@ -227,7 +233,9 @@ def _lora_layers(
     checkpointing = on_gpu if settings.checkpointing is None else settings.checkpointing
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
-        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(names), lora_dropout=0.0)
+        # a pattern: PEFT shortens a long list of names to suffixes, which may fit more
+        targets = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, names))})"
+        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0)
         wrapped = get_peft_model(model, config)
     try:
         if checkpointing:

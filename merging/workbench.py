@@ -232,7 +232,8 @@ class Workbench:
 
     def _sweep(self, pool: str) -> pd.DataFrame:
         """Return the shipped validation sweep: method, scaling, average, low, high."""
-        return averages(read_table(self.tables / f"sweep_{pool}.csv"))
+        measured = averages(read_table(self.tables / f"sweep_{pool}.csv"))
+        return measured[measured.method.isin(METHODS)]
 
     def _defaults(self, pool: str, method: str) -> dict[str, Any]:
         """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""

@@ -42,6 +42,22 @@ def test_merge_writes_what_the_library_merges(folders: list[Path], tmp_path: Pat
     assert all(ours[key].equal(theirs[key]) for key in ours)
 
 
+def test_weights_may_differ_by_layer(folders: list[Path], tmp_path: Path) -> None:
+    weights = ["--weight", "*.layer.0.*=0.5,*=2", "--weight", 1, "--weight", 0]
+    done = run("merge", *folders, "--method", "task_arithmetic", *weights, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    adapters = [Adapter.load(folder) for folder in folders]
+    expected = merge(adapters, "task_arithmetic", weights=[{"*.layer.0.*": 0.5, "*": 2.0}, 1.0, 0.0])
+    written = Adapter.load(tmp_path / "out")
+    assert all(written.deltas[module].dense().equal(expected.delta(module)) for module in expected.modules)
+    again = run("merge", tmp_path / "out" / "recipe.yaml", "-o", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    assert Adapter.load(tmp_path / "again").fingerprint == written.fingerprint
+    refused = run("merge", *folders, "--method", "task_arithmetic", "--weight", "half", "-o", tmp_path / "no")
+    assert refused.returncode == 1
+    assert "half" in refused.stderr
+
+
 def test_a_recipe_makes_the_same_files_again(folders: list[Path], tmp_path: Path) -> None:
     first = run(
         "merge",

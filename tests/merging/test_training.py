@@ -243,3 +243,12 @@ def test_drift_is_reported_after_every_epoch(model, tokenizer, task) -> None:
     assert len(epochs) == SETTINGS.epochs
     assert all(progress.drift[0] > 0 for progress in epochs)
     assert epochs[-1].left == 0.0 < epochs[0].left
+
+
+def test_a_long_list_of_modules_reaches_these_and_no_other(model, tokenizer, task) -> None:
+    # query, key, value and three dense layers in two layers: PEFT would shorten the list to suffixes
+    names = ("query", "key", "value", "dense")
+    adapter = trained(model, tokenizer, task, replace(SETTINGS, modules=names, epochs=1))
+    assert len(adapter.deltas) == 12
+    assert list(adapter.deltas) == sorted(target_names(model, names))
+    assert not any(module.startswith("pooler") for module in adapter.deltas)

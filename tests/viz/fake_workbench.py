@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,6 +92,7 @@ MODULES = 12
 
 class FakeWorkbench:
     device = "CPU · 2 cores"
+    tables = Path("nowhere")
     base_title = "all-MiniLM-L6-v2"
 
     def __init__(self, pause: float = 0.0) -> None:

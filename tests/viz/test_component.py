@@ -6,16 +6,20 @@ from collections.abc import Iterator
 import gradio as gr
 import pandas as pd
 import pytest
+from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, PLUGINS, FakeWorkbench
 
 from viz.panels.component import SCRIPTS, STYLE, TEMPLATE, payload
 from viz.panels.look import launch_options, theme
+from viz.panels.osrm_handlers import OsrmHandlers
 from viz.panels.page import page
 
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
-    blocks = page(FakeWorkbench(), METHODS, PLUGINS, lambda settings, limit: iter(()))
+    blocks = page(
+        FakeWorkbench(), METHODS, PLUGINS, lambda settings, limit: iter(()), OsrmHandlers(FakeLab(), FakePools(), train, merge)
+    )
     yield blocks
     blocks.close()
 

@@ -9,11 +9,14 @@ import pytest
 from fake_workbench import FakeWorkbench
 
 from viz.figures.accuracy import accuracy_per_task
+from viz.figures.experiment import accuracy_per_variant, forest, spread_per_variant
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
 from viz.figures.rank import rank_against_k
+from viz.figures.spectrum import seen_by_A, spectrum
 from viz.figures.sweep import average_against_scaling
-from viz.figures.theme import OKABE_ITO, faint, task_colours
+from viz.figures.theme import OKABE_ITO, axis, faint, task_colours
+from viz.figures.training import drift_curve, loss_curve, validation_curve
 
 TASKS = ["question type", "SMS spam", "news topic"]
 TITLES = {"do_merging": "DO-Merging", "task_arithmetic": "Task Arithmetic", "average": "Average", "ties": "TIES"}
@@ -52,7 +55,39 @@ def figures() -> dict[str, dict]:
         "magnitude": magnitude_distribution(*[magnitude_quantiles(columns, TASKS)] * 2, TASKS),
         "overlap": subspace_overlap(overlap_matrix(pairs, TASKS)),
         "rank": rank_against_k(curve, TASKS[0], OKABE_ITO[0]),
+        **osrm_figures(),
     }
+
+
+def osrm_figures() -> dict[str, dict]:
+    colours, variants = task_colours(TASKS), {"default_shared": "PEFT default", "osrm": "OSRM"}
+    steps = pd.DataFrame({"task": TASKS[0], "step": [1, 2], "loss": [0.7, 0.5]})
+    epochs = pd.DataFrame({"task": TASKS[0], "step": [2], "validation": [0.8], "frobenius": [0.1], "procrustes": [0.05]})
+    curve = pd.DataFrame({"variant": ["osrm", "osrm", "default_shared"], "scaling": [1.0, 0.5, 0.5], "average": [0.7, 0.8, 0.6]})
+    runs = pd.DataFrame({"variant": ["osrm", "default_shared"], "run": ["a", "b"], "drift": [0.1, 0.2], "rotated": [0.1, 0.15]})
+    return {
+        "spectrum": spectrum(eigenvalues(), 2, "inputs of the others"),
+        "seen": seen_by_A(seen_table(), colours),
+        "loss": loss_curve(steps, colours, 4),
+        "validation": validation_curve(epochs, colours, 4),
+        "drift": drift_curve(epochs, colours, 4),
+        "per variant": accuracy_per_variant(curve, "scaling", variants, "scaling λ"),
+        "spread": spread_per_variant(runs, {"drift": "as it is", "rotated": "rotation taken out"}, variants, axis("drift")),
+        "forest": forest(effects_table(), {"ties": "TIES", "emr": "EMR"}),
+    }
+
+
+def eigenvalues() -> pd.DataFrame:
+    return pd.DataFrame({"index": [1, 2, 3, 4], "eigenvalue": [0.0, 0.0, 1e-3, 1.0], "chosen": [True, True, True, False]})
+
+
+def seen_table() -> pd.DataFrame:
+    return pd.DataFrame({"task": TASKS, "own": [True, False, False], "share": [0.1, 0.02, 0.01], "random": 0.144})
+
+
+def effects_table() -> pd.DataFrame:
+    rows = [(effect, method, 2, 0.02, -0.01, 0.05) for effect in ("one thing", "another " * 10) for method in ("ties", "emr")]
+    return pd.DataFrame(rows, columns=["effect", "method", "n", "difference", "low", "high"])
 
 
 @pytest.fixture(params=sorted(figures()))
@@ -87,7 +122,7 @@ def test_colours_of_the_page_come_from_its_theme(figure: dict) -> None:
 
 def test_axes_name_their_quantity() -> None:
     drawn = figures()
-    titles = {name: (figure["layout"]["xaxis"]["title"] or {}).get("text") for name, figure in drawn.items()}
+    titles = {name: (drawn[name]["layout"]["xaxis"]["title"] or {}).get("text") for name in drawn if name not in osrm_figures()}
     assert titles == {
         "accuracy": "accuracy on the test split",
         "sweep": "scaling λ",
@@ -95,6 +130,7 @@ def test_axes_name_their_quantity() -> None:
         "overlap": None,
         "rank": "texts k",
     }
+    assert all(drawn[name]["layout"]["xaxis"]["title"]["text"] for name in osrm_figures())
     assert drawn["sweep"]["layout"]["yaxis"]["title"]["text"] == "average accuracy"
     assert drawn["rank"]["layout"]["yaxis"]["title"]["text"] == "rank of the features"
 
@@ -213,3 +249,40 @@ def test_a_task_keeps_its_colour() -> None:
     assert task_colours(TASKS) == dict(zip(TASKS, OKABE_ITO, strict=False))
     assert len(task_colours([str(n) for n in range(20)])) == 20
     assert faint("#0072B2", 0.4) == "rgba(0,114,178,0.4)"
+
+
+def test_the_spectrum_marks_the_rows_of_A_and_the_end_of_the_null_space() -> None:
+    figure = spectrum(eigenvalues(), 2, "inputs")
+    every, rows = figure["data"]
+    assert rows["x"] == [1, 2, 3]
+    assert min(every["y"]) > 0  # a log axis has no zero
+    assert figure["layout"]["shapes"][0]["x0"] == 2.5
+    assert len(spectrum(eigenvalues().assign(chosen=False), 0, "inputs")["data"]) == 1
+
+
+def test_what_A_sees_is_held_against_the_level_of_a_random_A() -> None:
+    figure = seen_by_A(seen_table(), task_colours(TASKS))
+    assert figure["data"][0]["y"][0] == f"{TASKS[0]} (own)"
+    assert figure["layout"]["shapes"][0]["x0"] == 0.144
+    assert figure["layout"]["xaxis"]["range"][1] > 0.144
+
+
+def test_training_curves_stand_still_while_they_fill() -> None:
+    none = pd.DataFrame(columns=["task", "step", "loss"])
+    assert loss_curve(none, task_colours(TASKS), 40)["layout"]["xaxis"]["range"] == [0, 1.03 * 40]
+    assert [trace["x"] for trace in loss_curve(none, task_colours(TASKS), 40)["data"]] == [[], [], []]
+
+
+def test_a_shared_seed_is_dashed() -> None:
+    lines = {trace["name"]: trace["line"]["dash"] for trace in osrm_figures()["per variant"]["data"]}
+    assert lines == {"PEFT default": "dash", "OSRM": "solid"}
+
+
+def test_effects_are_points_of_accuracy_with_a_row_each() -> None:
+    figure = forest(effects_table(), {"ties": "TIES", "emr": "EMR", "none": "not measured"})
+    assert [trace["name"] for trace in figure["data"]] == ["TIES", "EMR"]
+    assert figure["data"][0]["x"] == [2, 2]
+    rows = [y for trace in figure["data"] for y in trace["y"]]
+    assert len(set(rows)) == len(rows)
+    labels = [note["y"] for note in figure["layout"]["annotations"]]
+    assert all(label < row for label, row in zip(labels, sorted(rows)[::2], strict=True))

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from merging.errors import MergeError
 from merging.evaluation import evaluate
+from merging.lab import Plan
 from merging.methods import METHODS
 from merging.models import working_copy
 from merging.workbench import Progress, Reading, Settings, Workbench
@@ -94,3 +96,29 @@ def test_tables_are_read_once(bench: Workbench, start: Settings) -> None:
     assert bench.sweep(start.pool) is bench.sweep(start.pool)
     assert bench.defaults(start.pool, "ties") is bench.defaults(start.pool, "ties")
     assert bench.penalty("raw") == 1.0
+
+
+def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Settings) -> None:
+    tasks = ("movie", "sms_spam")
+    folders = {task: str(bench.root / "adapters" / "default" / task) for task in tasks}
+    bench.add_pool("own-1", "Your set 1", folders, Plan(tasks))
+    settings = replace(start, pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
+    assert bench.tasks("own-1") == list(tasks)
+    assert list(bench.references("own-1").single) == list(bench.references(start.pool).set_index("task").single[list(tasks)])
+    assert bench.sweep("own-1").empty
+    assert bench.defaults("own-1", "ties")["params"]["scaling"] == 0.5
+    assert bench.update(settings).magnitude is not None
+    last = list(bench.evaluate(settings, 8))[-1]
+    assert last.done == last.total == 8
+    assert "own-1" not in bench.pools
+    reading = bench.read(replace(settings, mu=0.3, k=20))
+    step = next(reading)
+    reading.close()
+    assert (step.what, step.total) == ("reading", 200)
+
+
+def test_a_set_that_is_no_longer_kept_says_so(bench: Workbench) -> None:
+    bench.add_pool("own-2", "Your set 2", {}, Plan(("movie",)))
+    bench.remove_pool("own-2")
+    with pytest.raises(MergeError, match="no longer kept"):
+        bench.tasks("own-2")

@@ -33,11 +33,14 @@ def GPU(function=None, *, duration=60):
 
 PROGRAM = """
 import json
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import spaces
 import app
 from viz.panels.controls import opening
+from viz.panels.osrm_services import Plan
 from viz.panels.services import Progress
 from merging.methods import METHODS
 
@@ -49,7 +52,16 @@ while isinstance(step := next(stream), Progress):
     progress.append(step)
 estimates = [step, *(next(stream) for _ in bench.tasks(settings.pool)[1:])]
 stream.close()
+root, stop = Path(sys.argv[1]), Path(sys.argv[1]) / "stop"
+plan = asdict(Plan(("sms_spam", "movie"), "default_own", epochs=1, rows=32))
+events = []
+for event in app.stream_training(plan, str(root), str(stop)):
+    events.append(event)
+    stop.touch()  # in another process only the disk is shared
+scores = list(app.stream_merge({"sms_spam": events[-1].folder}, 0.5))
 print(json.dumps({
+    "trained": [asdict(event) for event in events],
+    "scores": scores,
     "tasks": bench.tasks(settings.pool),
     "modules": len(bench.modules(settings.pool)),
     "progress": [asdict(step) for step in progress],
@@ -62,7 +74,9 @@ print(json.dumps({
 def test_progress_and_estimates_cross_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "spaces.py").write_text(SPACES)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "GRADIO_ANALYTICS_ENABLED": "False"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert [step["done"] for step in result["progress"]] == list(range(result["modules"] + 1))
@@ -72,5 +86,8 @@ def test_progress_and_estimates_cross_the_process_boundary(tmp_path: Path) -> No
         low, high = item["interval"]
         assert 0 <= low <= item["accuracy"] <= high <= 1
         assert 0 < item["done"] <= item["total"] <= 50
-    assert len(result["durations"]) == 1
-    assert 0 < result["durations"][0] <= 120
+    assert {event["task"] for event in result["trained"]} == {"sms_spam"}
+    assert (tmp_path / "sms_spam" / "adapter_config.json").exists()
+    assert result["scores"][-1][-2:] == [100, 100]
+    assert len(result["durations"]) == 3
+    assert all(0 < duration <= 300 for duration in result["durations"])

@@ -19,6 +19,7 @@ Plugins = Mapping[str, Plugin]
 
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
 K = 100  # texts per task at the start
+MOST_TASKS = 8  # of a pool: the page has a weight for each, and a colour
 YES_NO = ("no", "yes")
 PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "penalty": ("orthogonalize", "penalty"),
@@ -43,7 +44,7 @@ class Controls:
 
     @property
     def weights(self) -> list[gr.components.Component]:
-        """One slider per task of the largest pool."""
+        """One slider per task of a pool; those beyond its tasks are hidden."""
         return [component for name, component in self.form.items() if name.startswith("weight_")]
 
 
@@ -77,7 +78,7 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     with gr.Row(elem_classes="ms-heading"):
         gr.HTML("<h2>Adapters</h2>", apply_default_css=False, container=False, padding=False)
         equal = gr.Button("reset weights", size="sm", elem_id="ms-equal", elem_classes="ms-link")
-    for place in range(max(len(workbench.tasks(name)) for name in workbench.pools)):
+    for place in range(MOST_TASKS):
         weight = {"minimum": 0, "maximum": 2, "step": 0.05, "value": 1}
         add(f"weight_{place}", gr.Slider, **weight, elem_classes=["ms-slider", "ms-weight", f"ms-task-{place % 8}"])
     gr.HTML("<h2>Evaluation</h2>", apply_default_css=False, container=False, padding=False)
@@ -117,7 +118,7 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
         options[name] = {"value": tuned.get(name, 0.0), "visible": methods[method].plugins}
     options["seed"] = {"visible": methods[method].random}
     tasks = workbench.tasks(pool)
-    for place in range(max(len(workbench.tasks(name)) for name in workbench.pools)):
+    for place in range(MOST_TASKS):
         used = place < len(tasks)
         options[f"weight_{place}"] = (
             {"label": workbench.title(tasks[place]), "visible": True, "value": 1} if used else {"visible": False}

@@ -9,7 +9,7 @@ last move wins, in whatever order the browser's requests arrive.
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
-from functools import cache
+from functools import lru_cache
 from html import escape
 from time import monotonic, sleep
 from typing import Any
@@ -37,7 +37,7 @@ class MergeHandlers:
 
     def __init__(self, workbench: Workbench, methods: Catalogue, stream: Stream) -> None:
         self.workbench, self.methods, self.stream = workbench, methods, stream
-        self.trained = cache(lambda pool: views.as_trained(workbench, methods, pool))
+        self.trained = lru_cache(maxsize=16)(lambda pool: views.as_trained(workbench, methods, pool))
 
     def redraw(self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str]) -> dict[str, str]:
         """Merge with the form's settings and draw all that is known at once; give what the page does not show yet."""

@@ -86,5 +86,6 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "run_history": False,
         "state_session_capacity": 500,
+        "max_file_size": "24mb",  # a little more than what an own task may have, so that the panel can say so
         "footer_links": ["settings"],
     }

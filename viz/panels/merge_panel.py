@@ -1,6 +1,7 @@
 """The Merge panel: its layout and its wiring; what happens on it is in handlers.py."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +33,11 @@ class Layout:
     rank_choice: list[gr.components.Component]
 
 
-def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> None:
-    """Lay the panel out inside `demo` and wire it."""
-    _wire(demo, _layout(workbench, methods, plugins), MergeHandlers(workbench, methods, stream))
+def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> gr.Radio:
+    """Lay the panel out inside `demo` and wire it; gives the choice of the pool, to which others may add."""
+    layout = _layout(workbench, methods, plugins)
+    _wire(demo, layout, MergeHandlers(workbench, methods, stream))
+    return layout.controls.form["pool"]
 
 
 def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layout:
@@ -77,6 +80,15 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layou
     return Layout(settings, outputs, cancel, again, [side, layer, kind], rank, [task, depth, part])
 
 
+@contextmanager
+def said() -> Iterator[None]:
+    """Show what the library refuses (a visitor's own pool that is gone, say) as its sentence."""
+    try:
+        yield
+    except MergeError as error:
+        raise gr.Error(str(error)) from error
+
+
 def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     state = gr.State(Session())
     form, part = layout.controls.form, layout.part
@@ -89,21 +101,22 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
         return [values.get(name, gr.skip()) for name in names]
 
     def redraw(session: Session, limit: int, side: str, layer: str, kind: str, *values: Any) -> list[Any]:
-        return send(panel.redraw(session, dict(zip(form, values, strict=True)), int(limit), (side, layer, kind)))
+        with said():
+            return send(panel.redraw(session, dict(zip(form, values, strict=True)), int(limit), (side, layer, kind)))
 
     def evaluate(session: Session) -> Iterator[list[Any]]:
-        try:
+        with said():
             for values in panel.evaluate(session):
                 yield send(values, STREAMED)
-        except MergeError as error:
-            raise gr.Error(str(error)) from error
+            yield send({}, STREAMED)  # a generator that never yields would empty its outputs
 
     def opened(session: Session, *values: Any) -> list[Any]:
         session.sent.clear()  # a reloaded page shows nothing yet
         return redraw(session, *values)
 
     def tuned(pool: str, method: str) -> list[Any]:
-        options = choose(panel.workbench, panel.methods, pool, method)
+        with said():
+            options = choose(panel.workbench, panel.methods, pool, method)
         return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
 
     def default_penalty(mode: str) -> Any:

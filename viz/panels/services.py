@@ -1,6 +1,7 @@
 """What the panels ask of the core: plain settings in, plain data out. The panels never see a tensor."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -81,6 +82,7 @@ class Workbench(Protocol):
     """The pools, merges and measurements behind the panels."""
 
     pools: Mapping[str, str]
+    tables: Path
     device: str
     base_title: str
 

@@ -78,6 +78,10 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         "Lines: average on validation, band: 95 % for your method. Dashed: your λ. Dot: this merge on test. "
         f"Good methods are high, and flat around their best λ.{_know_more(methods, sweep)}"
     )
+    if sweep.empty:
+        caption = (
+            "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to compare several λ."
+        )
     return payload(figure, caption, sweep, filename(settings, "sweep"))
 
 
@@ -113,7 +117,9 @@ def as_trained(workbench: Workbench, methods: Catalogue, pool: str) -> MergeView
 
 def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str, kind: str) -> str:
     """Show how far the adapters' subspaces overlap, in the chosen part of the model."""
-    pairs, chance = workbench.overlap(settings, side, pick(workbench.modules(settings.pool), layer, kind))
+    modules = workbench.modules(settings.pool)
+    chosen = pick(modules, layer, kind)
+    pairs, chance = workbench.overlap(settings, side, chosen or modules)
     matrix = overlap_matrix(pairs, workbench.tasks(settings.pool))
     names = [label(workbench, task) for task in matrix.index]
     figure = subspace_overlap(matrix.set_axis(names, axis=0).set_axis(names, axis=1))
@@ -122,12 +128,16 @@ def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str
         f"Mean cos² of the angles between two adapters' subspaces, 0 to 1; here {mean:.2f} on average, by chance "
         f"{chance:.2f}. Shared directions of A let one task's texts reach another's update."
     )
+    if not chosen:
+        caption = f"These adapters do not change that module, so all are shown. {caption}"
     return payload(figure, caption, matrix.rename_axis("adapter").reset_index(), filename(settings, f"overlap_{side}"))
 
 
 def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) -> str:
     """Show the rank of a task's features at one module against the number of texts."""
     layer, kind = part
+    own = pool not in workbench.pools
+    pool = next(iter(workbench.pools)) if own else pool
     module = pick(workbench.modules(pool), layer, kind)[0]
     curve = workbench.rank_curve(pool, task, module, k)
     colour = task_colours(workbench.tasks(pool))[task]
@@ -135,6 +145,8 @@ def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) ->
         f"Mean inputs of layer {layer}, {kind}, one per text. On y = x every text still adds a direction (the OSRM paper's "
         "figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
     )
+    if own:
+        caption = f"Of the shipped tasks; the OSRM panel draws this for the tasks of your own sets. {caption}"
     figure = rank_against_k(curve, label(workbench, task), colour)
     return payload(figure, caption, curve, f"mergescope_rank_{task}_layer{layer}_{kind}")
 
