@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ class SubspaceView:
         1 - overlap with the subspace from all texts that were read: 0 the same, 1 orthogonal.
     texts : dict of str to int
         How many texts of each task were used; fewer than k where a task has no more.
+    erased : float or None
+        The share of its energy that OSRM's post-hoc variant would leave to an adapter trained before (`merging.osrm.erase`).
     """
 
     spectrum: pd.DataFrame
@@ -94,6 +96,7 @@ class SubspaceView:
     energy: float
     change: float | None
     texts: dict[str, int]
+    erased: float | None
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,12 @@ class Lab:
     ----------
     base : returns (model, tokenizer); the model is never changed
     reader : the same on the CPU, if ``base`` may be on a borrowed GPU: features are read in this process and kept
+    trained : returns an adapter of a task that was trained without OSRM, or None: what the post-hoc variant is shown on
     """
 
     base: BaseOf
     reader: BaseOf | None = None
+    trained: Callable[[str], Adapter | None] = lambda task: None
     _own: dict[str, Task] = field(default_factory=dict, repr=False)
     _features: dict[tuple[Any, ...], Features] = field(default_factory=dict, repr=False)
 
@@ -238,24 +243,13 @@ class Lab:
             energy=float((A.double() @ self._others(plan, everything, task, module)).mul(A.double()).sum()),
             change=1.0 - float((A.double() @ at_all.double().T).square().sum()) / len(A) if osrm else None,
             texts={name: min(plan.k, len(everything.samples(name, module))) for name in plan.tasks},
+            erased=self._erased(plan, task, module, A),
         )
 
-    def erasure(self, plan: Plan, adapters: Sequence[Adapter]) -> pd.DataFrame:
-        """Return task, kept: the share of each trained adapter's energy that OSRM's post-hoc variant would leave it.
-
-        The adapters' tasks must be among the plan's. See `merging.osrm.erase`.
-        """
-        everything = replace(self.features(plan), limit=None)
-        osrm = plan if self._is_osrm(plan) else replace(plan, variant="osrm")
-        rows = []
-        for adapter in adapters:
-            kept = total = 0.0
-            for module, update in adapter.deltas.items():
-                energy = update.norm() ** 2
-                kept += energy * erase(update, self._start(osrm, everything, adapter.task, module)[0])[1]
-                total += energy
-            rows.append((adapter.task, kept / total if total else 1.0))
-        return pd.DataFrame(rows, columns=["task", "kept"])
+    def _erased(self, plan: Plan, task: str, module: str, A: Tensor) -> float | None:
+        adapter = self.trained(task) if self._is_osrm(plan) else None
+        update = adapter.deltas.get(module) if adapter is not None else None
+        return erase(update, A)[1] if update is not None else None
 
     def rank_curve(self, plan: Plan, task: str, module: str) -> pd.DataFrame:
         """Return k, rank, energy_rank of the texts' mean inputs, up to the texts that were read."""

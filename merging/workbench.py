@@ -153,7 +153,7 @@ class Workbench:
         self._base: tuple[nn.Module, Any] | None = None
         self._seen: dict[int, Features] = {}  # k: features whose second moments are there
         self._readings = {size: Reading(partial(self._start_reading, size)) for size in FEATURE_TEXTS}
-        self.lab = Lab(self.base, self._base_reader)
+        self.lab = Lab(self.base, self._base_reader, self._trained)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
         self.adapters = lru_cache(maxsize=KEPT_POOLS)(self._adapters)
         self.references = lru_cache(maxsize=KEPT_POOLS)(self._references)
@@ -180,6 +180,11 @@ class Workbench:
                 model = copy.deepcopy(self._reader).to("cuda") if torch.cuda.is_available() else self._reader
                 self._base = model, tokenizer
             return self._base
+
+    def _trained(self, task: str) -> Adapter | None:
+        """Return the first pool's adapter of a task, if it has one."""
+        pool = next(iter(self.pools), None)
+        return next((a for a in self.adapters(pool) if a.task == task), None) if pool else None
 
     def _base_reader(self) -> tuple[nn.Module, Any]:
         """Return (base model on the CPU, tokenizer), for reading texts."""

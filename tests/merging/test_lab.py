@@ -101,15 +101,16 @@ def test_a_stopped_training_keeps_what_is_done(lab: Lab, tmp_path: Path) -> None
     assert Adapter.load(tmp_path / "me-one").metadata["steps"]["done"] < seen[-1].steps
 
 
-def test_erasing_keeps_all_of_what_lies_in_the_subspace_and_little_else(lab: Lab) -> None:
-    plan = replace(PLAN, modules=("query",))
-    A = {module: lab._start(plan, lab.features(plan), "me-one", module)[0] for module in lab.modules(plan)}
-    inside = {module: LowRank(torch.randn(HIDDEN, 3), rows) for module, rows in A.items()}
-    generator = torch.Generator().manual_seed(0)
-    outside = {m: LowRank(torch.randn(HIDDEN, 3), random_orthonormal(3, HIDDEN, generator)) for m in A}
-    found = lab.erasure(plan, [Adapter("a", inside, task="me-one"), Adapter("b", outside, task="me-one")])
-    assert found.kept[0] == pytest.approx(1.0, abs=1e-5)
-    assert found.kept[1] < 0.4
+def test_what_the_post_hoc_variant_would_leave_of_a_trained_adapter(lab: Lab) -> None:
+    assert lab.subspace(PLAN, "me-one", MODULE).erased is None
+    A = lab._start(PLAN, lab.features(PLAN), "me-one", MODULE)[0]
+    elsewhere = random_orthonormal(3, HIDDEN, torch.Generator().manual_seed(0))
+    for rows, low, high in ((A, 1 - 1e-5, 1 + 1e-5), (elsewhere, 0.0, 0.5)):
+        adapter = Adapter("a", {MODULE: LowRank(torch.randn(HIDDEN, 3), rows)}, task="me-one")
+        lab.trained = {"me-one": adapter}.get
+        assert low <= lab.subspace(PLAN, "me-one", MODULE).erased <= high
+    assert lab.subspace(PLAN, "me-two", MODULE).erased is None
+    assert lab.subspace(replace(PLAN, variant="default_own"), "me-one", MODULE).erased is None
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class FakeLab:
             energy=1e-7,
             change=0.3 if osrm else None,
             texts={name: min(plan.k, TEXTS) for name in plan.tasks},
+            erased=0.02 if osrm else None,
         )
 
     def rank_curve(self, plan: Plan, task: str, module: str) -> pd.DataFrame:

@@ -60,6 +60,11 @@ def seen_view(titles: Titles, plan: Plan, task: str, module: str, view: Subspace
         "Share of the inputs' norm that reaches B at the start. Dashed: a random A; below it a task disturbs the others less than by "
         f"chance. Own inputs (outlined): {own:.3f}, by chance {random:.3f}; an A that avoids the others may avoid its own task too."
     )
+    if view.erased is not None:
+        caption += (
+            f" Post-hoc, the released script would project the adapter of the first pool onto this A: {view.erased:.1%} of its energy "
+            "here would be left. Soft OSRM μ in the Merge panel keeps it."
+        )
     return payload(seen_by_A(seen, colours), caption, view.seen, _filename("seen", plan, task, module))
 
 
@@ -81,7 +86,7 @@ def training_views(titles: Titles, training: Training) -> dict[str, str]:
     steps, epochs = (
         frame.assign(task=[named(titles, name) for name in frame["task"]]) for frame in (training.steps, training.epochs)
     )
-    last = training.last.steps if training.last else 1
+    last = max([training.last.steps if training.last else 1, *training.steps["step"]])
     frozen = " A is frozen: it stays where it is." if plan.freeze_A else ""
     captions = {
         "loss": "Loss of each batch. The classifier starts from a probe on the frozen base, so the curve starts low.",
