@@ -14,9 +14,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -87,12 +89,20 @@ class Adapter:
     scalings: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "deltas", dict(sorted(self.deltas.items())))
         object.__setattr__(self, "task", self.task or self.name)
-        object.__setattr__(self, "fingerprint", self.fingerprint or _fingerprint(self.deltas))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the updates: the same for the same factors, under any name."""
+        digest = hashlib.sha256()
+        for module, update in self.deltas.items():
+            digest.update(f"{module} {update.shape} {update.rank}".encode())
+            for factor in (update.B, update.A):
+                digest.update(factor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, source: str | Path, name: str | None = None, task: str | None = None, base: str | None = None) -> Adapter:
@@ -273,12 +283,3 @@ def _read_head(folder: Path, metadata: Mapping[str, Any]) -> Head | None:
     if not all(map(_all_finite, tensors.values())):
         raise MergeError(f"{path} holds NaN or infinite values.")
     return Head("pooled", {key: t.float() for key, t in tensors.items()}, tuple(map(str, metadata.get("labels", ()))))
-
-
-def _fingerprint(deltas: Mapping[str, LowRank]) -> str:
-    digest = hashlib.sha256()
-    for module, update in deltas.items():
-        digest.update(f"{module} {update.shape} {update.rank}".encode())
-        for factor in (update.B, update.A):
-            digest.update(factor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -84,10 +84,7 @@ def describe(merged: Merged, features: Features | None = None) -> dict[str, floa
     merge M with every adapter's update W_i: ||M|| / mean ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine; ``output_error`` is the same
     distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
     """
-    plugged = [
-        replace(adapter, deltas=updates, fingerprint="-")
-        for adapter, updates in zip(merged.adapters, merged.updates, strict=True)
-    ]
+    plugged = [replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)]
     magnitude, signs = magnitude_variance(plugged), sign_conflict(plugged)
     found = {
         "tasks": float(len(plugged)),

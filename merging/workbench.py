@@ -302,7 +302,7 @@ class Workbench:
             return MergeView(merged.recipe.to_yaml(), [*self._pool_warnings(settings.pool), waiting], None, None)
         merged = self._merge(settings, self._plugged(settings), None)
         shown = [
-            replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()}, fingerprint="-")
+            replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()})
             for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
         ]
         magnitude = column_norms(shown)

@@ -124,9 +124,9 @@ def equal_pool(count: int = 4, dtype: torch.dtype = torch.float32) -> list[Adapt
 
 
 def with_deltas(adapter: Adapter, change: Callable[[str, LowRank], LowRank]) -> Adapter:
-    """Return the adapter with every update changed, and a fingerprint of its own."""
+    """Return the adapter with every update changed."""
     deltas = {module: change(module, update) for module, update in adapter.deltas.items()}
-    return replace(adapter, deltas=deltas, fingerprint="")
+    return replace(adapter, deltas=deltas)
 
 
 def called(adapter: Adapter, name: str) -> Adapter:

@@ -111,7 +111,7 @@ def test_orthogonal_subspaces_do_not_overlap(side: str) -> None:
     for i in range(2):
         own, free = Q[:, 4 * i : 4 * i + 4], gaussian(1 + i, 32, 4)
         update = LowRank(free, own.T) if side == "A" else LowRank(own, free.T)
-        pool.append(replace(random_adapter(i), deltas={QUERY: update}, fingerprint=""))
+        pool.append(replace(random_adapter(i), deltas={QUERY: update}))
     assert overlap_of(pool, side) < 1e-12
     assert overlap_of(pool, "B" if side == "A" else "A") > 1e-3
 

@@ -306,7 +306,7 @@ def test_what_is_orthogonal_already_comes_back_unchanged(mode: str) -> None:
     for i in range(3):
         own = slice(4 * i, 4 * i + 4)
         update = LowRank(Q_B[:, own] @ gaussian(2 + i, 4, 4), gaussian(5 + i, 4, 4) @ Q_A[:, own].T).to(torch.float32)
-        pool.append(replace(random_adapter(i), deltas={QUERY: update * (10.0**i)}, fingerprint=""))
+        pool.append(replace(random_adapter(i), deltas={QUERY: update * (10.0**i)}))
     for adapter, after in zip(pool, nudged(pool, mode), strict=True):
         assert distance(after[QUERY].dense(), dense(adapter)[QUERY]) < 1e-6
 
@@ -541,7 +541,7 @@ def test_a_merge_is_refused_by_a_model_that_is_not_its_base(model) -> None:
 )
 def test_a_merge_that_does_not_fit_the_model_leaves_it_alone(spoil: Any, model) -> None:
     adapter, before = random_adapter(0), state(model)
-    adapter = replace(adapter, deltas={**adapter.deltas, **spoil(adapter.deltas)}, fingerprint="")
+    adapter = replace(adapter, deltas={**adapter.deltas, **spoil(adapter.deltas)})
     with pytest.raises(MergeError) as caught, merge([adapter], "average").applied_to(model):
         pass
     assert one_sentence(caught.value)
