@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from .models import linear_layers, load_base, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, assets_folder, load_pool
+from .reading import Progress, Reading
 from .search import averages, best_scalings, read_table
 from .sources import SOURCES
 from .tasks import DEFAULT_TASKS, Task, task_title
@@ -80,50 +81,6 @@ class MergeView:
     notes: list[str]
     magnitude: pd.DataFrame | None
     magnitude_variance: pd.DataFrame | None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the work before an evaluation is; plain values, so that it can cross a process boundary.
-
-    Attributes
-    ----------
-    what : "reading" (texts, through the base model) or "merging" (modules)
-    """
-
-    what: str
-    done: int
-    total: int
-
-
-class Reading:
-    """Features that are read step by step by whoever needs them.
-
-    Every step is taken under a lock, so that sessions that need the same features share the work; one that is left alone half
-    way goes on where it was, and one that fails starts again.
-    """
-
-    def __init__(self, start: Callable[[], Generator[tuple[int, int], None, Features]]) -> None:
-        self.features: Features | None = None
-        self._start = start
-        self._steps: Generator[tuple[int, int], None, Features] | None = None
-        self._lock = Lock()
-
-    def step(self) -> tuple[int, int] | None:
-        """Read one more batch and return (texts read, texts to read); None when all are read."""
-        with self._lock:
-            if self.features is not None:
-                return None
-            try:
-                self._steps = self._steps or self._start()
-                return next(self._steps)
-            except StopIteration as finished:
-                self.features = finished.value
-            except BaseException:
-                self._steps = None
-                raise
-            self._steps = None
-            return None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from merging.evaluation import evaluate
 from merging.lab import Plan
 from merging.methods import METHODS
 from merging.models import working_copy
-from merging.workbench import Progress, Reading, Settings, Workbench
+from merging.reading import Progress, Reading
+from merging.workbench import Settings, Workbench
 from viz.panels.controls import opening
 
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from merging.workbench import Progress, Settings
+from merging.reading import Progress
+from merging.workbench import Settings
 
 __all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Progress", "Settings", "Workbench"]
 
