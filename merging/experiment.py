@@ -132,6 +132,12 @@ class OsrmExperiment:
         if 0 in self.experiment.repetitions:
             parts.append((0, further))
         for repetition, sets in parts:
+            # a set whose results are all in the tables needs its adapters no more
+            sets = [
+                (name, rate)
+                for name, rate in planned
+                if not self._finished(axis_name(name, rate), repetition, fewer=rate is None)
+            ]
             yield from self.train(sets, repetition)
             for name, rate in sets:
                 yield from self.merges(axis_name(name, rate), repetition, fewer=rate is None)
@@ -258,6 +264,16 @@ class OsrmExperiment:
         if task not in self._probes:
             self._probes[task] = probe(self.model, self.tokenizer, Task.load(task), self.experiment.training)
         return self._probes[task]
+
+    def _finished(self, variant: str, repetition: int, fewer: bool) -> bool:
+        key = {"variant": variant, "repetition": repetition}
+        lacking = [self._lacks("runs", **key, task=task) for task in self.experiment.tasks]
+        lacking += [self._lacks("interference", **key)]
+        lacking += [self._lacks("test", **key, method=method) for method in self.experiment.methods]
+        if fewer:
+            counts = [(method, count) for method in self.experiment.methods for count in self.experiment.counts]
+            lacking += [self._lacks("tasks", **key, method=method, count=count) for method, count in counts]
+        return not any(lacking)
 
     def _lacks(self, name: str, **key: Any) -> bool:
         table = self.table(name)

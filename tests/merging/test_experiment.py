@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,12 +44,20 @@ def test_the_quick_experiment_writes_every_table_and_does_nothing_twice(tmp_path
     assert {name: seeds[name] for name in VARIANTS} == {name: 1 if v.shared_seed else 2 for name, v in VARIANTS.items()}
     assert set(tables["effects"].effect) == set(EFFECTS)
     assert tables["interference"].ratio.gt(0).all()
+    # results that are in the tables need no adapter; one that is missing is merged from the adapters that are there
+    shutil.rmtree(tmp_path / "osrm_official")
+    sweep = tables["test"]
+    sweep[(sweep.variant != "osrm") | (sweep.method != "regmean")].to_csv(tmp_path / "tables" / "osrm_test.csv", index=False)
     adapters = sorted(path.stat().st_mtime_ns for path in tmp_path.glob("*/0/*/adapter_model.safetensors"))
     (tmp_path / "tables" / "osrm_effects.csv").unlink()
     again = quick(tmp_path)
     assert again.returncode == 0, again.stderr
     assert sorted(path.stat().st_mtime_ns for path in tmp_path.glob("*/0/*/adapter_model.safetensors")) == adapters
-    assert again.stdout.startswith("tables in ")  # no line of work before
+    first, second, *_ = again.stdout.splitlines()
+    assert first.startswith("osrm 0 regmean at")
+    assert second.startswith("tables in ")  # no other line of work
+    assert not (tmp_path / "osrm_official").exists()
+    assert set(map(tuple, pd.read_csv(tmp_path / "tables" / "osrm_test.csv").to_numpy())) == set(map(tuple, sweep.to_numpy()))
     assert (tmp_path / "tables" / "osrm_effects.csv").exists()
 
 
