@@ -131,7 +131,7 @@ class OsrmExperiment:
         parts = [(repetition, start) for repetition in self.experiment.repetitions]
         if 0 in self.experiment.repetitions:
             parts.append((0, further))
-        for repetition, sets in parts:
+        for repetition, planned in parts:
             # a set whose results are all in the tables needs its adapters no more
             sets = [
                 (name, rate)
