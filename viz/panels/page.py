@@ -2,6 +2,7 @@
 
 import gradio as gr
 
+from merging.search import CONTENDERS
 from viz.panels.component import serve_files
 from viz.panels.controls import Catalogue, Plugins
 from viz.panels.handlers import Stream
@@ -28,7 +29,7 @@ def page(workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Str
         The OSRM panel's services.
     """
     serve_files()
-    found = Found(workbench.tables, {name: method.title for name, method in methods.items()})
+    found = Found(workbench.tables, {name: contender.title for name, contender in CONTENDERS.items()})
     # copies of what visitors download are removed after a day
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         header(workbench.device, workbench.base_title)
