@@ -12,9 +12,11 @@ import yaml
 from packaging.requirements import Requirement
 
 from merging import METHODS, Adapter
+from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import POOLS, assets_folder, train_command
 from merging.report import markdown_adapters, markdown_results
+from merging.search import best_scalings, read_table
 from merging.tasks import DEFAULT_TASKS, Task
 from merging.tasks import fingerprint as data_fingerprint
 from merging.training import TrainingSettings
@@ -89,6 +91,15 @@ def test_the_shipped_pools_belong_to_the_embedded_base() -> None:
     expected = fingerprint(load_base("minilm")[0])
     recorded = {Adapter.load(assets_folder() / "adapters" / pool / task).base_fingerprint for pool, task in SHIPPED}
     assert recorded == {expected}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_slider_can_stand_at_every_tuned_scaling(pool: str) -> None:
+    tuned = best_scalings(read_table(assets_folder() / "tables" / f"sweep_{pool}.csv"))
+    for method, scaling in tuned.items():
+        if method in METHODS:
+            steps = scaling / SCALING.step
+            assert steps == pytest.approx(round(steps)), (method, scaling)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -75,7 +75,7 @@ class Param:
 
 
 SCALING = Param(
-    "scaling", "Scaling λ", 0.0, 2.0, 0.05, 1.0,
+    "scaling", "Scaling λ", 0.0, 2.0, 0.025, 1.0,
     "Factor on the merged update: W = W0 + λ · merge. Too small forgets the tasks, too large lets them drown each other.",
     open_above=True,
     open_below=True,

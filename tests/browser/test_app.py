@@ -63,7 +63,7 @@ def test_lambda_answers_to_the_keyboard(open_page) -> None:
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.focus()
     page.keyboard.press("ArrowRight")
-    wait_for_lambda(page, round(value + 0.05, 2))
+    wait_for_lambda(page, round(value + 0.025, 3))
     page.keyboard.press("End")
     wait_for_lambda(page, 2)
     assert accuracies(page) != before
