@@ -109,12 +109,12 @@ def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.focus()
     page.keyboard.press("Home")
-    for value in (0.05, 0.1, 0.15):
+    for value in (0.025, 0.05, 0.075):
         page.keyboard.press("ArrowRight")
         page.wait_for_function("value => window.drawn.at(-1) === value", arg=value)
         # the next move interrupts an evaluation that has begun to draw
         expect(begun).to_contain_text(f"λ {value:g} ", timeout=60_000)
-    wait_for_lambda(page, 0.15)
+    wait_for_lambda(page, 0.075)
     drawn = page.evaluate("window.drawn")
     assert drawn == sorted(drawn)
 
