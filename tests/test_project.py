@@ -15,7 +15,7 @@ from merging import METHODS, Adapter
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import POOLS, assets_folder, train_command
-from merging.report import markdown_adapters, markdown_results
+from merging.report import markdown_adapters, markdown_osrm, markdown_results
 from merging.search import best_scalings, read_table
 from merging.tasks import DEFAULT_TASKS, Task
 from merging.tasks import fingerprint as data_fingerprint
@@ -63,6 +63,7 @@ def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
     readme = (ROOT / "README.md").read_text()
     assert markdown_results(assets_folder() / "tables") in readme
     assert markdown_adapters() in readme
+    assert markdown_osrm(assets_folder() / "tables") in readme
 
 
 @pytest.mark.parametrize(("pool", "task"), SHIPPED)
