@@ -18,19 +18,26 @@ import pandas as pd
 from torch import nn
 
 from .adapter import Adapter
-from .diagnostics import cosines, effective_rank, interference, magnitude_variance, sign_conflict, subspace_overlap
-from .engine import Merged, merge
+from .diagnostics import (
+    cosines,
+    dense_energy,
+    effective_rank,
+    interference,
+    magnitude_variance,
+    sign_conflict,
+    subspace_overlap,
+    update_energy,
+)
+from .engine import Merged
 from .evaluation import EncodedTask, encode_task
 from .features import Features
-from .lowrank import LowRank
 from .methods import METHODS
 from .pools import POOLS, collect_for_osrm, load_pool, settings_of
-from .search import append, measure, read_table
+from .search import SCALINGS, Contender, append, measure, read_table
 from .tasks import DEFAULT_TASKS, Task
 
 SIZE = 320
 SUBSETS = 20
-SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 WEIGHTS_ONLY = (
     "scaling", "tasks", "magnitude_variance", "norm_ratio", "overlap_A", "overlap_B", "cosine", "sign_conflict", "sign_lost",
     "effective_rank", "merged_norm", "distance", "alignment", "weakest_alignment",
@@ -105,20 +112,21 @@ def _against_the_adapters(merged: Merged, features: Features | None) -> dict[str
     sizes, distances, errors = [], [], []
     products = np.zeros((len(merged.adapters), 3))  # <M, W_i>, ||M||^2, ||W_i||^2 summed over modules
     for module in merged.modules:
-        result = merged.result(module)
-        M = (result.dense() if isinstance(result, LowRank) else result).double()
+        M = merged.delta(module).double()
         size = float(M.norm())
         for i, adapter in enumerate(merged.adapters):
-            W = adapter.deltas[module]
-            own, inner = W.norm(), float(((W.B.double().T @ M) * W.A.double()).sum())
+            W = adapter.deltas.get(module)
+            if W is None or not (own := W.norm()):  # nothing of its own to be compared with
+                products[i, 1] += size**2
+                continue
+            inner = float(((W.B.double().T @ M) * W.A.double()).sum())
             products[i] += inner, size**2, own**2
             distances.append(math.sqrt(max(0.0, size**2 - 2 * inner + own**2)) / own)
             sizes.append(size / own)
             if features is not None:
                 S = features.second_moment(adapter.task, module)
-                gap = M - W.dense().double()
-                whole = float(((W.B.double().T @ W.B.double()) * (W.A.double() @ S @ W.A.double().T)).sum())
-                errors.append((adapter.task, math.sqrt(max(0.0, float(((gap @ S) * gap).sum())) / whole)))
+                gap = dense_energy(M - W.dense().double(), S)
+                errors.append((adapter.task, math.sqrt(gap / update_energy(W, S))))
     with np.errstate(invalid="ignore"):
         alignment = np.nan_to_num(products[:, 0] / np.sqrt(products[:, 1] * products[:, 2]))
     found = {
@@ -131,7 +139,7 @@ def _against_the_adapters(merged: Merged, features: Features | None) -> dict[str
         per_task = pd.DataFrame(errors, columns=["task", "error"]).groupby("task").error.mean()
         ratios = interference(merged.adapters, features)
         found |= {
-            "interference": float(ratios[ratios.source != ratios.target].ratio.mean()),
+            "interference": float(ratios[(ratios.source != ratios.target) & np.isfinite(ratios.ratio)].ratio.mean()),
             "output_error": float(per_task.mean()),
             "worst_output_error": float(per_task.max()),
         }
@@ -175,11 +183,10 @@ class Bank:
 
     def _merge(self, chosen: Draw, adapters: list[Adapter]) -> Merged:
         spec = METHODS[chosen.method]
-        params: dict[str, Any] = {"scaling": chosen.scaling} if any(p.name == "scaling" for p in spec.params) else {}
         plugins: dict[str, Any] = {}
         if spec.plugins:
             plugins = {"orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "soft_osrm": chosen.mu or None}
-        return merge(adapters, chosen.method, features=self.features(), **plugins, **params)
+        return Contender(spec.title, chosen.method, plugins).merge(adapters, chosen.scaling, self.features())
 
     def features(self) -> Features:
         """Return the second moments of each task's first training texts, as the shipped OSRM pool used them."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from .errors import MergeError
@@ -151,7 +150,7 @@ def _write_report(path: Path, adapters: list[Any], report: Any) -> None:
         modules=report.modules,
         problems=report.problems,
         warnings=report.warnings,
-        columns=diagnostics.column_norms(named).query("norm > 0").assign(log10_norm=lambda frame: np.log10(frame.norm)),
+        columns=diagnostics.log_column_norms(named),
         magnitude_variance=diagnostics.magnitude_variance(named),
         cosines=diagnostics.cosines(named),
         signs=diagnostics.sign_conflict(named),
@@ -257,7 +256,8 @@ def experiment(
     from .report import markdown_osrm
 
     if name == "bank":
-        _fill_bank((output or assets_folder() / "tables") / "bank.csv", quick)
+        tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
+        _fill_bank(tables / "bank.csv", quick)
         return
     if name != "osrm":
         raise MergeError(f"Unknown experiment {name!r}: there are osrm and bank.")

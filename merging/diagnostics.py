@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from .adapter import Adapter, number_equal_names
 from .errors import MergeError
 from .features import Features
+from .lowrank import LowRank
 from .models import linear_layers
 
 ENERGY = 0.99
+RANK_KS = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
+"""Numbers of texts at which rank curves are drawn."""
 
 
 def column_norms(adapters: Sequence[Adapter]) -> pd.DataFrame:
@@ -40,6 +43,13 @@ def column_norms(adapters: Sequence[Adapter]) -> pd.DataFrame:
                 )
             )
     return pd.concat(frames, ignore_index=True)
+
+
+def log_column_norms(adapters: Sequence[Adapter]) -> pd.DataFrame:
+    """Return `column_norms` with log10_norm, without the columns that are zero: what a distribution is drawn of."""
+    norms = column_norms(adapters)
+    alive = norms[norms.norm > 0]
+    return alive.assign(log10_norm=np.log10(alive.norm))
 
 
 def magnitude_variance(adapters: Sequence[Adapter]) -> pd.DataFrame:
@@ -123,13 +133,9 @@ def interference(adapters: Sequence[Adapter], features: Features, model: nn.Modu
     for target in named:
         for module, own in target.deltas.items():
             S = features.second_moment(target.task, module)
-            base = _dense_energy(layers[module], S) if layers else math.nan
-            energy = {
-                source.name: _energy(source.deltas[module].B, source.deltas[module].A, S)
-                for source in named
-                if module in source.deltas
-            }
-            own_energy = _energy(own.B, own.A, S)
+            base = dense_energy(_weight(layers[module]), S) if layers else math.nan
+            energy = {source.name: update_energy(source.deltas[module], S) for source in named if module in source.deltas}
+            own_energy = update_energy(own, S)
             for source, value in energy.items():
                 ratio = math.sqrt(value / own_energy) if own_energy else (0.0 if not value else math.inf)
                 rows.append((source, target.name, module, ratio, math.sqrt(value / base) if base else math.inf))
@@ -242,17 +248,21 @@ def rank_curve(samples: Tensor, ks: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["k", "rank", "energy_rank"])
 
 
-def _energy(B: Tensor, A: Tensor, S: Tensor) -> float:
-    """tr(B A S A^T B^T) from the factors."""
-    A, B = A.double(), B.double()
+def update_energy(update: LowRank, S: Tensor) -> float:
+    """Return tr(B A S A^T B^T), from the factors: the mean of ||B A h||^2 over inputs h of second moment S (in, in)."""
+    A, B = update.A.double(), update.B.double()
     return max(0.0, float(((B.T @ B) * (A @ S @ A.T)).sum()))
 
 
-def _dense_energy(layer: nn.Module, S: Tensor) -> float:
-    """tr(W S W^T) of a layer's own weight."""
-    weight = layer.weight.detach().double().cpu()  # type: ignore[operator]
-    weight = weight if isinstance(layer, nn.Linear) else weight.T
-    return float(((weight @ S) * weight).sum())
+def dense_energy(W: Tensor, S: Tensor) -> float:
+    """Return tr(W S W^T) for a dense W (out, in): the mean of ||W h||^2 over inputs h of second moment S (in, in)."""
+    W = W.double()
+    return max(0.0, float(((W @ S) * W).sum()))
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.weight.detach().cpu()  # type: ignore[operator]
+    return weight if isinstance(layer, nn.Linear) else weight.T
 
 
 def _by_module(adapters: Sequence[Adapter]) -> dict[str, list]:  # type: ignore[type-arg]

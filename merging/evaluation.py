@@ -84,8 +84,10 @@ class Hits:
     total: int
 
 
-def encode_task(tokenizer: Any, task: Task, split: str = "test", limit: int | None = None) -> EncodedTask:
-    """Tokenise the first ``limit`` rows of a split (whose order is random; None = all).
+def encode_task(
+    tokenizer: Any, task: Task, split: str = "test", limit: int | None = None, max_length: int | None = None
+) -> EncodedTask:
+    """Tokenise the first ``limit`` rows of a split (whose order is random; None = all), cut at the task's or a shorter length.
 
     Raises
     ------
@@ -99,7 +101,10 @@ def encode_task(tokenizer: Any, task: Task, split: str = "test", limit: int | No
     rows = getattr(task, split)
     texts, pairs = rows.texts[:limit], rows.pairs[:limit] if rows.pairs else None
     return EncodedTask(
-        task.name, encode(tokenizer, texts, task.max_length, pairs), torch.tensor(rows.labels[:limit]), len(task.labels)
+        task.name,
+        encode(tokenizer, texts, task.shortened(max_length), pairs),
+        torch.tensor(rows.labels[:limit]),
+        len(task.labels),
     )
 
 

@@ -24,7 +24,7 @@ from .diagnostics import interference
 from .errors import MergeError
 from .evaluation import EncodedTask, encode_task
 from .features import Features, collect_features
-from .search import BOOTSTRAP, CONTENDERS, append, averages, grid, measure, pack, read_table, unpack
+from .search import CONTENDERS, Values, append, as_rows, best_scalings, bootstrapped, grid, measure, pack, read_table, unpack
 from .tasks import DEFAULT_TASKS, Task
 from .training import TrainingSettings, fine_tune, osrm_start, probe, target_names
 
@@ -212,10 +212,10 @@ class OsrmExperiment:
         for scaling in grid(method, self.experiment.scalings):
             if self._lacks("sweep", **key, method=method, scaling=scaling):
                 marks = self._merge(adapters, method, scaling, "validation")
-                self._append("sweep", _rows(marks, method, scaling).drop(columns="hits").assign(**key))
+                self._append("sweep", as_rows(marks, method, scaling).drop(columns="hits").assign(**key))
         best = self._best(method, key)
         if self._lacks("test", **key, method=method, scaling=best):
-            rows = _rows(self._merge(adapters, method, best, "test"), method, best)
+            rows = as_rows(self._merge(adapters, method, best, "test"), method, best)
             self._append("test", rows.assign(**key))
             yield f"{key['variant']} {key['repetition']} {method} at {best:g}: {(rows.correct / rows.total).mean():.3f}"
 
@@ -225,7 +225,7 @@ class OsrmExperiment:
             best = self._best(method, key)
             for count in self.experiment.counts:
                 if self._lacks("tasks", **key, method=method, count=count):
-                    rows = _rows(self._merge(adapters[:count], method, best, "validation"), method, best)
+                    rows = as_rows(self._merge(adapters[:count], method, best, "validation"), method, best)
                     self._append("tasks", rows.drop(columns="hits").assign(**key, count=count))
                     yield f"{key['variant']} {key['repetition']} {method}, {count} tasks: {(rows.correct / rows.total).mean():.3f}"
 
@@ -238,8 +238,7 @@ class OsrmExperiment:
     def _best(self, method: str, key: Mapping[str, Any]) -> float:
         table = self.table("sweep")
         mine = table[(table.variant == key["variant"]) & (table.repetition == key["repetition"]) & (table.method == method)]
-        ranked = averages(mine).sort_values(["average", "scaling"], ascending=[False, True])
-        return float(ranked.scaling.iloc[0])
+        return best_scalings(mine)[method]
 
     # -- shared --------------------------------------------------------------------------------------------------------
 
@@ -256,8 +255,7 @@ class OsrmExperiment:
         if (task, split) not in self._encoded:
             limit = self.experiment.test_rows if split == "test" else self.experiment.validation_rows
             loaded = Task.load(task)
-            length = min(loaded.max_length, self.experiment.training.max_length or loaded.max_length)
-            self._encoded[task, split] = encode_task(self.tokenizer, replace(loaded, max_length=length), split, limit)
+            self._encoded[task, split] = encode_task(self.tokenizer, loaded, split, limit, self.experiment.training.max_length)
         return self._encoded[task, split]
 
     def _probe(self, task: str) -> Head:
@@ -314,20 +312,20 @@ def summarise(tables: Path) -> None:
         mine = both[both.method == method]
         for variant in mine.variant.unique():
             marks = _marks(mine[mine.variant == variant])
-            summary.append((variant, method, len(marks), *_bootstrap(_mean(marks))))
+            summary.append((variant, method, len(marks), *bootstrapped(_mean(marks))))
         for effect, (variant, reference) in EFFECTS.items():
             one, other = (_marks(mine[mine.variant == name]) for name in (variant, reference))
             shared = sorted(one.keys() & other.keys())
             if shared:
                 differences = {r: {task: one[r][task] - other[r][task] for task in one[r]} for r in shared}
-                effects.append((effect, variant, reference, method, len(shared), *_bootstrap(_mean(differences))))
+                effects.append((effect, variant, reference, method, len(shared), *bootstrapped(_mean(differences))))
     columns = ["method", "n", "average", "low", "high"]
     pd.DataFrame(summary, columns=["variant", *columns]).to_csv(tables / "osrm_summary.csv", index=False)
     columns = ["effect", "variant", "reference", "method", "n", "difference", "low", "high"]
     pd.DataFrame(effects, columns=columns).to_csv(tables / "osrm_effects.csv", index=False)
 
 
-Marks = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+Marks = dict[str, Values]
 
 
 def _marks(rows: pd.DataFrame) -> dict[int, Marks]:
@@ -338,27 +336,12 @@ def _marks(rows: pd.DataFrame) -> dict[int, Marks]:
     return found
 
 
-def _mean(repetitions: Mapping[int, Marks]) -> Marks:
+def _mean(repetitions: Mapping[int, Marks]) -> list[Values]:
+    """Return, per task, the mean over repetitions of every row."""
     every = list(repetitions.values())
-    return {task: np.mean([marks[task] for marks in every], axis=0) for task in every[0]}
-
-
-def _bootstrap(marks: Marks) -> tuple[float, float, float]:
-    """Return (mean over tasks, low, high), rows drawn anew within every task."""
-    generator = np.random.default_rng(0)
-    samples = np.zeros(BOOTSTRAP)
-    for values in marks.values():
-        picks = generator.integers(0, len(values), (BOOTSTRAP, len(values)))
-        samples += values[picks].mean(1) / len(marks)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(np.mean([values.mean() for values in marks.values()])), float(low), float(high)
+    return [np.mean([marks[task] for marks in every], axis=0) for task in every[0]]
 
 
 def axis_name(variant: str, learning_rate: float | None) -> str:
     """Return what a variant is called in the tables, at another learning rate than the experiment's if one is given."""
     return variant if learning_rate is None else f"{variant}@{learning_rate:g}"
-
-
-def _rows(marks: Mapping[str, str], method: str, scaling: float) -> pd.DataFrame:
-    rows = [(method, scaling, task, m.count("1"), len(m), pack(m)) for task, m in marks.items()]
-    return pd.DataFrame(rows, columns=["method", "scaling", "task", "correct", "total", "hits"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
-from .diagnostics import rank_curve
+from .diagnostics import RANK_KS, rank_curve
 from .engine import merge
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
@@ -20,6 +20,7 @@ from .experiment import VARIANTS, Variant
 from .features import Features, reading_features
 from .models import linear_layers, out_in, working_copy
 from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
+from .reading import texts_for
 from .sources import SOURCES
 from .tasks import Task, task_title
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_names
@@ -28,7 +29,8 @@ BaseOf = Callable[[], tuple[nn.Module, Any]]
 LARGEST_FEATURES = 3e9
 """Bytes of features that one reading may keep, if every text had as many tokens as are read."""
 MAX_LENGTH = 64
-RANK_KS = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
+MAX_LENGTH = 64
+"""Tokens of each text: the panel is for short trainings."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Plan:
         return TrainingSettings(
             init=variant.init, pooling=variant.pooling, rank=self.rank, alpha=2.0 * self.rank, seed=variant.seed(self.tasks.index(task), self.seed),
             k=self.k, epochs=self.epochs, learning_rate=self.learning_rate, rows=self.rows, validation_rows=300,
-            freeze_A=self.freeze_A, modules=self.modules, max_length=64,
+            freeze_A=self.freeze_A, modules=self.modules, max_length=MAX_LENGTH,
         )  # fmt: skip
 
     @property
@@ -199,7 +201,7 @@ class Lab:
     def _read(self, plan: Plan) -> Generator[tuple[int, int], None, Features]:
         self.check(plan)
         model, tokenizer = (self.reader or self.base)()
-        size = self._size(plan)
+        size = texts_for(plan.k)
         texts = {task: self.task(task).train.texts[:size] for task in plan.tasks}
         modules = self.modules(plan)
         widths = {name: out_in(layer)[1] for name, layer in linear_layers(model, modules).items()}
@@ -315,7 +317,7 @@ class Lab:
     ) -> Trained:
         adapter, task = progress.adapter, self.task(plan.tasks[place])
         assert adapter is not None and adapter.head is not None
-        test = encode_task(tokenizer, replace(task, max_length=min(task.max_length, 64)), "test", test_rows)
+        test = encode_task(tokenizer, task, "test", test_rows, MAX_LENGTH)
         heads = {task.name: adapter.head}
         single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1].accuracy for s in (adapter, None))
         metadata = dict(adapter.metadata) | {
@@ -347,15 +349,12 @@ class Lab:
         adapters = [Adapter.load(folder, task=task) for task, folder in folders.items()]
         merged = merge(adapters, method, scaling=scaling)
         tasks = [self.task(task) for task in folders]
-        encoded = [encode_task(tokenizer, replace(task, max_length=min(task.max_length, 64)), "test", rows) for task in tasks]
+        encoded = [encode_task(tokenizer, task, "test", rows, MAX_LENGTH) for task in tasks]
         for estimate in evaluate(working_copy(model, merged.modules), tokenizer, merged, encoded):
             yield estimate.task, estimate.accuracy, *estimate.interval, estimate.done, estimate.total
 
     def _is_osrm(self, plan: Plan) -> bool:
         return VARIANTS[plan.variant].init == "osrm"
 
-    def _size(self, plan: Plan) -> int:
-        return 100 if plan.k <= 100 else RANK_KS[-1]
-
     def _key(self, plan: Plan) -> tuple[Any, ...]:
-        return plan.tasks, plan.modules, self._size(plan)
+        return plan.tasks, plan.modules, texts_for(plan.k)

@@ -83,16 +83,13 @@ def osrm_subspace(
     MergeError
         If there is no other task, or the rank is below 1 or above the layer's width.
     """
-    names = [t for t in features.tasks if t != task] if others is None else list(others)
-    if not names:
-        raise MergeError(f"OSRM needs the features of at least one other task than {task!r}.")
+    names = _other_tasks(features, task, others)
     S = torch.zeros((), dtype=torch.float64)
     for name in names:
         S_j = features.second_moment(name, module, pooling, k)
         weight = others[name] if isinstance(others, Mapping) else 1.0
         S = S + weight * S_j / S_j.trace().clamp(min=torch.finfo(torch.float64).tiny)
-    if not 1 <= rank <= len(S):
-        raise MergeError(f"rank = {rank} at {module}: OSRM's A needs between 1 and {len(S)} rows, the layer's width.")
+    _check_rank(rank, len(S), module)
     eigenvalues, V = torch.linalg.eigh(S)
     null = int((eigenvalues <= len(S) * FLOAT32_EPS * eigenvalues[-1]).sum())
     if null > rank and task in features.tasks:
@@ -104,8 +101,7 @@ def osrm_subspace(
 
 def random_orthonormal(rank: int, width: int, generator: torch.Generator) -> Tensor:
     """Return a random A (rank, width) with orthonormal rows: the control that has OSRM's norm but no data."""
-    if not 1 <= rank <= width:
-        raise MergeError(f"rank = {rank}: an orthonormal A needs between 1 and {width} rows, the layer's width.")
+    _check_rank(rank, width)
     Q, R = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
     A: Tensor = (Q * R.diagonal().sign()).T.float().contiguous()
     return A
@@ -123,12 +119,9 @@ def official_init(features: Features, task: str, rank: int, module: str, others:
     MergeError
         If there is no other task, or the rank is below 1 or above the layer's width.
     """
-    names = [t for t in features.tasks if t != task] if others is None else list(others)
-    if not names:
-        raise MergeError(f"OSRM needs the features of at least one other task than {task!r}.")
-    H = torch.stack([features.samples(name, module).double().mean(0) for name in names])
-    if not 1 <= rank <= H.shape[1]:
-        raise MergeError(f"rank = {rank} at {module}: OSRM's A needs between 1 and {H.shape[1]} rows, the layer's width.")
+    means = [features.samples(name, module).double().mean(0) for name in _other_tasks(features, task, others)]
+    H = torch.stack(means)
+    _check_rank(rank, H.shape[1], module)
     A: Tensor = torch.linalg.svd(H.T @ H).Vh[-rank:].float().contiguous()
     return A
 
@@ -153,3 +146,16 @@ def erase(update: LowRank, A: Tensor) -> tuple[LowRank, float]:
     erased = LowRank(B, A.double())
     norm = update.norm()
     return erased.to(update.A.dtype), (erased.norm() / norm) ** 2 if norm else 1.0
+
+
+def _other_tasks(features: Features, task: str, others: Sequence[str] | Mapping[str, float] | None) -> list[str]:
+    names = [t for t in features.tasks if t != task] if others is None else list(others)
+    if not names:
+        raise MergeError(f"OSRM needs the features of at least one other task than {task!r}.")
+    return names
+
+
+def _check_rank(rank: int, width: int, module: str = "") -> None:
+    if not 1 <= rank <= width:
+        place = f" at {module}" if module else ""
+        raise MergeError(f"rank = {rank}{place}: an orthonormal A has between 1 and {width} rows, the layer's width.")

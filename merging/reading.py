@@ -8,6 +8,14 @@ from threading import Lock
 
 from .features import Features
 
+TEXTS = (100, 600)
+"""Texts per task that are read at a time."""
+
+
+def texts_for(k: int) -> int:
+    """Return how many texts per task are read for a k: the smallest of `TEXTS` that holds it, so that a slider rarely reads."""
+    return next((size for size in TEXTS if k <= size), TEXTS[-1])
+
 
 @dataclass(frozen=True)
 class Progress:

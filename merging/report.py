@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .diagnostics import rank_curve
+from .diagnostics import RANK_KS, rank_curve
 from .evaluation import encode_task
 from .experiment import EFFECTS, VARIANTS
 from .features import collect_features
@@ -17,7 +17,6 @@ from .search import CONTENDERS, append, averages, best_scalings, missing_points,
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
 
-RANK_KS = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
 REFERENCE = "task_arithmetic"
 
 

@@ -25,6 +25,8 @@ from .methods import METHODS
 SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 COLUMNS = ["method", "scaling", "task", "correct", "total", "hits"]
 BOOTSTRAP = 2000
+Values = np.ndarray[Any, np.dtype[np.float64]]
+"""One number per row of a task."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,13 @@ def sweep(
     """Yield the rows of one (method, scaling) after the other; close the generator to stop."""
     for method, scaling in points:
         marks = measure(model, tokenizer, CONTENDERS[method].merge(adapters, scaling, features), tasks)
-        rows = [(method, scaling, task, m.count("1"), len(m), pack(m)) for task, m in marks.items()]
-        yield pd.DataFrame(rows, columns=COLUMNS)
+        yield as_rows(marks, method, scaling)
+
+
+def as_rows(marks: Mapping[str, str], method: str, scaling: float) -> pd.DataFrame:
+    """Return what `measure` found as rows of a table."""
+    rows = [(method, scaling, task, m.count("1"), len(m), pack(m)) for task, m in marks.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,14 +118,18 @@ def best_scalings(table: pd.DataFrame) -> dict[str, float]:
 def paired_difference(table: pd.DataFrame, method: str, reference: str, seed: int = 0) -> tuple[float, float, float]:
     """Return (difference of the averages, low, high): 95 % bootstrap over the rows of each task, the same for both methods."""
     marks = {m: {r.task: unpack(r.hits, r.total) for r in table[table.method == m].itertuples()} for m in (method, reference)}
+    return bootstrapped([marks[method][task] - marks[reference][task] for task in marks[method]], seed)
+
+
+def bootstrapped(tasks: Sequence[Values], seed: int = 0) -> tuple[float, float, float]:
+    """Return (mean over tasks of the mean over rows, low, high): a 95 % bootstrap that draws the rows of every task anew."""
     generator = np.random.default_rng(seed)
     samples = np.zeros(BOOTSTRAP)
-    differences = [marks[method][task] - marks[reference][task] for task in marks[method]]
-    for difference in differences:
-        picks = generator.integers(0, len(difference), (BOOTSTRAP, len(difference)))
-        samples += difference[picks].mean(1) / len(differences)
+    for values in tasks:
+        picks = generator.integers(0, len(values), (BOOTSTRAP, len(values)))
+        samples += values[picks].mean(1) / len(tasks)
     low, high = np.quantile(samples, [0.025, 0.975])
-    return float(np.mean([d.mean() for d in differences])), float(low), float(high)
+    return float(np.mean([values.mean() for values in tasks])), float(low), float(high)
 
 
 def pack(marks: str) -> str:
@@ -126,7 +137,7 @@ def pack(marks: str) -> str:
     return "".join(f"{int(marks[i : i + 4].ljust(4, '0'), 2):x}" for i in range(0, len(marks), 4))
 
 
-def unpack(packed: str, total: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def unpack(packed: str, total: int) -> Values:
     """Return the first ``total`` marks of a packed string as 0.0 and 1.0."""
     bits = "".join(f"{int(digit, 16):04b}" for digit in packed)
     return np.array([float(bit) for bit in bits[:total]])

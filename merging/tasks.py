@@ -98,6 +98,10 @@ class Task:
     source: str = ""
     max_length: int = 64
 
+    def shortened(self, max_length: int | None) -> int:
+        """Return the task's own limit in tokens, or ``max_length`` if that is shorter."""
+        return self.max_length if max_length is None else min(self.max_length, max_length)
+
     @classmethod
     def load(cls, name: str) -> Task:
         """Return one of the embedded tasks: trec, sms_spam, movie, bbc, tweets3, newspaper, amazon or tweets2.

@@ -287,7 +287,7 @@ def probe(model: nn.Module, tokenizer: Any, task: Task, settings: TrainingSettin
 
 
 def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:
-    length = min(task.max_length, settings.max_length or task.max_length)
+    length = task.shortened(settings.max_length)
     return encode(tokenizer, split.texts, length, split.pairs), torch.tensor(split.labels)
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from .adapter import Adapter
 from .apply import add_update, check_fits
-from .diagnostics import chance_overlap, column_norms, magnitude_variance, subspace_overlap
+from .diagnostics import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
 from .evaluation import EncodedTask, Estimate, encode_task, evaluate
@@ -29,13 +28,11 @@ from .models import linear_layers, load_base, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, assets_folder, load_pool
-from .reading import Progress, Reading
+from .reading import TEXTS, Progress, Reading, texts_for
 from .search import averages, best_scalings, read_table
 from .sources import SOURCES
 from .tasks import DEFAULT_TASKS, Task, task_title
 
-FEATURE_TEXTS = (100, 600)
-"""Texts per task that are read at a time: the smallest of these that holds k."""
 KEPT_MOMENTS = 4
 """Values of k whose second moments are kept: tens of MB each."""
 KEPT_POOLS = 64
@@ -109,7 +106,7 @@ class Workbench:
         self._lock = Lock()
         self._base: tuple[nn.Module, Any] | None = None
         self._seen: dict[int, Features] = {}  # k: features whose second moments are there
-        self._readings = {size: Reading(partial(self._start_reading, size)) for size in FEATURE_TEXTS}
+        self._readings = {size: Reading(partial(self._start_reading, size)) for size in TEXTS}
         self.lab = Lab(self.base, self._base_reader, self._trained)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
         self.adapters = lru_cache(maxsize=KEPT_POOLS)(self._adapters)
@@ -262,9 +259,7 @@ class Workbench:
             replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()})
             for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
         ]
-        magnitude = column_norms(shown)
-        magnitude = magnitude[magnitude.norm > 0]
-        magnitude = magnitude.assign(log10_norm=np.log10(magnitude.norm))[["task", "module", "column", "log10_norm"]]
+        magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
         return MergeView(merged.recipe.to_yaml(), self._notes(settings, merged), magnitude, magnitude_variance(shown))
 
     def _notes(self, settings: Settings, merged: Merged) -> list[str]:
@@ -346,7 +341,7 @@ class Workbench:
         return replace(reading.features.first(k), _cache={})
 
     def _reading(self, k: int) -> Reading:
-        return self._readings[next((size for size in FEATURE_TEXTS if k <= size), FEATURE_TEXTS[-1])]
+        return self._readings[texts_for(k)]
 
     def _start_reading(self, size: int) -> Generator[tuple[int, int], None, Features]:
         _, tokenizer = self.base()

@@ -17,9 +17,8 @@ body { margin: 0; font-family: system-ui, sans-serif; }
 main { max-width: 1320px; margin: 0 auto; padding: 16px; }
 main > h1 { font-size: 20px; }
 main > .ms-words { max-width: 80ch; }
-gradio-app .gradio-container #ms-merge {
-  display: grid; gap: 16px; padding: 0; grid-template: none; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr));
-}
+#ms-report { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
+#ms-report .ms-card { min-width: 0; padding: 14px; background: var(--ms-card); border: 1px solid var(--ms-line); border-radius: 10px; }
 .ms-scroll { overflow-x: auto; }
 main > .ms-scroll table { border-collapse: collapse; font-size: 13px; margin: 8px 0 16px; }
 main > .ms-scroll :is(td, th) { padding: 4px 10px; border-bottom: 1px solid var(--ms-line); text-align: left; white-space: nowrap; }
@@ -70,10 +69,10 @@ def html_report(inspection: Inspection) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Mergescope: {names}</title><style>{STYLE.read_text(encoding='utf-8')}{PAGE_STYLE}</style>{scripts}</head>"
-        '<body><gradio-app><div class="gradio-container"><main id="ms-merge-report">'
+        '<body><gradio-app><div class="gradio-container"><main>'
         f"<h1>Mergescope: {len(inspection.adapters)} adapters</h1>{_words(inspection)}"
         f'<div class="ms-scroll" tabindex="0" role="region" aria-label="Adapters">{_table(inspection.adapters)}</div>'
-        f'<div id="ms-merge">{cards}</div></main></div></gradio-app>{data}<script>{START}</script></body></html>'
+        f'<div id="ms-report">{cards}</div></main></div></gradio-app>{data}<script>{START}</script></body></html>'
     )
 
 

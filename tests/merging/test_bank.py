@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders import dense, equal_pool, task_features, tiny_model
+from builders import QUERY, dense, equal_pool, mixed_pool, task_features, tiny_model, with_deltas
 
 from merging import merge
 from merging.bank import ON_DATA, SIZE, SUBSETS, WEIGHTS_ONLY, correlations, cross_validated, describe, draw, markdown
@@ -60,6 +63,13 @@ def test_what_compares_the_merge_with_its_parents_is_the_dense_formula(method: s
     assert (found["alignment"], found["weakest_alignment"]) == pytest.approx((np.mean(cosines), min(cosines)), rel=1e-5)
 
 
+def test_an_adapter_that_lacks_a_module_or_is_zero_there_is_described_without_it() -> None:
+    pool = mixed_pool()
+    silent = with_deltas(pool[0], lambda module, update: update * (0.0 if module == QUERY else 1.0))
+    found = describe(merge([silent, *pool[1:]], "task_arithmetic"), task_features(tiny_model(), 5))
+    assert all(math.isfinite(value) for value in found.values())
+
+
 def test_a_zero_merge_is_described_without_nan() -> None:
     found = describe(merge(equal_pool(2), "task_arithmetic", scaling=0.0))
     assert found["alignment"] == 0.0
@@ -93,6 +103,22 @@ def test_no_subset_is_both_learned_from_and_predicted() -> None:
     bank = bank.assign(scaling=bank.tasks_merged.map(levels), normalised=bank.tasks_merged.map(lambda s: levels[s] ** 2 % 1))
     found = cross_validated(bank)
     assert found.error > 0.5 * found.mean_error
+
+
+def test_the_quick_bank_measures_merges_of_the_shipped_pools_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "merging.cli", "experiment", "bank", "--quick", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    bank = pd.read_csv(tmp_path / "bank.csv")
+    assert bank.number.tolist() == list(range(12))
+    assert [draw(i).method for i in bank.number] == bank.method.tolist()
+    assert bank[[*WEIGHTS_ONLY, *ON_DATA, "normalised"]].notna().all().all()
+    assert bank.normalised.between(0.2, 1.3).all()
+    assert "12 merges" in done.stdout
+    bank.iloc[:-1].to_csv(tmp_path / "bank.csv", index=False)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert [line.partition(":")[0] for line in again.stdout.splitlines() if "keeps" in line] == ["11"]
+    assert pd.read_csv(tmp_path / "bank.csv").equals(bank)
 
 
 def test_the_table_states_how_far_off_the_predictor_is() -> None:

@@ -319,11 +319,21 @@ def test_weights_are_restored_after_an_error(method: str, features: Features, mo
     assert unchanged(model, before)
 
 
+COVERAGE = {
+    "equal ranks": [{}] * 3,
+    "mixed ranks": [{"rank_pattern": {"value": 2 + 5 * i}} for i in range(3)],
+    "partial coverage": [{"target_modules": targets} for targets in (["query"], ["query", "value"], ["value", "output.dense"])],
+}
+
+
 @every_method
-def test_a_saved_merge_acts_in_peft_as_it_did_here(method: str, features: Features, model, tmp_path: Path) -> None:
-    for i in range(3):
-        rank = {} if method in FACTOR_WISE else {"rank_pattern": {"value": 2 + 5 * i}}
-        peft_folder(tmp_path / f"task-{i}", model, seed=i, r=4, target_modules=["query", "value", "output.dense"], **rank)
+@pytest.mark.parametrize("coverage", COVERAGE)
+def test_a_saved_merge_acts_in_peft_as_it_did_here(method: str, coverage: str, features: Features, model, tmp_path: Path) -> None:
+    if method in FACTOR_WISE and coverage == "mixed ranks":
+        pytest.skip("refused, as PEFT does")
+    for i, options in enumerate(COVERAGE[coverage]):
+        defaults = {"r": 4, "target_modules": ["query", "value", "output.dense"]}
+        peft_folder(tmp_path / f"task-{i}", model, seed=i, **(defaults | options))
     pool = [Adapter.load(tmp_path / f"task-{i}") for i in range(3)]
     own = features_of(model) if "data" in METHODS[method].needs else features
     result = merged(method, pool, own)
@@ -333,6 +343,14 @@ def test_a_saved_merge_acts_in_peft_as_it_did_here(method: str, features: Featur
     with dense_added(model, deltas_of(result)) as oracle:
         assert torch.allclose(states, hidden(oracle), atol=1e-5)
     assert not torch.allclose(states, hidden(model), atol=1e-3)
+    result.save(tmp_path / "smaller", rank=8)
+    smaller = Adapter.load(tmp_path / "smaller")
+    states = hidden(reloaded(tiny_model(), tmp_path / "smaller"))
+    with dense_added(model, dense(smaller)) as oracle:
+        assert torch.allclose(states, hidden(oracle), atol=1e-5)
+    apart = {m: float((result.delta(m) - smaller.deltas[m].dense()).norm()) for m in result.modules}
+    for module, error in smaller.metadata["truncation"]["modules"].items():
+        assert apart[module] == pytest.approx(error * float(result.delta(module).norm()), abs=1e-5 * (1 + apart[module]))
 
 
 def features_of(model) -> Features:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from viz.figures.theme import CARD, INK, LINE, MUTED, Figure, axis, faint, layout, task_colours
+from viz.figures.theme import CARD, INK, LINE, MUTED, Figure, axis, faint, interval, layout, task_colours
 
 COLUMNS = ["task", "base", "single", "accuracy", "low", "high", "rows"]
 
@@ -119,15 +119,7 @@ def _merge(done: pd.DataFrame, colours: list[str]) -> dict:
         "mode": "markers",
         "name": "the merge",
         "marker": {"size": 13, "color": colours, "line": {"color": CARD, "width": 1.5}},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": (done["high"] - done["accuracy"]).tolist(),
-            "arrayminus": (done["accuracy"] - done["low"]).tolist(),
-            "color": INK,
-            "thickness": 1.5,
-            "width": 5,
-        },
+        "error_x": interval(done["accuracy"], done["low"], done["high"], INK, cap=5),
         "customdata": done[["low", "high", "rows"]].to_numpy().tolist(),
         "hovertemplate": "%{y}<br>merge: %{x:.3f}, 95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}"
         "<br>%{customdata[2]} texts so far<extra></extra>",

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import pandas as pd
 
-from viz.figures.theme import INK, MUTED, OKABE_ITO, Axis, Figure, axis, layout
+from viz.figures.theme import INK, MUTED, OKABE_ITO, Axis, Figure, axis, interval, layout
 
 SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open", "circle", "square")
 ROW = 20  # pixels per method in a forest plot
@@ -145,15 +145,7 @@ def _effects(rows: pd.DataFrame, title: str, place: int, starts: Mapping[str, fl
         "mode": "markers",
         "name": title,
         "marker": {"size": 9, "color": colour, "symbol": SYMBOLS[place % len(SYMBOLS)], "line": {"width": 1.5, "color": colour}},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": (points["high"] - points["difference"]).tolist(),
-            "arrayminus": (points["difference"] - points["low"]).tolist(),
-            "color": colour,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        "error_x": interval(points["difference"], points["low"], points["high"], colour),
         "customdata": [[effect, *bounds] for effect, *bounds in zip(rows["effect"], points["low"], points["high"], strict=True)],
         "hovertemplate": f"%{{customdata[0]}}<br>{title}: %{{x:+.1f}} points, 95 % interval %{{customdata[1]:+.1f}} to "
         "%{customdata[2]:+.1f}<extra></extra>",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, layout
+from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, interval, layout
 
 REACH = 2.0  # where the slider ends; a sweep that goes on is drawn beyond only if it is the current method's
 DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
@@ -118,15 +118,7 @@ def _points(rows: pd.DataFrame, name: str, marker: dict) -> dict:
         "mode": "markers",
         "name": name,
         "marker": marker,
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": (rows["high"] - rows["average"]).tolist(),
-            "arrayminus": (rows["average"] - rows["low"]).tolist(),
-            "color": INK,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        "error_y": interval(rows["average"], rows["low"], rows["high"], INK),
         "hovertemplate": "%{text}<br>λ %{x:.2f}: %{y:.3f} on test<extra></extra>",
     }
 

@@ -8,6 +8,8 @@ browser fills in.
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 Figure = dict[str, Any]
 Axis = dict[str, Any]
 
@@ -40,6 +42,19 @@ def axis(title: str, **options: Any) -> Axis:
         "automargin": True,
         "tickfont": {"size": FONT_SIZE},
         **options,
+    }
+
+
+def interval(values: pd.Series, low: pd.Series, high: pd.Series, colour: str, cap: int = 4) -> dict[str, Any]:
+    """Describe the error bars from `low` to `high` around `values`."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (high - values).tolist(),
+        "arrayminus": (values - low).tolist(),
+        "color": colour,
+        "thickness": 1.5,
+        "width": cap,
     }
 
 
