@@ -20,7 +20,9 @@ except ImportError:  # only Spaces has it
 
 import gradio as gr
 
+from viz.panels.adapters_handlers import AdaptersHandlers
 from viz.panels.controls import opening
+from viz.panels.diagnose_demand import Demand
 from viz.panels.look import launch_options
 from viz.panels.osrm_handlers import OsrmHandlers
 from viz.panels.osrm_services import Plan, Trained
@@ -59,11 +61,18 @@ def workbench() -> Workbench:
     return Opened()
 
 
+def opened(settings: dict[str, Any]) -> Settings:
+    """Make settings of what has crossed a process boundary as a dict."""
+    lists = {
+        name: tuple(map(tuple, settings[name])) if name == "params" else tuple(settings[name]) for name in ("params", "weights")
+    }
+    return Settings(**settings | lists)
+
+
 @on_gpu(seconds)
 def stream_accuracy(settings: dict[str, Any], limit: int) -> Iterator[Progress | Estimate]:
     """Evaluate a merge; plain values in and out, as a borrowed GPU lives in another process."""
-    settings = Settings(**{**settings, "params": tuple(map(tuple, settings["params"]))})
-    yield from workbench().evaluate(settings, limit)
+    yield from workbench().evaluate(opened(settings), limit)
 
 
 @on_gpu(training_seconds)
@@ -78,6 +87,41 @@ def stream_merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str,
     yield from workbench().lab.merged_accuracy(folders, scaling)
 
 
+@cache
+def on_demand() -> Any:
+    """Open what the Diagnose panel measures on demand."""
+    from merging.on_demand import OnDemand
+
+    return OnDemand(workbench())
+
+
+def leaving_seconds(settings: dict[str, Any], part: str, limit: int) -> int:
+    """Estimate how long leaving everything out once takes on a GPU."""
+    return min(LONGEST_TRAINING, 30 + limit // 4)
+
+
+@on_gpu(leaving_seconds)
+def stream_leave_out(settings: dict[str, Any], part: str, limit: int) -> Iterator[Any]:
+    """Leave each adapter or layer out of a merge in turn."""
+    yield from on_demand().leave_out(opened(settings), part, limit)
+
+
+def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str) -> int:
+    """Estimate how long measuring brought adapters alone takes on a GPU."""
+    return min(LONGEST_TRAINING, 30 + 20 * len(chosen))
+
+
+@on_gpu(preparing_seconds)
+def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str) -> Iterator[Any]:
+    """Measure the adapters {task: adapter} that a visitor brought, and write them below the folder `root`."""
+    from merging.models import working_copy
+    from merging.shelf import prepare
+
+    base, tokenizer = workbench().base()
+    modules = {module for brought in chosen.values() for module in brought.adapter.deltas}
+    yield from prepare(working_copy(base, modules), tokenizer, chosen, tasks, Path(root))
+
+
 def build() -> gr.Blocks:
     """Build the app on the pools that ship with Mergescope."""
     from merging.methods import METHODS
@@ -85,7 +129,9 @@ def build() -> gr.Blocks:
 
     bench = workbench()
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, osrm)
+    demand = Demand(bench, lambda settings: on_demand().forecast(settings), stream_accuracy, stream_leave_out)
+    brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought)
 
 
 def main() -> None:

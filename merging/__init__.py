@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .pool import CompatibilityReport, compatibility
     from .recipe import Recipe
     from .tasks import Task
+    from .verbalisers import Verbaliser
 
 _HOME = {
     "Adapter": "adapter",
@@ -40,12 +41,13 @@ _HOME = {
     "compatibility": "pool",
     "Recipe": "recipe",
     "Task": "tasks",
+    "Verbaliser": "verbalisers",
 }
 
 __all__ = [  # noqa: RUF022 - errors first
     "Cancelled", "MergeError", "ResourceError",
     "Adapter", "CompatibilityReport", "Estimate", "Features", "Head", "LowRank", "METHODS", "Merged", "Orthogonalize",
-    "PLUGINS", "Recipe", "SoftOSRM", "Task", "collect_features", "compatibility", "evaluate", "merge",
+    "PLUGINS", "Recipe", "SoftOSRM", "Task", "Verbaliser", "collect_features", "compatibility", "evaluate", "merge",
 ]  # fmt: skip
 
 

@@ -24,12 +24,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import peft_format
+from . import fetch, peft_format
 from .errors import MergeError
 from .lowrank import LowRank
+from .untrusted import check_safetensors, read_object
 
-HEAD_FILE = "head.safetensors"
-METADATA_FILE = "mergescope.json"
+HEAD_FILE = fetch.HEAD_FILE
+METADATA_FILE = fetch.METADATA_FILE
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,12 @@ class Adapter:
         LoRA's own scaling by module, which is already folded into B; kept for methods that work on the stored factors.
     base_fingerprint : str or None
         See `merging.models.fingerprint`; None when nobody recorded one.
+    metadata : dict
+        Our own notes from ``mergescope.json``; ``metadata["source"]`` is what the hub said (repo, commit, license).
+    path : Path or None
+        The folder or zip file that it was read from.
+    origin : str, tuple of str, or None
+        What a recipe calls it and `load` takes again: an absolute path, two of them, or ``user/name@commit``; None in memory.
     """
 
     name: str
@@ -89,6 +96,7 @@ class Adapter:
     scalings: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    origin: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "deltas", dict(sorted(self.deltas.items())))
@@ -104,50 +112,60 @@ class Adapter:
                 digest.update(factor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
+    @property
+    def source(self) -> dict[str, str]:
+        """What the hub said when the adapter came from there (repo, commit, license, as far as known), else nothing."""
+        noted = self.metadata.get("source")
+        return {key: value for key, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}
+
     @classmethod
-    def load(cls, source: str | Path, name: str | None = None, task: str | None = None, base: str | None = None) -> Adapter:
-        """Read a PEFT LoRA folder (``adapter_config.json`` and ``adapter_model.safetensors``).
+    def load(cls, source: fetch.Source, name: str | None = None, task: str | None = None, base: str | None = None) -> Adapter:
+        """Read a PEFT LoRA adapter (``adapter_config.json`` and ``adapter_model.safetensors``).
 
         Parameters
         ----------
-        source : path of the folder
-        name, task : override what the folder says
+        source : a folder, a zip file with the two files in it, a list of the two files, or a hub id ``user/name[@revision]``
+            (see `merging.fetch.opened`)
+        name, task : override what the files say; without them the name is the last component of the source
         base : vouches for the base model where the file names none, or another one
 
         Raises
         ------
         MergeError
-            With one sentence, for everything that is not exactly a sum of scaling * B A on linear layers: DoRA,
-            lora_bias, other PEFT types, pickled weights, unknown keys, wrong prefix, NaN, ranks that contradict the config.
+            With one sentence, for what cannot be reached and for everything that is not exactly a sum of scaling * B A on
+            linear layers: DoRA, lora_bias, other PEFT types, pickled weights, unknown keys, wrong prefix, NaN, ranks that
+            contradict the config.
         """
-        folder = Path(source)
-        if not folder.is_dir():
-            raise MergeError(f"{source} is not a folder: give the folder that holds adapter_config.json.")
-        config = peft_format.read_config(folder)
-        tensors = _read_tensors(folder)
-        prefix, factors, own_head = peft_format.split_keys(tensors, config, folder)
-        deltas, scalings = {}, {}
-        for full_name, (A, B) in factors.items():
-            module = full_name.removeprefix(prefix)
-            scalings[module] = peft_format.scaling(config, full_name, A.shape[0], folder)
-            # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
-            deltas[module] = LowRank(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
-        metadata = _read_metadata(folder)
-        name = name or folder.resolve().name
+        with fetch.opened(source) as files:
+            where = files.where
+            config = peft_format.read_config(files.config, where)
+            tensors = _read_tensors(files.weights, where)
+            prefix, factors, own_head = peft_format.split_keys(tensors, config, where)
+            deltas, scalings = {}, {}
+            for full_name, (A, B) in factors.items():
+                module = full_name.removeprefix(prefix)
+                scalings[module] = peft_format.scaling(config, full_name, A.shape[0], where)
+                # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
+                deltas[module] = LowRank(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
+            metadata = _read_metadata(files)
+            head = _read_head(files, metadata)
+            if head is None and own_head:
+                head = Head("model", {key: t.clone() for key, t in own_head.items()})
+        name = name or files.name
         return cls(
             name=name,
             task=task or str(metadata.get("task") or name),
             base=base or str(config.get("base_model_name_or_path") or ""),
             deltas=deltas,
-            head=_read_head(folder, metadata)
-            or (Head("model", {key: t.clone() for key, t in own_head.items()}) if own_head else None),
+            head=head,
             config=config,
             prefix=prefix,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),
             base_vouched=base is not None,
             scalings=scalings,
             metadata=metadata,
-            path=folder.resolve(),
+            path=files.path,
+            origin=files.origin,
         )
 
     def save(self, folder: str | Path, extra_files: Mapping[str, str] | None = None) -> Path:
@@ -230,25 +248,16 @@ def number_equal_names(adapters: list[Adapter]) -> list[Adapter]:
     return result
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / peft_format.WEIGHTS_FILE
-    if not path.exists():
-        if (folder / "adapter_model.bin").exists():
-            raise MergeError(
-                f"{folder} holds pickled weights (adapter_model.bin), which can run code when opened: "
-                "save the adapter with safetensors."
-            )
-        raise MergeError(f"{folder} has no {peft_format.WEIGHTS_FILE}: is it a PEFT adapter?")
+def _read_tensors(path: Path, where: str) -> dict[str, Tensor]:
+    check_safetensors(path, f"{where}: {peft_format.WEIGHTS_FILE}")
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
-        raise MergeError(f"{path} is not a readable safetensors file ({error}).") from error
+        raise MergeError(f"{where}: {peft_format.WEIGHTS_FILE} is not a readable safetensors file ({error}).") from error
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise MergeError(f"{folder}: {key} holds {tensor.dtype}, not floating-point numbers.")
         if not _all_finite(tensor):
-            raise MergeError(f"{folder}: {key} holds NaN or infinite values; the adapter is broken, train or save it again.")
+            raise MergeError(f"{where}: {key} holds NaN or infinite values; the adapter is broken, train or save it again.")
     return tensors
 
 
@@ -257,29 +266,28 @@ def _all_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
 
 
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    path = folder / METADATA_FILE
-    if not path.exists():
-        return {}
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MergeError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(metadata, dict):
-        raise MergeError(f"{path} should hold a JSON object.")
+def _read_metadata(files: fetch.AdapterFiles) -> dict[str, Any]:
+    where = f"{files.where}: {METADATA_FILE}"
+    metadata = read_object(files.metadata, where) if files.metadata else {}
+    if not isinstance(metadata.get("labels", []), list) or not isinstance(metadata.get("base_fingerprint"), str | None):
+        raise MergeError(f"{where} should hold labels as a list and base_fingerprint as a text.")
+    if files.provenance is not None:  # what the hub says counts, not what a file in the repository says about itself
+        metadata["source"] = dict(files.provenance)
     return metadata
 
 
-def _read_head(folder: Path, metadata: Mapping[str, Any]) -> Head | None:
-    path = folder / HEAD_FILE
-    if not path.exists():
+def _read_head(files: fetch.AdapterFiles, metadata: Mapping[str, Any]) -> Head | None:
+    if files.head is None:
         return None
+    where = f"{files.where}: {HEAD_FILE}"
+    check_safetensors(files.head, where)
     try:
-        tensors = load_file(path)
+        tensors = load_file(files.head)
     except SafetensorError as error:
-        raise MergeError(f"{path} is not a readable safetensors file ({error}).") from error
+        raise MergeError(f"{where} is not a readable safetensors file ({error}).") from error
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
-        raise MergeError(f"{path} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
+        raise MergeError(f"{where} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
     if not all(map(_all_finite, tensors.values())):
-        raise MergeError(f"{path} holds NaN or infinite values.")
-    return Head("pooled", {key: t.float() for key, t in tensors.items()}, tuple(map(str, metadata.get("labels", ()))))
+        raise MergeError(f"{where} holds NaN or infinite values.")
+    copies = {key: t.to(torch.float32, copy=True) for key, t in tensors.items()}  # the file may be gone in a moment
+    return Head("pooled", copies, tuple(map(str, metadata.get("labels", ()))))

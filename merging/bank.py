@@ -1,7 +1,8 @@
 """mergescope experiment bank: many random merges with measured accuracy, to see which diagnostics predict anything.
 
 A merge is drawn from pools, subsets of tasks, methods, scalings and plug-ins. Its diagnostics are taken before anybody runs it, its accuracy
-is measured after. The bank is one table, appended to as results come; draw number i is the same on every machine.
+is measured after. The bank is one table, appended to as results come; draw number i is the same on every machine. The second half needs the
+table only: which diagnostics go with the accuracy, and a predictor that is held to task subsets that it has not seen.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from .diagnostics import (
     update_energy,
 )
 from .engine import Merged
+from .errors import MergeError
 from .evaluation import EncodedTask, encode_task
 from .features import Features
 from .methods import METHODS
@@ -37,7 +40,10 @@ from .search import SCALINGS, Contender, append, measure, read_table
 from .tasks import DEFAULT_TASKS, Task
 
 SIZE = 320
-SUBSETS = 20
+ROWS = 80
+"""Validation rows per task."""
+SUBSETS = tuple(tuple(some) for count in range(2, len(DEFAULT_TASKS) + 1) for some in combinations(DEFAULT_TASKS, count))
+"""All sets of two or more tasks: intervals and folds rest on their number."""
 WEIGHTS_ONLY = (
     "scaling", "tasks", "magnitude_variance", "norm_ratio", "overlap_A", "overlap_B", "cosine", "sign_conflict", "sign_lost",
     "effective_rank", "merged_norm", "distance", "alignment", "weakest_alignment",
@@ -45,6 +51,8 @@ WEIGHTS_ONLY = (
 """Diagnostics that need no text: what the predictor may use."""
 ON_DATA = ("interference", "output_error", "worst_output_error")
 """Diagnostics from the second moments of unlabelled texts."""
+KEYS = ("pool", "tasks_merged", "method", "orthogonalize", "decouple", "mu")
+"""What says which merge a row is, beside its scaling."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,8 @@ class Draw:
 def draw(number: int) -> Draw:
     """Return draw ``number``: the same for the same number, whatever was drawn before."""
     generator = np.random.default_rng([20251122, number])
-    subset = np.random.default_rng([1, number % SUBSETS])
-    count = 2 + number % SUBSETS % (len(DEFAULT_TASKS) - 1)
-    tasks = tuple(DEFAULT_TASKS[i] for i in sorted(subset.choice(len(DEFAULT_TASKS), count, replace=False)))
+    # every subset in turn, in an order that does not begin with the small ones
+    tasks = SUBSETS[np.random.default_rng(1).permutation(len(SUBSETS))[number % len(SUBSETS)]]
     names = [name for name, method in METHODS.items() if "task_id" not in method.needs]
     method = METHODS[names[generator.integers(len(names))]]
     pool = list(POOLS)[generator.integers(len(POOLS))]
@@ -87,13 +94,14 @@ def draw(number: int) -> Draw:
 def describe(merged: Merged, features: Features | None = None) -> dict[str, float]:
     """Return the diagnostics of a merge before it is run, each a mean over modules; the updates are those that enter the method.
 
-    Without ``features`` only those of `WEIGHTS_ONLY` (``scaling`` is the caller's). ``merged_norm``, ``distance`` and ``alignment`` compare the
-    merge M with every adapter's update W_i: ||M|| / mean ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine; ``output_error`` is the same
-    distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
+    Without ``features`` only those of `WEIGHTS_ONLY`. ``scaling`` is 1 for a method that has none. ``merged_norm``, ``distance`` and
+    ``alignment`` compare the merge M with every adapter's update W_i: mean ||M|| / ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine;
+    ``output_error`` is the same distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
     """
     plugged = [replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)]
     magnitude, signs = magnitude_variance(plugged), sign_conflict(plugged)
     found = {
+        "scaling": float(merged.params.get("scaling", 1.0)),
         "tasks": float(len(plugged)),
         "magnitude_variance": float(magnitude.variance.mean()),
         "norm_ratio": float(magnitude.norm_ratio.mean()),
@@ -146,23 +154,40 @@ def _against_the_adapters(merged: Merged, features: Features | None) -> dict[str
     return found
 
 
+def weights_only(merged: Merged) -> dict[str, float]:
+    """Return the row of diagnostics that a `Predictor` takes: `WEIGHTS_ONLY`, as the bank describes its merges."""
+    found = describe(merged)
+    return {name: found[name] for name in WEIGHTS_ONLY}
+
+
+def missing(path: Path, size: int = SIZE) -> list[int]:
+    """Return the numbers of the draws that the table at ``path`` lacks."""
+    done = set(read_table(path).get("number", pd.Series(dtype=int)))
+    return [number for number in range(size) if number not in done]
+
+
 class Bank:
     """The bank on the embedded base; `fill` adds what is missing up to ``size`` draws."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, path: Path, rows: int = 60) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, path: Path, rows: int = ROWS) -> None:
         self.model, self.tokenizer, self.path, self.rows = model, tokenizer, path, rows
         self._pools: dict[str, list[Adapter]] = {}
         self._encoded: dict[str, EncodedTask] = {}
+        self._singles: dict[tuple[str, str], float] = {}
         self._features: Features | None = None
 
     def fill(self, size: int = SIZE, numbers: Sequence[int] | None = None) -> Iterator[str]:
         """Measure every draw that the table lacks (or only ``numbers`` of them); yields a line per merge."""
-        done = set(read_table(self.path).get("number", pd.Series(dtype=int)))
-        for number in numbers if numbers is not None else range(size):
-            if number not in done:
-                row = self.measured(draw(number))
-                append(self.path, pd.DataFrame([row]))
-                yield f"{number}: {row['method']} at {row['scaling']:g}, {row['tasks_merged']}: keeps {row['normalised']:.3f}"
+        table = read_table(self.path)
+        if len(table) and (table["rows"] != self.rows).any():
+            raise MergeError(
+                f"{self.path} was measured on {table['rows'].iloc[0]} rows per task, not {self.rows}: move it away to start a new one."
+            )
+        wanted = missing(self.path, size)
+        for number in wanted if numbers is None else [number for number in numbers if number in wanted]:
+            row = self.measured(draw(number))
+            append(self.path, pd.DataFrame([row]))
+            yield f"{number}: {row['method']} at {row['scaling']:g}, {row['tasks_merged']}: keeps {row['normalised']:.3f}"
 
     def measured(self, chosen: Draw) -> dict[str, Any]:
         """Return one row of the table."""
@@ -170,14 +195,13 @@ class Bank:
         merged = self._merge(chosen, adapters)
         tasks = [self._task(adapter.task) for adapter in adapters]
         marks = measure(self.model, self.tokenizer, merged, tasks)
-        alone = {a.task: a.metadata["test_accuracy"]["adapter"] for a in adapters}
         accuracy = {task: found.count("1") / len(found) for task, found in marks.items()}
         return {
             "number": chosen.number, "pool": chosen.pool, "tasks_merged": "+".join(chosen.tasks), "method": chosen.method,
-            "orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "mu": chosen.mu, "scaling": chosen.scaling,
+            "orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "mu": chosen.mu,
             **{name: round(value, 6) for name, value in describe(merged, self.features()).items()},
             "rows": self.rows, "accuracy": round(float(np.mean([*accuracy.values()])), 6),
-            "normalised": round(float(np.mean([accuracy[task] / alone[task] for task in accuracy])), 6),
+            "normalised": round(float(np.mean([accuracy[a.task] / self._alone(chosen.pool, a) for a in adapters])), 6),
             "per_task": json.dumps({task: round(value, 4) for task, value in accuracy.items()}),
         }  # fmt: skip
 
@@ -187,6 +211,13 @@ class Bank:
         if spec.plugins:
             plugins = {"orthogonalize": chosen.orthogonalize, "decouple": chosen.decouple, "soft_osrm": chosen.mu or None}
         return Contender(spec.title, chosen.method, plugins).merge(adapters, chosen.scaling, self.features())
+
+    def _alone(self, pool: str, adapter: Adapter) -> float:
+        """Return the adapter's own accuracy on the very rows that the merges are measured on."""
+        if (pool, adapter.task) not in self._singles:
+            [marks] = measure(self.model, self.tokenizer, adapter, [self._task(adapter.task)]).values()
+            self._singles[pool, adapter.task] = marks.count("1") / len(marks)
+        return self._singles[pool, adapter.task]
 
     def features(self) -> Features:
         """Return the second moments of each task's first training texts, as the shipped OSRM pool used them."""
@@ -204,81 +235,3 @@ class Bank:
         if name not in self._encoded:
             self._encoded[name] = encode_task(self.tokenizer, Task.load(name), "validation", self.rows)
         return self._encoded[name]
-
-
-def correlations(bank: pd.DataFrame, samples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Return how each diagnostic goes with what a merge keeps: diagnostic, needs_data, rho, low, high, predicts.
-
-    Spearman's rank correlation with ``normalised`` over all merges; the 95 % interval is bootstrapped over whole task subsets,
-    since merges of one subset are alike. ``predicts``: the interval excludes 0.
-    """
-    groups = [group for _, group in bank.groupby("tasks_merged")]
-    generator = np.random.default_rng(seed)
-    names = [*WEIGHTS_ONLY, *ON_DATA]
-    drawn = []
-    for _ in range(samples):
-        sample = pd.concat([groups[i] for i in generator.integers(len(groups), size=len(groups))])
-        drawn.append(_spearman(sample, names))
-    low, high = np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0)
-    table = pd.DataFrame({"diagnostic": names, "needs_data": [name in ON_DATA for name in names]})
-    table = table.assign(rho=_spearman(bank, names), low=low, high=high)
-    table["predicts"] = (table.low > 0) | (table.high < 0)
-    return table.sort_values("rho", key=abs, ascending=False, ignore_index=True)
-
-
-def _spearman(bank: pd.DataFrame, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    ranks = bank[[*names, "normalised"]].rank()
-    found: np.ndarray[Any, np.dtype[np.float64]] = ranks[list(names)].corrwith(ranks["normalised"]).to_numpy()
-    return found
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """How well a model predicts ``normalised`` on task subsets that it has not seen, against always saying the mean."""
-
-    error: float
-    mean_error: float
-    predicted: pd.Series
-
-    @property
-    def useful(self) -> bool:
-        """True if the predictor beats the mean on left-out subsets."""
-        return self.error < self.mean_error
-
-
-def cross_validated(bank: pd.DataFrame, folds: int = 5) -> Prediction:
-    """Return the mean absolute error of the predictor from `WEIGHTS_ONLY` and of the mean, whole task subsets left out."""
-    from sklearn.model_selection import GroupKFold  # noqa: PLC0415 - takes a second
-
-    predicted = pd.Series(index=bank.index, dtype=float)
-    mean = predicted.copy()
-    for train, test in GroupKFold(folds).split(bank, groups=bank.tasks_merged):
-        model = predictor().fit(bank.iloc[train][list(WEIGHTS_ONLY)], bank.iloc[train].normalised)
-        predicted.iloc[test] = model.predict(bank.iloc[test][list(WEIGHTS_ONLY)])
-        mean.iloc[test] = bank.iloc[train].normalised.mean()
-    return Prediction(float((predicted - bank.normalised).abs().mean()), float((mean - bank.normalised).abs().mean()), predicted)
-
-
-def predictor() -> Any:
-    """Return the unfitted predictor: small boosted trees, seeded."""
-    from sklearn.ensemble import GradientBoostingRegressor  # noqa: PLC0415
-
-    return GradientBoostingRegressor(n_estimators=200, max_depth=3, learning_rate=0.05, subsample=0.7, random_state=0)
-
-
-def markdown(bank: pd.DataFrame) -> str:
-    """Return the correlation table and the predictor's error as Markdown."""
-    lines = ["| diagnostic | needs texts | Spearman ρ with the accuracy kept (95 %) | predicts |", "|---|---|---|---|"]
-    for row in correlations(bank).itertuples():
-        needs = "yes" if row.needs_data else ""
-        lines.append(
-            f"| {row.diagnostic} | {needs} | {row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f}) | {'yes' if row.predicts else 'no'} |"
-        )
-    found = cross_validated(bank)
-    verdict = "better than" if found.useful else "no better than"
-    lines += [
-        "",
-        f"{len(bank)} merges. On task subsets that it has not seen, the predictor from weights-only diagnostics is off by {found.error:.3f} on "
-        f"average, {verdict} always saying the mean ({found.mean_error:.3f}).",
-    ]
-    return "\n".join(lines)

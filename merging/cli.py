@@ -109,7 +109,7 @@ def train(
 
 
 def inspect_adapters(
-    folders: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
+    folders: Annotated[list[str], typer.Argument(help="Adapters: folders, zip files or hub ids.")],
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with figures.")] = None,
 ) -> None:
     """Print what the adapters are, whether they fit together, and a line per module."""
@@ -235,7 +235,11 @@ def sweep(
 @cli.command()
 def experiment(
     name: Annotated[
-        str, typer.Argument(help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy.")
+        str,
+        typer.Argument(
+            help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy; "
+            "full: magnitudes of full fine-tunes beside LoRA's."
+        ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
@@ -259,8 +263,11 @@ def experiment(
         tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
         _fill_bank(tables / "bank.csv", quick)
         return
+    if name == "full":
+        _full_reference(quick, adapters, output)
+        return
     if name != "osrm":
-        raise MergeError(f"Unknown experiment {name!r}: there are osrm and bank.")
+        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
     chosen = QUICK if quick else Experiment()
     if repetition:
         chosen = replace(chosen, repetitions=tuple(repetition))
@@ -273,19 +280,49 @@ def experiment(
     print(markdown_osrm(tables))
 
 
-def _fill_bank(path: Path, quick: bool) -> None:
-    from .bank import SIZE, Bank, markdown
+def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
+    from .embedded import cache_dir
+    from .full_reference import QUICK, FullReference, Plan
     from .models import load_base
-    from .search import read_table
+    from .pools import assets_folder
+    from .report import markdown_full
 
+    folder = adapters or cache_dir() / "experiments" / ("full_quick" if quick else "full")
+    tables = output or (folder / "tables" if quick else assets_folder() / "tables")
     model, tokenizer = load_base("minilm")
-    for line in Bank(model, tokenizer, path, rows=8 if quick else 60).fill(12 if quick else SIZE):
+    for line in FullReference(model, tokenizer, QUICK if quick else Plan(), folder, tables).everything():
         print(line, flush=True)
-    print(markdown(read_table(path)))
+    print(markdown_full(tables))
+
+
+def _fill_bank(path: Path, quick: bool) -> None:
+    from .bank import ROWS, SIZE, Bank, missing
+    from .models import load_base
+    from .prediction import markdown, read_bank
+
+    size = 12 if quick else SIZE
+    if missing(path, size):
+        model, tokenizer = load_base("minilm")
+        for line in Bank(model, tokenizer, path, rows=8 if quick else ROWS).fill(size):
+            print(line, flush=True)
+    print(markdown(read_bank(path)))
+
+
+@cli.command()
+def correlations(
+    bank: Annotated[
+        Path | None, typer.Argument(help="A bank.csv of `mergescope experiment bank`; none = the shipped one.")
+    ] = None,
+) -> None:
+    """Print which diagnostics go with the accuracy that merges keep, and how far off the predictor is; from the table alone."""
+    from .pools import assets_folder
+    from .prediction import markdown, read_bank
+
+    print(markdown(read_bank(bank or assets_folder() / "tables" / "bank.csv")))
 
 
 def _merge(
-    inputs: Annotated[list[Path], typer.Argument(help="Adapter folders, or one recipe.yaml.")],
+    inputs: Annotated[list[str], typer.Argument(help="Adapters (folders, zip files or hub ids), or one recipe.yaml.")],
     output: Output,
     method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
     weight: Annotated[
@@ -300,15 +337,20 @@ def _merge(
     orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
+    full_model: Annotated[
+        bool, typer.Option("--full-model", help="Write the whole --base with the merge in its weights.")
+    ] = False,
     base: Base = "minilm",
     **params: Any,
 ) -> None:
-    """Merge adapters (or do what a recipe says) and write a PEFT adapter."""
+    """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
     given = {name: value for name, value in params.items() if value is not None}
-    if len(inputs) == 1 and inputs[0].suffix in (".yaml", ".yml"):
+    if full_model and (rank is not None or prefix is not None):
+        raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
+    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
         if method is not None or given or weight:
             raise MergeError("A recipe says everything: give no method, weights or parameters beside it.")
-        _merge_recipe(inputs[0], output, base)
+        _merge_recipe(Path(inputs[0]), output, base, full_model)
         return
     if method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
@@ -333,7 +375,10 @@ def _merge(
         adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed, features=features,
         soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
     )  # fmt: skip
-    _report_saved(merged.save(output, rank=rank, head=head, prefix=prefix))
+    if full_model:
+        _save_full_model(merged, base, output, head)
+    else:
+        _report_saved(merged.save(output, rank=rank, head=head, prefix=prefix))
 
 
 def _weight(text: str) -> float | dict[str, float]:
@@ -346,7 +391,14 @@ def _weight(text: str) -> float | dict[str, float]:
         raise MergeError(f"--weight {text!r} is neither a number nor pattern=number,pattern=number.") from error
 
 
-def _merge_recipe(path: Path, output: Path, base: str) -> None:
+def _save_full_model(merged: Any, base: str, output: Path, head: str | None) -> None:
+    from .export_model import save_full_model
+
+    print(save_full_model(merged, base, output, head=head))
+    print("exact", file=sys.stderr)
+
+
+def _merge_recipe(path: Path, output: Path, base: str, full_model: bool) -> None:
     from .recipe import Recipe
 
     try:
@@ -356,8 +408,12 @@ def _merge_recipe(path: Path, output: Path, base: str) -> None:
     recipe = Recipe.from_yaml(text)
     features = None
     if recipe.soft_osrm is not None or _needs_data(recipe.method):
-        features = _features(recipe.load_adapters(), base)
-    _report_saved(recipe.merge(features).save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
+        features = _features(recipe.load_adapters(), base, recipe.k or 100)
+    merged = recipe.merge(features)
+    if full_model:
+        _save_full_model(merged, base, output, recipe.head)
+    else:
+        _report_saved(merged.save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
 
 
 def _report_saved(folder: Path) -> None:

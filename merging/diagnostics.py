@@ -133,7 +133,7 @@ def interference(adapters: Sequence[Adapter], features: Features, model: nn.Modu
     for target in named:
         for module, own in target.deltas.items():
             S = features.second_moment(target.task, module)
-            base = dense_energy(_weight(layers[module]), S) if layers else math.nan
+            base = dense_energy(dense_weight(layers[module]), S) if layers else math.nan
             energy = {source.name: update_energy(source.deltas[module], S) for source in named if module in source.deltas}
             own_energy = update_energy(own, S)
             for source, value in energy.items():
@@ -260,7 +260,8 @@ def dense_energy(W: Tensor, S: Tensor) -> float:
     return max(0.0, float(((W @ S) * W).sum()))
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def dense_weight(layer: nn.Module) -> Tensor:
+    """Return a linear layer's weight as (out, in) on the CPU; Conv1D stores it transposed."""
     weight: Tensor = layer.weight.detach().cpu()  # type: ignore[operator]
     return weight if isinstance(layer, nn.Linear) else weight.T
 

@@ -29,6 +29,7 @@ from .plugins import DECOUPLE_PARAMS, Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import problems_of
 
 if TYPE_CHECKING:
+    from .evaluation import Estimate
     from .recipe import Recipe
 
 Weight = float | Mapping[str, float]
@@ -245,7 +246,14 @@ class Merged:
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )
 
-    def save(self, folder: str | Path, rank: int | None = None, head: str | None = None, prefix: str | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        rank: int | None = None,
+        head: str | None = None,
+        prefix: str | None = None,
+        accuracy: Sequence[Estimate] | None = None,
+    ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
         Parameters
@@ -253,6 +261,7 @@ class Merged:
         rank : see `to_adapter`
         head : task whose head goes into the file; None = no head, for the bare encoder
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
+        accuracy : what was measured of this merge, for the card
 
         Raises
         ------
@@ -261,7 +270,7 @@ class Merged:
         """
         from .export import save_merged  # noqa: PLC0415 - export describes Merged objects
 
-        return save_merged(self, folder, rank, head, prefix)
+        return save_merged(self, folder, rank, head, prefix, accuracy)
 
     @property
     def recipe(self) -> Recipe:

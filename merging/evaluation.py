@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,16 @@ from .adapter import Adapter, Head
 from .apply import added, check_fits
 from .batches import Encoded, encode
 from .errors import MergeError
+from .heads import classification_model, label_order, with_recorded_labels
 from .models import pooled_states
 from .tasks import Task
+from .verbalisers import Texts, Verbaliser, label_scorer
 
 if TYPE_CHECKING:
     from .engine import Merged
 
+Scorer = Callable[[Sequence[int]], Tensor]
+"""Row numbers to scores (len(rows), labels): the largest is the prediction."""
 Z95 = 1.959963984540054
 FIRST_BATCH = 8
 BATCH = 32
@@ -61,27 +65,37 @@ def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """A task's rows, tokenised once: evaluate takes it in place of the `Task`."""
+    """A task's rows, tokenised once: evaluate takes it in place of the `Task`.
+
+    Attributes
+    ----------
+    names : the labels in the task's order; ``labels`` (rows,) holds indices into it
+    texts : the rows as they were, for heads that write prompts of their own
+    """
 
     name: str
     encoded: Encoded
     labels: Tensor
     classes: int
+    names: tuple[str, ...] = ()
+    texts: Texts | None = None
 
     def first(self, limit: int) -> EncodedTask:
         """Return the first ``limit`` rows."""
         columns = {key: values[:limit] for key, values in self.encoded.columns.items()}
-        return replace(self, encoded=replace(self.encoded, columns=columns), labels=self.labels[:limit])
+        texts = self.texts.first(limit) if self.texts else None
+        return replace(self, encoded=replace(self.encoded, columns=columns), labels=self.labels[:limit], texts=texts)
 
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """One evaluated batch: row numbers, and for each whether the prediction was right (bool, on the CPU)."""
+    """One evaluated batch: row numbers, and for each whether the prediction was right (bool) and the predicted class, on the CPU."""
 
     task: str
     rows: list[int]
     right: Tensor
     total: int
+    predicted: Tensor
 
 
 def encode_task(
@@ -105,6 +119,8 @@ def encode_task(
         encode(tokenizer, texts, task.shortened(max_length), pairs),
         torch.tensor(rows.labels[:limit]),
         len(task.labels),
+        task.labels,
+        Texts(texts, pairs, task.shortened(max_length)),
     )
 
 
@@ -115,7 +131,7 @@ def evaluate(
     tasks: Sequence[Task | EncodedTask],
     split: str = "test",
     limit: int | None = 200,
-    heads: Mapping[str, Head] | None = None,
+    heads: Mapping[str, Head | Verbaliser] | None = None,
 ) -> Iterator[Estimate]:
     """Yield an `Estimate` after every batch, the tasks in turn, the first batches small.
 
@@ -124,14 +140,15 @@ def evaluate(
 
     Parameters
     ----------
-    model : bare encoder on any device; None as ``merged_or_adapter`` evaluates it as it is
+    model : bare encoder on any device, or a language model for a `Verbaliser`; None as ``merged_or_adapter`` evaluates it as it is
     tasks : `Task`s, or what `encode_task` made of them (then ``split`` and ``limit`` are already decided)
-    heads : {task: Head}; by default the adapters' own, required for the bare base
+    heads : {task: Head or Verbaliser}; by default the adapters' own, required for the bare base. Outputs of a head that names its labels
+        are matched with the task's labels by name, else taken in the task's order.
 
     Raises
     ------
     MergeError
-        If a task has no head, a head has another number of labels than its task, or the update does not fit the model.
+        If a task has no head, a head has other labels than its task or does not fit the model, or the update does not fit it.
     """
     return _estimates(hits(model, tokenizer, merged_or_adapter, tasks, split, limit, heads))
 
@@ -143,7 +160,7 @@ def hits(
     tasks: Sequence[Task | EncodedTask],
     split: str = "test",
     limit: int | None = 200,
-    heads: Mapping[str, Head] | None = None,
+    heads: Mapping[str, Head | Verbaliser] | None = None,
 ) -> Iterator[Hits]:
     """Yield which rows of each batch were classified rightly: what `evaluate` counts; see there."""
     if not tasks:
@@ -152,9 +169,38 @@ def hits(
     if len({task.name for task in encoded}) < len(encoded):
         raise MergeError("Two tasks have the same name: results could not be told apart.")
     heads = dict(heads) if heads is not None else _own_heads(merged_or_adapter)
-    for task in encoded:
-        _check_head(task, heads.get(task.name))
-    return _stream(model, merged_or_adapter, encoded, heads)
+    scorers = {task.name: scorer(model, tokenizer, task, heads.get(task.name)) for task in encoded}
+    return _stream(model, merged_or_adapter, encoded, scorers)
+
+
+def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Verbaliser | None) -> Scorer:
+    """Return what gives the scores (len(rows), labels) of rows of ``task``, float32, from the weights that ``model`` has at the time.
+
+    Raises
+    ------
+    MergeError
+        As `evaluate`, for what concerns the head.
+    """
+    if head is None:
+        raise MergeError(f"There is no head for the task {task.name!r}: its adapter carries none, give heads={{task: head}}.")
+    if isinstance(head, Verbaliser):
+        if task.texts is None:
+            raise MergeError(f"The task {task.name!r} was encoded without its texts, which a verbaliser reads: use encode_task.")
+        return label_scorer(head, model, tokenizer, task.texts, task.names, task.name)
+    if head.kind == "pooled" and len(head.tensors["bias"]) != task.classes:
+        raise MergeError(f"The head of {task.name!r} has {len(head.tensors['bias'])} labels, the task {task.classes}.")
+    order = label_order(head, task.names, task.name)
+    if head.kind == "pooled":
+        outputs: Callable[[dict[str, Tensor]], Tensor] = lambda batch: head.logits(pooled_states(model, batch).float())  # noqa: E731
+    else:
+        classifier = classification_model(model, head, task.classes, task.name, tokenizer.pad_token_id)
+        outputs = lambda batch: classifier(**batch).logits.float()  # noqa: E731
+
+    def scores(rows: Sequence[int]) -> Tensor:
+        logits = outputs(task.encoded.batch(rows, next(model.parameters()).device))
+        return logits if order is None else logits[:, order]
+
+    return scores
 
 
 def _estimates(batches: Iterator[Hits]) -> Iterator[Estimate]:
@@ -169,9 +215,8 @@ def _estimates(batches: Iterator[Hits]) -> Iterator[Estimate]:
 
 @torch.no_grad()
 def _stream(
-    model: nn.Module, subject: Merged | Adapter | None, tasks: Sequence[EncodedTask], heads: Mapping[str, Head]
+    model: nn.Module, subject: Merged | Adapter | None, tasks: Sequence[EncodedTask], scorers: Mapping[str, Scorer]
 ) -> Iterator[Hits]:
-    device = next(model.parameters()).device
     was_training = model.training
     per_task = subject is not None and not isinstance(subject, Adapter) and "task_id" in subject.needs
     with ExitStack() as stack:
@@ -185,9 +230,8 @@ def _stream(
                 own.close()
                 own.enter_context(subject.for_task(task.name).applied_to(model))  # type: ignore[union-attr]
                 applied = task.name
-            logits = heads[task.name].logits(pooled_states(model, task.encoded.batch(rows, device)).float())
-            right = logits.argmax(1).cpu() == task.labels[rows]
-            yield Hits(task.name, rows, right, len(task.encoded))
+            predicted = scorers[task.name](rows).argmax(1).cpu()
+            yield Hits(task.name, rows, predicted == task.labels[rows], len(task.encoded), predicted)
 
 
 def _applied(model: nn.Module, subject: Merged | Adapter | None) -> Any:
@@ -218,23 +262,15 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _own_heads(subject: Merged | Adapter | None) -> dict[str, Head]:
+def _own_heads(subject: Merged | Adapter | None) -> dict[str, Head | Verbaliser]:
     if subject is None:
         raise MergeError("The bare base has no heads: give heads={task: head}.")
     adapters = [subject] if isinstance(subject, Adapter) else subject.adapters
-    heads: dict[str, Head] = {}
+    heads: dict[str, Head | Verbaliser] = {}
     for adapter in adapters:
-        if adapter.head is not None:
+        head = with_recorded_labels(adapter)
+        if head is not None:
             if adapter.task in heads:
                 raise MergeError(f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}.")
-            heads[adapter.task] = adapter.head
+            heads[adapter.task] = head
     return heads
-
-
-def _check_head(task: EncodedTask, head: Head | None) -> None:
-    if head is None:
-        raise MergeError(f"There is no head for the task {task.name!r}: its adapter carries none, give heads={{task: head}}.")
-    if head.kind != "pooled":
-        raise MergeError(f"The head of {task.name!r} belongs to a classification model; only pooled heads can be evaluated here.")
-    if len(head.tensors["bias"]) != task.classes:
-        raise MergeError(f"The head of {task.name!r} has {len(head.tensors['bias'])} labels, the task {task.classes}.")

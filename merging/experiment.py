@@ -73,14 +73,14 @@ class Experiment:
     variants: tuple[str, ...] = tuple(VARIANTS)
     repetitions: tuple[int, ...] = (0, 1)
     training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=2, rows=1000, validation_rows=300, learning_rate=2e-3, max_length=64)
+        default_factory=lambda: TrainingSettings(epochs=2, rows=1000, validation_rows=300, learning_rate=4e-3, max_length=64)
     )
     methods: tuple[str, ...] = METHODS_COMPARED
     scalings: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
     validation_rows: int = 100
     test_rows: int = 400
-    learning_rates: tuple[float, ...] = (1e-3, 4e-3)
-    axis_variants: tuple[str, ...] = ("orthonormal_own", "osrm")
+    learning_rates: tuple[float, ...] = (2e-3,)
+    axis_variants: tuple[str, ...] = ("default_shared", "orthonormal_own", "osrm")
 
     @property
     def counts(self) -> tuple[int, ...]:

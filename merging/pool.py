@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from .adapter import Adapter, number_equal_names
+from .heads import order_warnings
 from .lowrank import LowRank
 
 NORM_IMBALANCE = 10.0
@@ -83,7 +84,13 @@ def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
         return CompatibilityReport(problems=["No adapters given: a merge needs at least one."])
     named = number_equal_names(list(adapters))
     problems = problems_of(named)
-    warnings = _duplicate_warnings(named) + _norm_warnings(named) + _coverage_warnings(named) + _target_warnings(named)
+    warnings = (
+        _duplicate_warnings(named)
+        + _norm_warnings(named)
+        + _coverage_warnings(named)
+        + _target_warnings(named)
+        + order_warnings(named)
+    )
     if not problems:
         warnings += _shared_start_warnings(named)
     return CompatibilityReport(problems, warnings, _module_table(named), _adapter_table(named))

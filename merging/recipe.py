@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,15 +19,19 @@ if TYPE_CHECKING:
 
 
 class AdapterEntry(BaseModel):
-    """One adapter of a recipe: its absolute path, what the caller said about it, and its weight."""
+    """One adapter of a recipe: where it is (an absolute path, two files, ``user/name@commit``), what the caller said about it, its weight.
+
+    ``license`` is what the hub says; it changes nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    path: str
+    path: str | list[str]
     name: str | None = None
     task: str | None = None
     base: str | None = None
     fingerprint: str | None = None
+    license: str | None = None
     weight: float | dict[str, float] = 1.0
 
 
@@ -54,7 +57,8 @@ class SoftOSRMEntry(BaseModel):
 class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
-    It holds no time and no output path, so merging from a recipe writes the same recipe again.
+    ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output path, so
+    merging from a recipe writes the same recipe again.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -66,13 +70,14 @@ class Recipe(BaseModel):
     orthogonalize: OrthogonalizeEntry | None = None
     decouple: float | None = None
     seed: int = 0
+    k: int | None = Field(default=None, ge=1)
     rank: int | None = None
     head: str | None = None
     prefix: str | None = None
 
     @staticmethod
     def of(merged: Merged, rank: int | None = None, head: str | None = None, prefix: str | None = None) -> Recipe:
-        """Describe a merge whose adapters came from folders.
+        """Describe a merge whose adapters came from files or the hub.
 
         Raises
         ------
@@ -81,19 +86,21 @@ class Recipe(BaseModel):
         """
         entries = []
         for adapter, weight in zip(merged.adapters, merged.weights, strict=True):
-            if adapter.path is None:
-                raise MergeError(f"{adapter.name} was not loaded from a folder, so a recipe cannot name it: save it first.")
+            if adapter.origin is None:
+                raise MergeError(f"{adapter.name} was not loaded from a file, so a recipe cannot name it: save it first.")
             entries.append(
                 AdapterEntry(
-                    path=str(adapter.path),
+                    path=adapter.origin if isinstance(adapter.origin, str) else list(adapter.origin),
                     name=adapter.name,
                     task=adapter.task,
                     base=adapter.base if adapter.base_vouched else None,
                     fingerprint=adapter.fingerprint,
+                    license=adapter.source.get("license"),
                     weight=weight if isinstance(weight, float) else dict(weight),
                 )
             )
         soft, ortho = merged.plugins.soft_osrm, merged.plugins.orthogonalize
+        looks_at_texts = soft is not None or "data" in merged.method.needs
         return Recipe(
             adapters=entries,
             method=merged.method.name,
@@ -102,6 +109,7 @@ class Recipe(BaseModel):
             orthogonalize=OrthogonalizeEntry(mode=ortho.mode, penalty=ortho.penalty, steps=ortho.steps),
             decouple=merged.plugins.decouple,
             seed=merged.seed,
+            k=merged.features.k if merged.features is not None and looks_at_texts else None,
             rank=rank,
             head=head,
             prefix=prefix,
@@ -134,7 +142,7 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
 
     def load_adapters(self) -> list[Adapter]:
-        """Read the adapters from their folders.
+        """Read the adapters from where they are.
 
         Raises
         ------
@@ -143,7 +151,7 @@ class Recipe(BaseModel):
         """
         adapters = []
         for entry in self.adapters:
-            adapter = Adapter.load(Path(entry.path), name=entry.name, task=entry.task, base=entry.base)
+            adapter = Adapter.load(entry.path, name=entry.name, task=entry.task, base=entry.base)
             if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
                 raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
             adapters.append(adapter)

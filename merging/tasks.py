@@ -11,26 +11,17 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Integral
-from typing import Literal, NamedTuple
 
 from . import embedded
 from .errors import MergeError
-from .sources import SOURCES, clean, normalise
+from .sources import SOURCES, clean
+from .splitting import SPLITS, Row, deduplicate, rank, row_of, stratified
 
-SplitName = Literal["train", "validation", "test"]
 DEFAULT_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
-_SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-
-class _Row(NamedTuple):
-    text: str
-    label: int
-    pair: str  # "" for tasks without pairs
-    key: str  # rows with the same key are duplicates
 
 
 @dataclass(frozen=True)
@@ -127,6 +118,7 @@ class Task:
         pairs: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
         seed: int = 0,
+        classes: Sequence[str] | None = None,
     ) -> Task:
         """Make a task of one's own rows.
 
@@ -143,11 +135,13 @@ class Task:
             their labels differ) and 60 / 20 / 20 % of each class go to train, validation and test.
         seed : int
             Chooses the split and the order of the rows in it.
+        classes : sequence of str, optional
+            All class names in their order (a head's outputs follow it); without it, numbers by value and names by alphabet.
 
         Raises
         ------
         MergeError
-            If a text is empty, a label is missing, lengths differ, a split name is unknown, there are fewer than two
+            If a text is empty, a label is missing or not in ``classes``, lengths differ, a split name is unknown, there are fewer than two
             classes, or a class is absent from train or too small to be split.
         """
         columns = {"labels": labels, "pairs": pairs, "splits": splits}
@@ -160,11 +154,11 @@ class Task:
                     raise MergeError(
                         f"Row {i} (counted from 0) of task {name!r} has no {column} (it is {cell!r}): fill it in or drop the row."
                     )
-        names, indices = _class_names(name, labels)
+        names, indices = _class_names(name, labels, classes)
         seconds = [""] * len(texts) if pairs is None else pairs
-        rows = [_row(text, label, pair) for text, label, pair in zip(texts, indices, seconds, strict=True)]
+        rows = [row_of(text, label, pair) for text, label, pair in zip(texts, indices, seconds, strict=True)]
         if splits is None:
-            rows = _deduplicate(rows)
+            rows = deduplicate(rows)
             counts = Counter(row.label for row in rows)
             for label, label_name in enumerate(names):
                 if counts[label] < 3:
@@ -172,20 +166,53 @@ class Task:
                         f"Class {label_name!r} of task {name!r} has {counts[label]} distinct rows, too few for train, "
                         "validation and test: add rows (3 at least), drop the class, or give splits."
                     )
-            parts = _split(rows, round(0.2 * len(rows)), round(0.2 * len(rows)), seed)
+            parts = stratified(rows, round(0.2 * len(rows)), round(0.2 * len(rows)), seed)
         else:
-            parts = {split: [] for split in _SPLITS}
+            parts = {split: [] for split in SPLITS}
             for i, (row, split) in enumerate(zip(rows, splits, strict=True)):
                 if split not in parts:
                     raise MergeError(
-                        f"Row {i} (counted from 0) of task {name!r} is in split {split!r}: call it one of {', '.join(_SPLITS)}."
+                        f"Row {i} (counted from 0) of task {name!r} is in split {split!r}: call it one of {', '.join(SPLITS)}."
                     )
                 parts[split].append(row)
             absent = set(range(len(names))) - {row.label for row in parts["train"]}
             if absent:
                 raise MergeError(f"Class {names[min(absent)]!r} of task {name!r} has no row in train: put some there.")
-        train, validation, test = (_shuffled(parts[split], seed, pairs is not None) for split in _SPLITS)
+        train, validation, test = (_shuffled(parts[split], seed, pairs is not None) for split in SPLITS)
         return cls(name, name, "Your own rows.", names, train, validation, test, source="rows given", max_length=128)
+
+    @classmethod
+    def from_hub(
+        cls,
+        name: str,
+        config: str | None = None,
+        split: str | Mapping[str, str] | None = None,
+        text: str | None = None,
+        pair: str | None = None,
+        label: str | None = None,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> Task:
+        """Read a data set of the Hugging Face hub, or a folder in its layout, with the library `datasets`; no code of theirs is run.
+
+        Parameters
+        ----------
+        name, config : as `datasets.load_dataset` takes them ("nyu-mll/glue", "rte")
+        split : one split to be divided as in `from_rows`, or {"train": .., "validation": .., "test": ..} with splits of the data set (slices such
+            as "validation[:50%]" too); by default those that it has. Splits without labels are left out, and `merging.splitting.completed`
+            says what becomes of those that are missing then.
+        text, pair, label : columns; None guesses from the usual names, "" says that there is none
+        rows : keep a stratified sample of so many, chosen by ``seed``
+
+        Raises
+        ------
+        MergeError
+            With one sentence if the data set cannot be reached or found, for splits or columns that cannot be told apart, and as
+            `merging.task_files.read_table` for its rows.
+        """
+        from .task_hub import hub_task  # noqa: PLC0415 - it makes tasks
+
+        return hub_task(name, config, split, text, pair, label, rows, seed)
 
 
 def fingerprint(task: Task) -> str:
@@ -194,56 +221,16 @@ def fingerprint(task: Task) -> str:
     return hashlib.sha256(json.dumps([task.labels, splits]).encode()).hexdigest()
 
 
-def _row(text: str, label: int, pair: str = "") -> _Row:
-    return _Row(text, label, pair, f"{normalise(text)}\n{normalise(pair)}")
-
-
-def _deduplicate(rows: Iterable[_Row]) -> list[_Row]:
-    """Keep the first of equal rows; drop all of them when their labels differ, for then none can be trusted."""
-    first: dict[str, _Row] = {}
-    conflicting = set()
-    for row in rows:
-        if first.setdefault(row.key, row).label != row.label:
-            conflicting.add(row.key)
-    return [row for key, row in first.items() if key not in conflicting]
-
-
-def _rank(row: _Row, seed: int, purpose: str) -> bytes:
-    return hashlib.blake2b(f"{seed} {purpose} {row.key}".encode("utf-8", "surrogatepass")).digest()
-
-
-def _split(rows: Sequence[_Row], n_test: int, n_validation: int, seed: int) -> dict[str, list[_Row]]:
-    """Give each class its share of test and validation, at least one row; the rest is for training."""
-    classes: dict[int, list[_Row]] = {}
-    for row in sorted(rows, key=lambda row: _rank(row, seed, "split")):
-        classes.setdefault(row.label, []).append(row)
-    sizes = [len(members) for members in classes.values()]
-    parts: dict[str, list[_Row]] = {split: [] for split in _SPLITS}
-    for members, test, validation in zip(classes.values(), _share(sizes, n_test), _share(sizes, n_validation), strict=True):
-        parts["test"] += members[:test]
-        parts["validation"] += members[test : test + validation]
-        parts["train"] += members[test + validation :]
-    return parts
-
-
-def _share(sizes: Sequence[int], total: int) -> list[int]:
-    """Divide `total` in proportion to `sizes` by the largest remainders, at least one each."""
-    exact = [total * size / sum(sizes) for size in sizes]
-    shares = [max(1, int(quota)) for quota in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: shares[i] - exact[i])
-    for i in by_remainder[: max(0, total - sum(shares))]:
-        shares[i] += 1
-    return shares
-
-
-def _shuffled(rows: Iterable[_Row], seed: int, paired: bool) -> Split:
-    ordered = sorted(rows, key=lambda row: _rank(row, seed, "order"))
+def _shuffled(rows: Iterable[Row], seed: int, paired: bool) -> Split:
+    ordered = sorted(rows, key=lambda row: rank(row, seed, "order"))
     pairs = tuple(row.pair for row in ordered) if paired else None
     return Split(tuple(row.text for row in ordered), tuple(row.label for row in ordered), pairs)
 
 
-def _class_names(name: str, labels: Sequence[str | int]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the class names, numbers by value and others by alphabet, and the index of each row's class."""
+def _class_names(
+    name: str, labels: Sequence[str | int], classes: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], list[int]]:
+    """Return the class names (without ``classes``: numbers by value, others by alphabet), and the index of each row's class."""
     for row, label in enumerate(labels):
         if not isinstance(label, (str, Integral)) or not str(label).strip():
             missing = label is None or isinstance(label, str) or (isinstance(label, float) and math.isnan(label))
@@ -255,10 +242,22 @@ def _class_names(name: str, labels: Sequence[str | int]) -> tuple[tuple[str, ...
     names = tuple(sorted({str(label).strip() for label in labels}))
     if len(numbers) == len(names):
         names = tuple(sorted(names, key=numbers.__getitem__))
+    if classes is not None:
+        names = _in_given_order(name, names, classes)
     if len(names) < 2:
         raise MergeError(f"Task {name!r} has {len(names)} class ({', '.join(names)}): a classification needs at least two.")
     index = {label_name: i for i, label_name in enumerate(names)}
     return names, [index[str(label).strip()] for label in labels]
+
+
+def _in_given_order(name: str, found: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    given = tuple(label.strip() for label in classes)
+    if len(set(given)) < len(given) or not all(given):
+        raise MergeError(f"The classes given for task {name!r} ({', '.join(given)}) are not all different names.")
+    unknown = sorted(set(found) - set(given))
+    if unknown:
+        raise MergeError(f"Task {name!r} has the label {unknown[0]!r}, which is none of the classes given ({', '.join(given)}).")
+    return given
 
 
 def task_title(name: str) -> str:
@@ -269,10 +268,10 @@ def task_title(name: str) -> str:
 @lru_cache(maxsize=len(SOURCES))
 def _load(name: str) -> Task:
     source, wheel = SOURCES[name], embedded.WHEELS[SOURCES[name].wheel]
-    rows = _deduplicate(_row(clean(text), source.labels.index(label)) for text, label in source.read())
+    rows = deduplicate(row_of(clean(text), source.labels.index(label)) for text, label in source.read())
     n_test, n_validation = min(1000, round(0.2 * len(rows))), min(500, round(0.15 * len(rows)))
-    parts = _split(rows, n_test, n_validation, seed=0)
-    train, validation, test = (_shuffled(parts[split], 0, False) for split in _SPLITS)
+    parts = stratified(rows, n_test, n_validation, seed=0)
+    train, validation, test = (_shuffled(parts[split], 0, False) for split in SPLITS)
     return Task(
         name,
         source.title,

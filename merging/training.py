@@ -1,15 +1,16 @@
 """LoRA fine-tuning with a chosen initialisation of A: PEFT's default, random orthonormal, or OSRM.
 
 Every run starts its classifier from the logistic-regression probe on the frozen base, so that an adapter can only add to
-it, and keeps the epoch with the best validation accuracy.
+it, and keeps the epoch with the best validation accuracy. The loop does not know what it trains (`Attached`): `merging.full`
+puts the weights themselves through the same one.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -158,26 +159,62 @@ def fine_tune(
     MergeError
         For an unknown init, a missing A, a rank above a layer's width.
     """
-    from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415 - takes seconds
-
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
+    yield from train_attached(model, tokenizer, task, settings, lambda: _lora_layers(model, names, settings, initial), head, stop)
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """What a training changes: LoRA layers, or the weights themselves.
+
+    Attributes
+    ----------
+    parameters : what the optimiser moves, without the head
+    read : returns {module: update (out, in)} as it is now, on the CPU and in memory of its own
+    drift : returns how far A has moved (Frobenius, Procrustes); None where there is no A
+    """
+
+    parameters: Sequence[nn.Parameter]
+    read: Callable[[], dict[str, LowRank]]
+    drift: Callable[[], tuple[float, float]] | None = None
+
+
+def train_attached(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    settings: TrainingSettings,
+    attach: Callable[[], AbstractContextManager[Attached]],
+    head: Head | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, None]:
+    """Train what ``attach`` puts on the model, and a pooled head; see `fine_tune` for the rest.
+
+    AdamW without weight decay, a linear schedule with warm-up, gradients clipped to length 1 over everything that is trained; the state
+    of the epoch with the best validation accuracy (then the lowest loss) counts.
+
+    Parameters
+    ----------
+    attach : opens when texts and head are ready, and takes off what it attached when it closes, also after an error
+    """
+    from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415 - takes seconds
+
     encoded, labels = _encoded(tokenizer, task, task.train.first(settings.rows), settings)
     validation = _encoded(tokenizer, task, task.validation.first(settings.validation_rows), settings)
     base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
     head = head or probe_head(model, encoded, labels, len(task.labels), task.labels)
     device = next(model.parameters()).device
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
-    with _lora_layers(model, names, settings, initial) as layers:
-        start = _read_A(layers)
+    with attach() as attached, _checkpointed(model, settings):
         weight, bias = (head.tensors[key].to(device).clone().requires_grad_() for key in ("weight", "bias"))
-        trained = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad] + [weight, bias]
+        trained = [*attached.parameters, weight, bias]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
         steps = settings.epochs * -(-len(encoded) // settings.batch_size)
         schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
         generator = torch.Generator().manual_seed(settings.seed)
         started, step, best = time.monotonic(), 0, (-1.0, 0.0)
-        best_drift, best_state = (0.0, 0.0), _read_lora(layers)
+        best_drift, best_state = (0.0, 0.0) if attached.drift else None, attached.read()
         for epoch in range(settings.epochs):
             for rows in bucketed(encoded.lengths, settings.batch_size, generator):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -195,21 +232,22 @@ def fine_tune(
                     break
             current = Head("pooled", {"weight": weight.detach(), "bias": bias.detach()}, task.labels)
             accuracy, nll = _score(model, *validation, current)
-            moved = drift(start, _read_A(layers))
+            moved = attached.drift() if attached.drift else None
             if (accuracy, -nll) > best:
-                best, best_drift, best_state = (accuracy, -nll), moved, _read_lora(layers)
+                best, best_drift, best_state = (accuracy, -nll), moved, attached.read()
                 head = Head("pooled", {k: t.cpu().clone() for k, t in current.tensors.items()}, task.labels)
             yield Progress(step, steps, epoch, float(loss.detach()), accuracy, moved, time.monotonic() - started)
             if stopped:
                 break
-    metadata = {
+    metadata: dict[str, Any] = {
         "task": task.name,
         "labels": list(task.labels),
         "training": asdict(settings),
         "validation_accuracy": best[0],
         "steps": {"done": step, "planned": steps},
-        "drift": dict(zip(("frobenius", "procrustes"), best_drift, strict=True)),
     }
+    if best_drift is not None:
+        metadata["drift"] = dict(zip(("frobenius", "procrustes"), best_drift, strict=True))
     adapter = Adapter(
         name=task.name,
         deltas=best_state,
@@ -223,14 +261,26 @@ def fine_tune(
 
 
 @contextmanager
+def _checkpointed(model: nn.Module, settings: TrainingSettings) -> Iterator[None]:
+    """Recompute activations in the backward pass, where the settings or a GPU ask for it."""
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if not (on_gpu if settings.checkpointing is None else settings.checkpointing):
+        yield
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
+
+
+@contextmanager
 def _lora_layers(
     model: nn.Module, names: Sequence[str], settings: TrainingSettings, initial: Mapping[str, Tensor]
-) -> Iterator[dict[str, nn.Module]]:
-    """Attach LoRA layers, give them by module name, and take them off again whatever happens."""
+) -> Iterator[Attached]:
+    """Attach LoRA layers, and take them off again whatever happens."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds
 
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    checkpointing = on_gpu if settings.checkpointing is None else settings.checkpointing
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
         # a pattern: PEFT shortens a long list of names to suffixes, which may fit more
@@ -238,17 +288,15 @@ def _lora_layers(
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0)
         wrapped = get_peft_model(model, config)
     try:
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         layers = {name: layer for name, layer in bare(model).named_modules() if name in names}
         for name, A in initial.items():
             layers[name].lora_A["default"].weight.data.copy_(A)
         for layer in layers.values():
             layer.lora_A["default"].weight.requires_grad_(not settings.freeze_A)
-        yield layers
+        start = _read_A(layers)
+        trained = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
+        yield Attached(trained, lambda: _read_lora(layers), lambda: drift(start, _read_A(layers)))
     finally:
-        if checkpointing:
-            model.gradient_checkpointing_disable()  # type: ignore[operator]
         wrapped.unload()
 
 

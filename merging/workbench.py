@@ -17,6 +17,7 @@ from torch import nn
 
 from .adapter import Adapter
 from .apply import add_update, check_fits
+from .diagnosis import Diagnosis, Known, diagnose, know
 from .diagnostics import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
@@ -96,6 +97,7 @@ class Workbench:
     """
 
     base_title = "all-MiniLM-L6-v2"
+    source = "minilm"
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or assets_folder()
@@ -117,6 +119,7 @@ class Workbench:
         self.defaults = lru_cache(maxsize=1024)(self._defaults)
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
         self._updates = lru_cache(maxsize=32)(self._decoupled)
+        self._known = lru_cache(maxsize=16)(self._know)
         self.encoded = lru_cache(maxsize=KEPT_POOLS)(self._encoded)
 
     @property
@@ -130,7 +133,7 @@ class Workbench:
         """Return (base model, tokenizer), loaded once and put on the GPU where there is one."""
         with self._lock:
             if self._base is None:
-                self._reader, tokenizer = load_base("minilm")
+                self._reader, tokenizer = load_base(self.source)
                 model = copy.deepcopy(self._reader).to("cuda") if torch.cuda.is_available() else self._reader
                 self._base = model, tokenizer
             return self._base
@@ -215,7 +218,7 @@ class Workbench:
 
     def _orthogonalized(self, pool: str, mu: float, k: int, mode: str, penalty: float) -> Updates:
         plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), 0.0)
-        return plugged(self.adapters(pool), plugins, self._texts(pool, k) if mu else None)
+        return plugged(self.adapters(pool), plugins, self.texts(pool, k) if mu else None)
 
     def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float) -> Updates:
         updates = self._separated(pool, mu, k, mode, penalty)
@@ -242,7 +245,7 @@ class Workbench:
 
     def merged(self, settings: Settings) -> Merged:
         """Merge; what needs texts that nobody has read yet reads them first."""
-        features = self._texts(settings.pool, settings.k) if needs_data(settings) else None
+        features = self.texts(settings.pool, settings.k) if needs_data(settings) else None
         return self._merge(settings, self._plugged(settings), features)
 
     def update(self, settings: Settings) -> MergeView:
@@ -250,17 +253,17 @@ class Workbench:
 
         No text is read here: what soft OSRM changes is left out until `read` has been through.
         """
-        if settings.mu and not self._read(settings):
+        if settings.mu and not self.texts_read(settings):
             merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
-            return MergeView(merged.recipe.to_yaml(), [*self._pool_warnings(settings.pool), waiting], None, None)
+            return MergeView(recipe_of(settings, merged), [*self._pool_warnings(settings.pool), waiting], None, None)
         merged = self._merge(settings, self._plugged(settings), None)
         shown = [
             replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()})
             for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
         ]
         magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
-        return MergeView(merged.recipe.to_yaml(), self._notes(settings, merged), magnitude, magnitude_variance(shown))
+        return MergeView(recipe_of(settings, merged), self._notes(settings, merged), magnitude, magnitude_variance(shown))
 
     def _notes(self, settings: Settings, merged: Merged) -> list[str]:
         notes = list(self._pool_warnings(settings.pool))
@@ -283,6 +286,27 @@ class Workbench:
         mean = frame[frame.module.isin(modules)].groupby(["adapter_a", "adapter_b"], sort=False).overlap.mean()
         return mean.reset_index(), chance_overlap(self.adapters(settings.pool), side)
 
+    def diagnosis(self, settings: Settings) -> Diagnosis:
+        """Return all diagnostics of a merge; those on data only once `read_moments` has been through."""
+        features = self._moments(settings)
+        if needs_data(settings) and features is None:
+            raise MergeError("This merge needs texts that nobody has read yet.")
+        params = {**dict(settings.params), "scaling": 1.0} if "scaling" in dict(settings.params) else dict(settings.params)
+        unscaled = replace(settings, params=tuple(params.items()))
+        merged = self._merge(unscaled, self._plugged(unscaled), features if needs_data(settings) else None)
+        plugins = (settings.pool, settings.mu, settings.k if settings.mu else 0, settings.orthogonalize, settings.penalty)
+        k = settings.k if features is not None else None
+        known = self._known(*plugins, settings.decouple, k)
+        return diagnose(merged.adapters, merged, self._separated(*plugins), features, known=known)
+
+    def _know(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float, data_k: int | None) -> Known:
+        updates = self._updates(pool, mu, k, mode, penalty, strength)
+        features = self.texts(pool, data_k) if data_k else None
+        return know(self.adapters(pool), updates, features, self._base_reader()[0] if data_k else None)
+
+    def _moments(self, settings: Settings) -> Features | None:
+        return self.texts(settings.pool, settings.k) if self.texts_read(settings) else None
+
     @cached_property
     def _rank_curves(self) -> pd.DataFrame:
         return pd.read_csv(self.tables / "rank_curves.csv")
@@ -297,7 +321,12 @@ class Workbench:
 
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
-        if not needs_data(settings) or self._read(settings):
+        if needs_data(settings):
+            yield from self.read_moments(settings)
+
+    def read_moments(self, settings: Settings) -> Iterator[Progress]:
+        """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its diagnosis."""
+        if self.texts_read(settings):
             return
         if settings.pool in self._own:
             for step in self.lab.reading(self._plan(settings.pool, settings.k)):
@@ -316,8 +345,8 @@ class Workbench:
         while len(self._seen) > KEPT_MOMENTS:
             self._seen.pop(next(iter(self._seen)), None)
 
-    def _read(self, settings: Settings) -> bool:
-        """Tell whether the texts that a merge of this pool may need have been read."""
+    def texts_read(self, settings: Settings) -> bool:
+        """Tell whether the texts that a merge of this pool, or its diagnosis, may need have been read."""
         if settings.pool in self._own:
             return self.lab.ready(self._plan(settings.pool, settings.k))
         return settings.k in self._seen
@@ -325,7 +354,7 @@ class Workbench:
     def _plan(self, pool: str, k: int) -> Plan:
         return replace(self._own[pool].plan, k=k)
 
-    def _texts(self, pool: str, k: int) -> Features:
+    def texts(self, pool: str, k: int) -> Features:
         """Return the features that belong to a pool: of its own tasks and modules, where a visitor trained it."""
         return self.lab.features(self._plan(pool, k)) if pool in self._own else self.features(k)
 
@@ -383,6 +412,12 @@ class Workbench:
 def needs_data(settings: Settings) -> bool:
     """Tell whether a merge needs the features of its tasks' texts."""
     return bool(settings.mu) or "data" in METHODS[settings.method].needs
+
+
+def recipe_of(settings: Settings, merged: Merged) -> str:
+    """Return a merge's recipe; k is in it before a text has been read."""
+    k = settings.k if needs_data(settings) else None
+    return merged.recipe.model_copy(update={"k": k}).to_yaml()
 
 
 def load_names(folder: Path) -> list[str]:

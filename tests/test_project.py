@@ -15,7 +15,8 @@ from merging import METHODS, Adapter
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import POOLS, assets_folder, train_command
-from merging.report import markdown_adapters, markdown_osrm, markdown_results
+from merging.prediction import markdown, read_bank
+from merging.report import markdown_adapters, markdown_full, markdown_osrm, markdown_results
 from merging.search import best_scalings, read_table
 from merging.tasks import DEFAULT_TASKS, Task
 from merging.tasks import fingerprint as data_fingerprint
@@ -64,6 +65,8 @@ def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
     assert markdown_results(assets_folder() / "tables") in readme
     assert markdown_adapters() in readme
     assert markdown_osrm(assets_folder() / "tables") in readme
+    assert markdown_full(assets_folder() / "tables") in readme
+    assert markdown(read_bank(assets_folder() / "tables" / "bank.csv")) in readme
 
 
 @pytest.mark.parametrize(("pool", "task"), SHIPPED)

@@ -75,6 +75,7 @@
     const legend = find(".ms-legend");
     const hidden = new Set();
     let current = null;
+    let listening = false;
 
     const figure = () => {
       const style = getComputedStyle(document.body);
@@ -90,7 +91,7 @@
 
     // Plotly's own legend breaks lines badly in a narrow card; this one wraps as text does
     const explain = (data) => {
-      const named = data.filter((trace) => trace.name && trace.showlegend !== false);
+      const named = data.filter((trace) => trace.name && trace.showlegend !== false && trace.visible !== false);
       const names = named.map((trace) => trace.name);
       while (legend.children.length > names.length) legend.lastChild.remove();
       while (legend.children.length < names.length) {
@@ -109,12 +110,19 @@
       const { data, layout } = figure();
       plot.style.height = `${layout.height}px`;
       if (layout.showlegend) explain(data);
+      if (!plot.clientWidth) return; // on a tab that is not shown; the observer below draws it when it is
       plotly.react(plot, data, { ...layout, showlegend: false, width: plot.clientWidth }, CONFIG);
+      if (!listening) {
+        listening = true;
+        plot.on("plotly_click", ({ points: [{ x, y, pointIndex }] }) => {
+          element.dispatchEvent(new CustomEvent("ms-pick", { detail: { x, y, index: pointIndex } }));
+        });
+      }
     };
 
     const update = () => {
       if (!props.value) return;
-      current = JSON.parse(props.value);
+      current = typeof props.value === "string" ? JSON.parse(props.value) : props.value;
       find("figcaption").textContent = current.caption;
       if (details.open) fill(find("table"), current.table);
       draw();

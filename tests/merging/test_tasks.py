@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from merging import sources, tasks
 from merging.errors import MergeError
-from merging.tasks import DEFAULT_TASKS, Split, Task, fingerprint, normalise
+from merging.sources import normalise
+from merging.tasks import DEFAULT_TASKS, Split, Task, fingerprint
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = (*DEFAULT_TASKS, "amazon", "tweets2")
@@ -284,3 +285,17 @@ def test_the_first_rows_hold_every_label_that_the_split_has() -> None:
     split = Split(("a", "b", "c", "d", "e"), (0, 0, 0, 2, 2), ("p", "q", "r", "s", "t"))
     assert split.first(2) == Split(("a", "b", "d"), (0, 0, 2), ("p", "q", "s"))
     assert split.first(5) == split.first(99) == split
+
+
+def test_given_classes_decide_the_order_and_refuse_what_is_none_of_them() -> None:
+    texts, labels = rows(12)
+    task = Task.from_rows("mine", texts, labels, classes=("class 1", "class 0"))
+    assert task.labels == ("class 1", "class 0")
+    by_text = dict(zip(texts, labels, strict=True))
+    assert all(task.labels[label] == by_text[text] for text, label in zip(task.train.texts, task.train.labels, strict=True))
+    with pytest.raises(MergeError, match="label 'class 1', which is none of the classes given"):
+        Task.from_rows("mine", texts, labels, classes=("class 0", "class 2"))
+    with pytest.raises(MergeError, match="not all different"):
+        Task.from_rows("mine", texts, labels, classes=("class 0", "class 1", "class 1"))
+    with pytest.raises(MergeError, match="Class 'class 2' of task 'mine' has 0 distinct rows"):
+        Task.from_rows("mine", texts, labels, classes=("class 0", "class 1", "class 2"))

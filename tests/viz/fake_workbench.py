@@ -7,7 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
 
+from merging import Adapter, LowRank, merge
+from merging.diagnosis import Diagnosis, diagnose
+from merging.errors import MergeError
+from merging.workbench import needs_data
 from viz.panels.services import Progress, Settings
 
 TITLES = {
@@ -99,7 +104,8 @@ class FakeWorkbench:
         self.pools = {"default": "PEFT init, own seeds", "default_shared_seed": "PEFT init, one shared seed", "osrm": "OSRM init"}
         self.pause = pause
         self.started: list[Settings] = []
-        self.texts_read = 0
+        self.texts = 0  # read so far
+        self.steps = 0  # of reading
 
     def tasks(self, pool: str) -> list[str]:
         return list(TITLES)
@@ -144,15 +150,37 @@ class FakeWorkbench:
             f"method: {settings.method}\nscaling: {scaling}\northogonalize: {settings.orthogonalize}\npool: {settings.pool}\n"
         )
         recipe += f"weights: {list(settings.weights)}\n"
-        if settings.mu and self.texts_read < TEXTS:
+        if settings.mu and not self.texts_read(settings):
             return SimpleNamespace(recipe_yaml=recipe, notes=["texts first"], magnitude=None, magnitude_variance=None)
         return SimpleNamespace(recipe_yaml=recipe, notes=[], **self._magnitude(settings))
 
     def read(self, settings: Settings) -> Iterator[Progress]:
-        while (settings.mu or METHODS[settings.method].needs == {"data"}) and self.texts_read < TEXTS:
+        if settings.mu or METHODS[settings.method].needs == {"data"}:
+            yield from self.read_moments(settings)
+
+    def read_moments(self, settings: Settings) -> Iterator[Progress]:
+        while self.texts < TEXTS:
             time.sleep(self.pause)
-            self.texts_read += 32
-            yield Progress("reading", self.texts_read, TEXTS)
+            self.texts += 32
+            self.steps += 1
+            yield Progress("reading", self.texts, TEXTS)
+
+    def texts_read(self, settings: Settings) -> bool:
+        return self.texts >= TEXTS
+
+    def diagnosis(self, settings: Settings) -> Diagnosis:
+        """Diagnose a merge of small random adapters; without base, as there is none."""
+        read = self.texts_read(settings)
+        if needs_data(settings) and not read:
+            raise MergeError("This merge needs texts <first>.")
+        adapters = small_adapters(settings.pool)
+        features = SMALL_FEATURES if read else None
+        # what this method does is not what is tested here; whether it is linear is
+        method = settings.method if settings.method in ("average", "task_arithmetic", "do_merging", "ties", "emr") else "svd"
+        plugins = {"orthogonalize": settings.orthogonalize, "decouple": settings.decouple}
+        merged = merge(adapters, method, weights=list(settings.weights), **plugins)
+        separated = merge(adapters, method, **plugins | {"decouple": 0.0}).updates
+        return diagnose(adapters, merged, separated, features)
 
     def _magnitude(self, settings: Settings) -> dict[str, pd.DataFrame]:
         rng = np.random.default_rng(len(settings.pool))
@@ -196,3 +224,29 @@ class FakeWorkbench:
 
     def warm_up(self, settings: Settings) -> None:
         pass
+
+
+class SmallFeatures:
+    """Second moments of random rows, of any task and module, in place of `merging.Features`."""
+
+    def second_moment(self, task: str, module: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(sum(map(ord, task + module)))
+        rows = torch.randn(3 * SMALL_IN, SMALL_IN, generator=generator, dtype=torch.float64)
+        return rows.T @ rows / len(rows)
+
+
+SMALL_OUT, SMALL_IN, SMALL_RANK = 6, 10, 2
+SMALL_FEATURES = SmallFeatures()
+
+
+def small_adapters(pool: str) -> list[Adapter]:
+    """Random adapters of the fake pool's tasks and modules; the first column of one module is zero in all of them."""
+    generator = torch.Generator().manual_seed(len(pool))
+    modules = FakeWorkbench().modules(pool)
+
+    def update(module: str) -> LowRank:
+        A = torch.randn(SMALL_RANK, SMALL_IN, generator=generator)
+        A[:, 0] *= module != modules[0]
+        return LowRank(torch.randn(SMALL_OUT, SMALL_RANK, generator=generator), A)
+
+    return [Adapter(task, {module: update(module) for module in modules}, task=task, base="small") for task in TITLES]

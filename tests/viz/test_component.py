@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -9,17 +10,36 @@ import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, PLUGINS, FakeWorkbench
 
-from viz.panels.component import SCRIPTS, STYLE, TEMPLATE, payload
+from merging.on_demand import Forecast
+from viz.panels.adapters_handlers import AdaptersHandlers
+from viz.panels.component import DIAGNOSE, SCRIPTS, STYLE, TEMPLATE, payload
+from viz.panels.controls import MOST_TASKS
+from viz.panels.diagnose_demand import Demand
 from viz.panels.look import launch_options, theme
 from viz.panels.osrm_handlers import OsrmHandlers
 from viz.panels.page import page
 
+READ_LATER = {
+    # the browser computes what the figures show of these, and presses a button for the server when they rest
+    *(f"ms-diag-at-{name}" for name in ("scaling", "penalty", "decouple", "mu", "k")),
+    *(f"ms-diag-at-weight_{place}" for place in range(MOST_TASKS)),
+    # which task an adapter is of is read when the set is made
+    *(f"ms-task-of-{place}" for place in range(MOST_TASKS)),
+}
+"""Controls that no handler follows while they move."""
+
+
+def nothing(*arguments: Any) -> Iterator[Any]:
+    return iter(())
+
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
-    blocks = page(
-        FakeWorkbench(), METHODS, PLUGINS, lambda settings, limit: iter(()), OsrmHandlers(FakeLab(), FakePools(), train, merge)
-    )
+    workbench = FakeWorkbench()
+    demand = Demand(workbench, lambda settings: Forecast(None, 0.0), nothing, nothing)
+    lab, pools = FakeLab(), FakePools()
+    brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought)
     yield blocks
     blocks.close()
 
@@ -38,7 +58,7 @@ def test_the_template_holds_nothing_that_gradio_would_run() -> None:
 
 
 def test_the_served_files_exist() -> None:
-    assert all(path.is_file() for path in (STYLE, *SCRIPTS))
+    assert all(path.is_file() for path in (STYLE, *SCRIPTS, DIAGNOSE))
 
 
 def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
@@ -53,9 +73,9 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
 def test_every_control_answers_to_input(demo: gr.Blocks) -> None:
     answered = {target for listener in demo.config["dependencies"] for target, event in listener["targets"] if event == "input"}
     kinds = {"slider", "radio", "dropdown", "number"}
-    moving = {component["id"] for component in demo.config["components"] if component["type"] in kinds}
+    moving = {c["id"]: c["props"].get("elem_id") for c in demo.config["components"] if c["type"] in kinds}
     assert moving
-    assert moving <= answered
+    assert {name for place, name in moving.items() if place not in answered} == READ_LATER
 
 
 def test_no_gradio_plot_is_on_the_page(demo: gr.Blocks) -> None:

@@ -1,4 +1,4 @@
-"""The way to a borrowed GPU: what goes in and out of `stream_accuracy` crosses a process boundary, so it must pickle."""
+"""The way to a borrowed GPU: what goes in and out of the streams crosses a process boundary, so it must pickle."""
 
 import json
 import os
@@ -52,6 +52,11 @@ while isinstance(step := next(stream), Progress):
     progress.append(step)
 estimates = [step, *(next(stream) for _ in bench.tasks(settings.pool)[1:])]
 stream.close()
+leaving = app.stream_leave_out(asdict(settings), "layer", 1)
+left_out = []
+while len(changes := [change for step in left_out for change in step.changes]) < len(bench.tasks(settings.pool)):
+    left_out.append(next(leaving))
+leaving.close()
 root, stop = Path(sys.argv[1]), Path(sys.argv[1]) / "stop"
 plan = asdict(Plan(("sms_spam", "movie"), "default_own", epochs=1, rows=32))
 events = []
@@ -62,6 +67,8 @@ scores = list(app.stream_merge({"sms_spam": events[-1].folder}, 0.5))
 print(json.dumps({
     "trained": [asdict(event) for event in events],
     "scores": scores,
+    "left_out": [(step.left_out, step.done, step.total) for step in left_out],
+    "changes": [asdict(change) for change in changes],
     "tasks": bench.tasks(settings.pool),
     "modules": len(bench.modules(settings.pool)),
     "progress": [asdict(step) for step in progress],
@@ -71,7 +78,7 @@ print(json.dumps({
 """
 
 
-def test_progress_and_estimates_cross_the_process_boundary(tmp_path: Path) -> None:
+def test_what_is_streamed_crosses_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "spaces.py").write_text(SPACES)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "GRADIO_ANALYTICS_ENABLED": "False"}
     done = subprocess.run(
@@ -86,8 +93,15 @@ def test_progress_and_estimates_cross_the_process_boundary(tmp_path: Path) -> No
         low, high = item["interval"]
         assert 0 <= low <= item["accuracy"] <= high <= 1
         assert 0 < item["done"] <= item["total"] <= 50
+    done = [step[1] for step in result["left_out"]]
+    assert done == sorted(set(done))
+    # a row of each task with everything, and without each of six layers
+    assert {total for _, _, total in result["left_out"]} == {len(result["tasks"]) * (1 + 6)}
+    assert {name for name, _, _ in result["left_out"]} == {"", "0"}
+    assert [change["task"] for change in result["changes"]] == result["tasks"]
+    assert {change["left_out"] for change in result["changes"]} == {"0"}
     assert {event["task"] for event in result["trained"]} == {"sms_spam"}
     assert (tmp_path / "sms_spam" / "adapter_config.json").exists()
     assert result["scores"][-1][-2:] == [100, 100]
-    assert len(result["durations"]) == 3
+    assert len(result["durations"]) == 4
     assert all(0 < duration <= 300 for duration in result["durations"])

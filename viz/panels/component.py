@@ -17,6 +17,7 @@ from viz.figures.theme import Figure
 ASSETS = Path(__file__).parents[2] / "assets"
 STYLE = ASSETS / "css" / "mergescope.css"
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
+DIAGNOSE = ASSETS / "js" / "diagnose.js"
 
 
 def address(path: Path) -> str:
@@ -25,6 +26,7 @@ def address(path: Path) -> str:
 
 
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
+DIAGNOSE_HEAD = f'{HEAD}<script src="{address(DIAGNOSE)}"></script>'
 
 TEMPLATE = """
 <figure class="ms-figure" aria-labelledby="{id}-title">
@@ -79,4 +81,4 @@ def payload(figure: Figure, caption: str, table: pd.DataFrame, filename: str) ->
 
 def serve_files() -> None:
     """Let Gradio hand out the scripts and the style sheet (and nothing beside them)."""
-    gr.set_static_paths([STYLE, *SCRIPTS])
+    gr.set_static_paths([STYLE, *SCRIPTS, DIAGNOSE])

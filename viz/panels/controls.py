@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging.link import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, K
 from merging.orthogonalize import MODES
 from viz.panels.help import disclosure, plugins_page
 from viz.panels.services import Method, Param, Plugin, Settings, Workbench
@@ -18,7 +19,6 @@ Catalogue = Mapping[str, Method]
 Plugins = Mapping[str, Plugin]
 
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
-K = 100  # texts per task at the start
 MOST_TASKS = 8  # of a pool: the page has a weight for each, and a colour
 YES_NO = ("no", "yes")
 PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
@@ -70,19 +70,19 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     modes = {"label": plugins["orthogonalize"].title, "choices": list(MODES), "elem_classes": "ms-segments"}
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
-        add(name, gr.Slider, **_plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
+        add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
-    k = {"minimum": 5, "maximum": 600, "step": 5, "value": K, "label": "Texts per task k", "info": K_HELP}
+    k = {"minimum": K_RANGE[0], "maximum": K_RANGE[1], "step": 5, "value": K, "label": "Texts per task k", "info": K_HELP}
     add("k", gr.Slider, **k, elem_classes="ms-slider")
-    add("seed", gr.Number, value=0, precision=0, minimum=0, label="Seed")
+    add("seed", gr.Number, value=0, precision=0, minimum=0, maximum=MOST_SEED, label="Seed")
     with gr.Row(elem_classes="ms-heading"):
         gr.HTML("<h2>Adapters</h2>", apply_default_css=False, container=False, padding=False)
         equal = gr.Button("reset weights", size="sm", elem_id="ms-equal", elem_classes="ms-link")
     for place in range(MOST_TASKS):
-        weight = {"minimum": 0, "maximum": 2, "step": 0.05, "value": 1}
+        weight = {"minimum": WEIGHT_RANGE[0], "maximum": WEIGHT_RANGE[1], "step": 0.05, "value": 1}
         add(f"weight_{place}", gr.Slider, **weight, elem_classes=["ms-slider", "ms-weight", f"ms-task-{place % 8}"])
     gr.HTML("<h2>Evaluation</h2>", apply_default_css=False, container=False, padding=False)
-    limit = gr.Slider(50, 1000, 200, step=50, label="Test rows per task", elem_id="ms-limit", elem_classes="ms-slider")
+    limit = gr.Slider(*LIMIT_RANGE, LIMIT, step=50, label="Test rows per task", elem_id="ms-limit", elem_classes="ms-slider")
     with gr.Row(elem_classes="ms-buttons"):
         pin = gr.Button("Pin this run", variant="primary", size="sm", elem_id="ms-pin")
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
@@ -145,6 +145,30 @@ def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> S
     )
 
 
+def form_of(methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the controls' values for settings of the pool and method that the form already shows: `read` backwards."""
+    params, values = methods[settings.method].params, dict(settings.params)
+    found: dict[str, Any] = {}
+    for slot, param in enumerate(_sliders(params)):
+        value = values[param.name]
+        found[f"slider_{slot}"] = (
+            param.minimum - param.step if value is None and param.minimum is not None and param.step else value
+        )
+    for slot, param in enumerate(_choices(params)):
+        found[f"choice_{slot}"] = values[param.name] if param.choices else YES_NO[int(bool(values[param.name]))]
+    found |= {name: getattr(settings, name) for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
+    found |= {f"weight_{place}": weight for place, weight in enumerate(settings.weights)}
+    return {name: {"value": value} for name, value in found.items()}
+
+
+def restored(workbench: Workbench, methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Give the options of every control for settings of any pool and method."""
+    options = choose(workbench, methods, settings.pool, settings.method)
+    for name, option in form_of(methods, settings).items():
+        options[name] = options.get(name, {}) | option
+    return options | {"pool": {"value": settings.pool}, "method": {"value": settings.method}}
+
+
 def effective(settings: Settings, methods: Catalogue) -> Settings:
     """Blank what does not change the merge, so that two settings with the same result compare equal."""
     method = methods[settings.method]
@@ -197,7 +221,8 @@ def _read_choice(param: Param, value: str) -> str | bool:
     return value if param.choices else value == YES_NO[1]
 
 
-def _plugin_slider(plugin: Plugin, name: str) -> dict[str, Any]:
+def plugin_slider(plugin: Plugin, name: str) -> dict[str, Any]:
+    """Describe the slider of a plug-in's parameter."""
     param = next(param for param in plugin.params if param.name == name)
     title = plugin.title.partition(" (")[0]
     label = param.label if param.label.startswith(title) else f"{title}: {param.label[0].lower()}{param.label[1:]}"

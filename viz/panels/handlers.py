@@ -15,11 +15,13 @@ from time import monotonic, sleep
 from typing import Any
 
 from merging.errors import MergeError
+from merging.link import from_query, settings_of_recipe
 from viz.panels import views
-from viz.panels.controls import Catalogue, effective, read
+from viz.panels.controls import Catalogue, effective, read, restored
 from viz.panels.help import first_paragraph, method_page
-from viz.panels.recipe import recipe_html
-from viz.panels.services import Estimate, Progress, Settings, Workbench
+from viz.panels.osrm_status import alert
+from viz.panels.recipe import recipe_payload
+from viz.panels.services import Estimate, MergeView, Progress, Settings, Workbench
 from viz.panels.session import Run, Session
 from viz.panels.verdict import verdict_html
 
@@ -28,8 +30,8 @@ Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 PAUSE = 0.12  # seconds between two drawings of a running evaluation
 SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
 ACCURACY = ("verdict", "accuracy", "sweep")
-STREAMED = (*ACCURACY, "magnitude", "recipe", "notes")
-OUTPUTS = (*STREAMED, "overlap", "about", "page")
+STREAMED = (*ACCURACY, "magnitude", "notes")
+OUTPUTS = (*STREAMED, "recipe", "overlap", "about", "page")
 
 
 class MergeHandlers:
@@ -38,6 +40,37 @@ class MergeHandlers:
     def __init__(self, workbench: Workbench, methods: Catalogue, stream: Stream) -> None:
         self.workbench, self.methods, self.stream = workbench, methods, stream
         self.trained = lru_cache(maxsize=16)(lambda pool: views.as_trained(workbench, methods, pool))
+
+    def open(
+        self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str], query: str
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Draw a page that shows nothing yet; give also what its controls become where its address holds a link.
+
+        A link that means nothing here is said, and the page opens as without it.
+        """
+        session.sent.clear()
+        options, said = {}, ""
+        try:
+            link = from_query(query, self.workbench)
+        except MergeError as error:
+            said = alert(error)
+        else:
+            if link is not None:
+                settings, limit = link
+                options = restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
+        values = self.redraw(session, form | {name: o["value"] for name, o in options.items() if "value" in o}, limit, part)
+        if said:
+            values["notes"] = session.sent["notes"] = said + values["notes"]
+        return values, options
+
+    def paste(self, text: str) -> tuple[dict[str, dict[str, Any]], str]:
+        """Give what the controls become for a pasted recipe, and what to say about it."""
+        try:
+            settings = settings_of_recipe(text, self.workbench)
+        except MergeError as error:
+            return {}, alert(error)
+        said = f'<p class="ms-muted" role="status">The controls show it now: {escape(self.label(settings))}.</p>'
+        return restored(self.workbench, self.methods, settings), said
 
     def redraw(self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str]) -> dict[str, str]:
         """Merge with the form's settings and draw all that is known at once; give what the page does not show yet."""
@@ -48,11 +81,13 @@ class MergeHandlers:
         method = self.methods[settings.method]
         values = {"about": first_paragraph(method), "page": method_page(method)}
         try:
-            values |= self.merge(settings)
+            view = self.workbench.update(settings)
         except MergeError as error:
             run.state = "refused"
-            values["notes"] = f'<p class="ms-error" role="alert">{escape(str(error))}</p>'
+            values["notes"] = alert(error)
         else:
+            values |= self.drawn(settings, view)
+            values["recipe"] = recipe_payload(self.workbench, settings, limit, view.recipe_yaml)
             values["overlap"] = views.overlap_view(self.workbench, settings, *part)
         if session.run is not run:  # a later move has come in between
             return {}
@@ -75,7 +110,7 @@ class MergeHandlers:
                 run.state = "stopped"
         # The last word. For a run that is still current all of it: what was sent on another way may have arrived in another
         # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
-        late = self.merge(run.settings) if run.settings.mu and run.state == "done" else {}
+        late = self.drawn(run.settings) if run.settings.mu and run.state == "done" else {}
         yield self.accuracy(session, run) | late if session.run is run else {}
 
     def _evaluate(self, session: Session, run: Run) -> Iterator[dict[str, str]]:
@@ -87,7 +122,7 @@ class MergeHandlers:
         if not (yield from self._follow(session, run, self.workbench.read(run.settings))):
             return
         if run.settings.mu:
-            yield session.changed(**self.merge(run.settings))
+            yield session.changed(**self.drawn(run.settings))
         if (yield from self._follow(session, run, self.stream(asdict(run.settings), run.limit))):
             run.state = "done"
 
@@ -131,10 +166,10 @@ class MergeHandlers:
             "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
         }
 
-    def merge(self, settings: Settings) -> dict[str, str]:
-        """Merge and draw what is known without reading texts."""
-        view = self.workbench.update(settings)
-        values = {"recipe": recipe_html(view.recipe_yaml), "notes": "".join(f"<p>{escape(note)}</p>" for note in view.notes)}
+    def drawn(self, settings: Settings, view: MergeView | None = None) -> dict[str, str]:
+        """Draw what a merge shows before it is evaluated, as far as its texts are read."""
+        view = view or self.workbench.update(settings)
+        values = {"notes": "".join(f"<p>{escape(note)}</p>" for note in view.notes)}
         if view.magnitude is not None:
             values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
         return values

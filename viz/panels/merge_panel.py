@@ -1,6 +1,6 @@
 """The Merge panel: its layout and its wiring; what happens on it is in handlers.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from viz.panels import views
 from viz.panels.component import plot
 from viz.panels.controls import Catalogue, Controls, Plugins, choose, controls
 from viz.panels.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
-from viz.panels.recipe import recipe
+from viz.panels.recipe import Paste, paste_box, recipe
 from viz.panels.services import Workbench
 from viz.panels.session import Session
 from viz.panels.verdict import verdict
@@ -26,6 +26,7 @@ class Layout:
 
     controls: Controls
     outputs: dict[str, gr.HTML]
+    paste: Paste
     cancel: gr.Button
     again: gr.Button
     part: list[gr.components.Component]
@@ -33,11 +34,23 @@ class Layout:
     rank_choice: list[gr.components.Component]
 
 
-def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> gr.Radio:
-    """Lay the panel out inside `demo` and wire it; gives the choice of the pool, to which others may add."""
+@dataclass(frozen=True)
+class MergeTab:
+    """What other panels may use of this one.
+
+    `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed them,
+    `opened(event)` takes the tuned values of the chosen pool first.
+    """
+
+    form: dict[str, gr.components.Component]
+    after: Callable[[Any], None]
+    opened: Callable[[Any], None]
+
+
+def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> MergeTab:
+    """Lay the panel out inside `demo` and wire it."""
     layout = _layout(workbench, methods, plugins)
-    _wire(demo, layout, MergeHandlers(workbench, methods, stream))
-    return layout.controls.form["pool"]
+    return _wire(demo, layout, MergeHandlers(workbench, methods, stream))
 
 
 def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layout:
@@ -76,8 +89,9 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layou
                     part = gr.Dropdown(kinds, value=kinds[0], label="Input of", elem_id="ms-rank-kind")
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 outputs["recipe"] = recipe()
+                paste = paste_box()
     outputs |= {"about": settings.about, "page": settings.page, "notes": settings.notes}
-    return Layout(settings, outputs, cancel, again, [side, layer, kind], rank, [task, depth, part])
+    return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part])
 
 
 @contextmanager
@@ -89,9 +103,10 @@ def said() -> Iterator[None]:
         raise gr.Error(str(error)) from error
 
 
-def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
+def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     state = gr.State(Session())
     form, part = layout.controls.form, layout.part
+    controls = form | {"limit": layout.controls.limit}
     outputs = [layout.outputs[name] for name in OUTPUTS]
     figures = [layout.outputs[name] for name in ACCURACY]
     streamed = [layout.outputs[name] for name in STREAMED]
@@ -110,14 +125,15 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
                 yield send(values, STREAMED)
             yield send({}, STREAMED)  # a generator that never yields would empty its outputs
 
-    def opened(session: Session, *values: Any) -> list[Any]:
-        session.sent.clear()  # a reloaded page shows nothing yet
-        return redraw(session, *values)
+    def opened(request: gr.Request, session: Session, limit: int, side: str, layer: str, kind: str, *values: Any) -> list[Any]:
+        with said():
+            start = dict(zip(form, values, strict=True))
+            news, options = panel.open(session, start, int(limit), (side, layer, kind), str(request.query_params))
+        return [*send(news), *become(controls, options)]
 
     def tuned(pool: str, method: str) -> list[Any]:
         with said():
-            options = choose(panel.workbench, panel.methods, pool, method)
-        return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
+            return become(form, choose(panel.workbench, panel.methods, pool, method))
 
     def default_penalty(mode: str) -> Any:
         return gr.skip() if mode == "off" else panel.workbench.penalty(mode)
@@ -139,7 +155,10 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     mode = form["orthogonalize"]
     moving = [component for component in form.values() if component not in (*chosen, mode)]
     moved = [component.input for component in [*moving, layout.controls.limit, *part]]
-    follow(demo.load(opened, inputs, outputs, **clock))
+    loaded = demo.load(opened, inputs, [*outputs, *controls.values()], **clock)
+    applied = _wire_paste(layout.paste, panel, controls)
+    follow(loaded)
+    after(applied)
     follow(gr.on(moved, redraw, inputs, outputs, **clock))
     choosing = [component.input for component in chosen] + [layout.controls.tuned.click]
     after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
@@ -152,8 +171,34 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> None:
     layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
     layout.controls.unpin.click(lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET)
 
+    _wire_rank(layout, panel, loaded, applied)
+    return MergeTab(form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)))
+
+
+def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, gr.components.Component]) -> Any:
+    """Let the controls take over a pasted recipe; gives the event, after which they have."""
+
+    def pasted(text: str) -> list[Any]:
+        with said():
+            options, news = panel.paste(text)
+        return [news, *become(controls, options)]
+
+    return paste.apply.click(pasted, paste.text, [paste.said, *controls.values()], queue=False, **QUIET)
+
+
+def _wire_rank(layout: Layout, panel: MergeHandlers, *restored: Any) -> None:
+    """Draw the rank again after its choices, and after what may have moved pool and k."""
+    pool, k = (layout.controls.form[name] for name in ("pool", "k"))
+
     def rank(pool: str, k: int, task: str, layer: str, kind: str) -> str:
         return views.rank_view(panel.workbench, pool, int(k), task, layer, kind)
 
-    drawn_by = [form["pool"].input, form["k"].input, *(choice.input for choice in layout.rank_choice), demo.load]
-    gr.on(drawn_by, rank, [form["pool"], form["k"], *layout.rank_choice], layout.rank, concurrency_limit=2, **QUIET)
+    drawn = {"fn": rank, "inputs": [pool, k, *layout.rank_choice], "outputs": layout.rank, "concurrency_limit": 2, **QUIET}
+    gr.on([pool.input, k.input, *(choice.input for choice in layout.rank_choice)], **drawn)
+    for event in restored:
+        event.then(**drawn)
+
+
+def become(components: Iterable[str], options: dict[str, dict[str, Any]]) -> list[Any]:
+    """Give Gradio's update of each component that has new options."""
+    return [gr.update(**options[name]) if name in options else gr.skip() for name in components]

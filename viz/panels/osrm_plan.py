@@ -47,7 +47,11 @@ def plan_controls(titles: Mapping[str, str]) -> PlanControls:
     tasks = [(title, name) for name, title in titles.items()]
     add("tasks", gr.CheckboxGroup, "Tasks", list(start.tasks), choices=tasks, elem_classes="ms-checks")
     upload = gr.UploadButton(
-        "Add your own task (CSV: text, label)", file_types=[".csv"], size="sm", elem_id="ms-plan-upload", elem_classes="ms-link"
+        "Add your own task (CSV, TSV, JSONL)",
+        file_types=[".csv", ".tsv", ".jsonl"],
+        size="sm",
+        elem_id="ms-plan-upload",
+        elem_classes="ms-link",
     )
     variants = [(variant.title, name) for name, variant in VARIANTS.items()]
     add("variant", gr.Radio, "Initialisation of A", start.variant, choices=variants, elem_classes="ms-list")

@@ -3,8 +3,15 @@
 import gradio as gr
 
 from merging.search import CONTENDERS
+from viz.panels.adapters_handlers import AdaptersHandlers
+from viz.panels.adapters_panel import adapters_panel
+from viz.panels.bank_views import BankViews
 from viz.panels.component import serve_files
 from viz.panels.controls import Catalogue, Plugins
+from viz.panels.diagnose_demand import Demand
+from viz.panels.diagnose_handlers import DiagnoseHandlers
+from viz.panels.diagnose_panel import diagnose_panel
+from viz.panels.export_panel import export_panel
 from viz.panels.handlers import Stream
 from viz.panels.look import header
 from viz.panels.merge_panel import merge_panel
@@ -14,7 +21,15 @@ from viz.panels.osrm_panel import osrm_panel
 from viz.panels.services import Workbench
 
 
-def page(workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream, osrm: OsrmHandlers) -> gr.Blocks:
+def page(
+    workbench: Workbench,
+    methods: Catalogue,
+    plugins: Plugins,
+    stream: Stream,
+    demand: Demand,
+    osrm: OsrmHandlers,
+    brought: AdaptersHandlers,
+) -> gr.Blocks:
     """Put the page together.
 
     Parameters
@@ -25,17 +40,29 @@ def page(workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Str
         Name -> method or plug-in with its `params`.
     stream : callable
         `stream(settings, limit)` yields the steps of `Workbench.evaluate`.
+    demand : Demand
+        What the Diagnose panel measures on demand.
     osrm : OsrmHandlers
         The OSRM panel's services.
+    brought : AdaptersHandlers
+        The Adapters panel's.
     """
     serve_files()
     found = Found(workbench.tables, {name: contender.title for name, contender in CONTENDERS.items()})
+    bank = BankViews(workbench.tables)
     # copies of what visitors download are removed after a day
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+        own = gr.State({})  # {panel: [(title, pool)]}: the visitor's own pools
         header(workbench.device, workbench.base_title)
         with gr.Tabs(elem_id="ms-tabs"):
             with gr.Tab("Merge", id="merge"):
-                pool = merge_panel(demo, workbench, methods, plugins, stream)
+                merging = merge_panel(demo, workbench, methods, plugins, stream)
+            with gr.Tab("Adapters", id="adapters"):
+                adapters_panel(brought, merging, own, list(merging.form["pool"].choices))
+            with gr.Tab("Diagnose", id="diagnose") as tab:
+                diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:
-                osrm_panel(demo, tab, osrm, found, pool)
+                osrm_panel(demo, tab, osrm, found, merging.form["pool"], own)
+            with gr.Tab("Export", id="export") as tab:
+                export_panel(tab, workbench, methods, merging)
     return demo

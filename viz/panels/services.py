@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from merging.diagnosis import Diagnosis
 from merging.reading import Progress
 from merging.workbench import Settings
 
@@ -113,6 +114,15 @@ class Workbench(Protocol):
 
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs, unless that has been done; closing the iterator stops the work."""
+
+    def read_moments(self, settings: Settings) -> Iterator[Progress]:
+        """Read the texts that a merge's diagnosis needs, unless that has been done; closing the iterator stops the work."""
+
+    def texts_read(self, settings: Settings) -> bool:
+        """Tell whether `read_moments` has nothing left to do."""
+
+    def diagnosis(self, settings: Settings) -> Diagnosis:
+        """Give all diagnostics of a merge; those on data only where the texts have been read."""
 
     def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
         """Give `adapter_a`, `adapter_b`, `overlap` (mean over the modules) and the chance level."""

@@ -1,0 +1,201 @@
+"""Shelf: adapters that somebody brings along, checked against the base and each other, and made into a pool that can be merged and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from .adapter import Adapter, Head
+from .apply import check_fits
+from .errors import MergeError
+from .evaluation import encode_task, evaluate
+from .fetch import Source
+from .pool import compatibility
+from .tasks import Task
+from .training import TrainingSettings, probe
+
+REFERENCE_ROWS = 1000
+"""Test rows on which an adapter alone and the bare base are measured."""
+PROBE_ROWS = 2000
+"""Training rows of the head that is fitted where an adapter brings none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Brought:
+    """One adapter that was brought along, or why it cannot be used.
+
+    Attributes
+    ----------
+    name : told apart from the others on the shelf
+    adapter : None if it could not be loaded
+    problem : one sentence; empty if it fits the base
+    """
+
+    name: str
+    adapter: Adapter | None
+    problem: str = ""
+
+
+def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brought:
+    """Load an adapter and hold it against the base; what is wrong with it becomes its ``problem``, so that it can be shown.
+
+    Parameters
+    ----------
+    source : see `merging.fetch.opened`
+    taken : names that are in use
+    """
+    first = source if isinstance(source, str | Path) else source[0]
+    try:
+        adapter = Adapter.load(source)
+    except MergeError as error:
+        return Brought(_free(Path(first).name, taken), None, _without_folder(str(error), Path(first)))
+    name = _free(adapter.name, taken)
+    adapter = replace(adapter, name=name)
+    try:
+        check_fits(model, {module: update.shape for module, update in adapter.deltas.items()}, adapter.base_fingerprint)
+    except MergeError as error:
+        return Brought(name, adapter, str(error))
+    return Brought(name, adapter)
+
+
+def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
+    """Return a row per adapter: name, problem, base, rank, alpha, modules, megabytes, labels, licence.
+
+    An adapter that fits the base but not the first usable one on the shelf is a problem too: they could not be merged.
+    """
+    rows, reference = [], None
+    for brought in shelf:
+        adapter, problem = brought.adapter, brought.problem
+        if adapter is None:
+            rows.append((brought.name, problem, "", "", "", 0, 0.0, "", ""))
+            continue
+        if not problem and reference is not None:
+            problem = next(iter(compatibility([reference, adapter]).problems), "")
+        if not problem:
+            reference = reference or adapter
+        size = sum((u.A.numel() + u.B.numel()) * 4 for u in adapter.deltas.values()) / 1e6
+        ranks = sorted({update.rank for update in adapter.deltas.values()})
+        labels = ", ".join(adapter.head.labels) or "unnamed" if adapter.head else "no head"
+        alpha = adapter.config.get("lora_alpha", "")
+        rows.append(
+            (
+                brought.name,
+                problem,
+                adapter.base or "not recorded",
+                "–".join(map(str, ranks[:: max(1, len(ranks) - 1)])),
+                str(alpha),
+                len(adapter.deltas),
+                round(size, 2),
+                labels,
+                str((adapter.source or {}).get("license") or ""),
+            )
+        )
+    columns = ["name", "problem", "base", "rank", "alpha", "modules", "megabytes", "labels", "licence"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """State of `prepare`: which adapter is measured, of how many; at its end the folder that holds it."""
+
+    name: str
+    place: int
+    total: int
+    what: str
+    folder: str | None = None
+
+
+def prepare(
+    model: nn.Module, tokenizer: Any, chosen: Mapping[str, Brought], tasks: Mapping[str, Task], root: Path
+) -> Iterator[Prepared]:
+    """Give every adapter its task and a head, measure it alone, and write it to ``root/<task>``: a pool; closing stops.
+
+    An adapter without a head gets a logistic-regression probe, fitted on the base with the task's training rows.
+
+    Parameters
+    ----------
+    model, tokenizer : the base; restored after every step
+    chosen : {task: adapter}
+    tasks : {name: Task}, at least the chosen ones
+
+    Raises
+    ------
+    MergeError
+        If fewer than two are chosen, they do not fit each other, or a head does not fit its task.
+    """
+    if len(chosen) < 2:
+        raise MergeError("Choose tasks for two adapters or more: one alone is nothing to merge.")
+    adapters = {task: brought.adapter for task, brought in chosen.items()}
+    unusable = next((b for b in chosen.values() if b.problem or b.adapter is None), None)
+    if unusable is not None:
+        raise MergeError(f"{unusable.name} cannot be used: {unusable.problem}")
+    problems = compatibility([adapter for adapter in adapters.values() if adapter is not None]).problems
+    if problems:
+        raise MergeError(problems[0])
+    for place, (name, adapter) in enumerate(adapters.items(), 1):
+        assert adapter is not None
+        task = tasks[name]
+        if adapter.head is None:
+            yield Prepared(name, place, len(chosen), "fitting a head")
+            head = probe(model, tokenizer, task, TrainingSettings(rows=PROBE_ROWS))
+        else:
+            head = fitted(adapter.head, task, adapter.name)
+        yield Prepared(name, place, len(chosen), "measuring it alone")
+        test = encode_task(tokenizer, task, "test", REFERENCE_ROWS)
+        accuracy = {}
+        for what, subject in (("base", None), ("adapter", adapter)):
+            for estimate in evaluate(model, tokenizer, subject, [test], heads={task.name: head}):
+                accuracy[what] = estimate.accuracy
+                yield Prepared(
+                    name,
+                    place,
+                    len(chosen),
+                    f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
+                )
+        metadata = dict(adapter.metadata) | {"task": name, "test_accuracy": accuracy, "rows": {"test": len(test.encoded)}}
+        ready = replace(adapter, name=name, task=name, head=head, metadata=metadata)
+        yield Prepared(name, place, len(chosen), "done", str(ready.save(root / name)))
+
+
+def fitted(head: Head, task: Task, name: str) -> Head:
+    """Return a head whose rows are in the order of the task's labels.
+
+    Raises
+    ------
+    MergeError
+        If it has other labels, or another number of them. Unnamed labels are taken in the task's order.
+    """
+    if not head.labels or tuple(head.labels) == tuple(task.labels):
+        count = len(next(iter(head.tensors.values())))
+        if head.kind == "pooled" and count != len(task.labels):
+            raise MergeError(
+                f"The head of {name} has {count} labels, the task {task.title} has {len(task.labels)}: choose its own task."
+            )
+        return head
+    if sorted(head.labels) != sorted(task.labels):
+        raise MergeError(
+            f"The head of {name} knows the labels {', '.join(head.labels)}, the task {task.title} has {', '.join(task.labels)}: choose its own task."
+        )
+    if head.kind != "pooled":
+        return head  # evaluation finds its labels by name
+    order = torch.tensor([head.labels.index(label) for label in task.labels])
+    return Head("pooled", {key: tensor[order] for key, tensor in head.tensors.items()}, tuple(task.labels))
+
+
+def _without_folder(sentence: str, path: Path) -> str:
+    """Return a sentence that calls a file by its name: where an upload lies on the server is nobody's business."""
+    return sentence.replace(f"{path.resolve().parent}/", "").replace(f"{path.parent}/", "") if path.is_absolute() else sentence
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """Return the name, numbered if it is in use."""
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name} ({number})", number + 1
+    return free

@@ -1,0 +1,146 @@
+"""Bring your own, by clicking only: adapters and a task in, compatibility, a TIES merge with its accuracy, a zip out that PEFT loads."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright")
+import torch
+from peft import PeftModel
+from playwright.sync_api import Page, expect
+
+from merging import Adapter
+from merging.models import load_base
+from merging.pools import assets_folder
+
+DONE = '#ms-verdict [data-state="done"]'
+KITCHEN = [
+    ("the soup is far too salty", "bad"),
+    ("a lovely bowl of warm bread", "good"),
+    ("burnt again and cold", "bad"),
+    ("sweet and fresh", "good"),
+]
+
+
+def zipped(target: Path, pool: str, task: str, members: tuple[str, ...], **changes: object) -> Path:
+    """Pack files of a shipped adapter as somebody else would: in a folder, with a file that nobody asked for."""
+    source = assets_folder() / "adapters" / pool / task
+    with zipfile.ZipFile(target, "w") as packed:
+        for name in members:
+            data = (source / name).read_bytes()
+            if name == "adapter_config.json":
+                data = json.dumps(json.loads(data) | changes).encode()
+            packed.writestr(f"some folder/{name}", data)
+        packed.writestr("some folder/notes.txt", "hello")
+    return target
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("brought")
+    bare = ("adapter_config.json", "adapter_model.safetensors")
+    kitchen = folder / "kitchen.csv"
+    kitchen.write_text("text,label\n" + "\n".join(f"{text} {n},{label}" for n in range(40) for text, label in KITCHEN))
+    evil = folder / "evil.zip"
+    with zipfile.ZipFile(evil, "w") as packed:
+        packed.writestr("../adapter_config.json", "{}")
+    return {
+        "headed": zipped(folder / "films.zip", "osrm", "movie", (*bare, "head.safetensors", "mergescope.json")),
+        "headless": zipped(folder / "cook.zip", "default", "newspaper", bare),
+        "dora": zipped(folder / "dora.zip", "default", "trec", bare, use_dora=True),
+        "evil": evil,
+        "task": kitchen,
+    }
+
+
+def shelf(page: Page) -> Page:
+    page.get_by_role("tab", name="Adapters").click()
+    expect(page.locator("#ms-shelf-table")).to_contain_text("Nothing here yet")
+    return page
+
+
+def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: dict[str, Path], tmp_path: Path) -> None:
+    page = shelf(open_page())
+    page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["headless"]])
+    rows = page.locator("#ms-shelf-table tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("films")
+    expect(rows.nth(0)).to_contain_text("yes")
+    expect(rows.nth(1)).to_contain_text("no head")
+    page.locator("#ms-bring-task input[type=file]").set_input_files(files["task"])
+    expect(page.locator("#ms-bring-note")).to_contain_text("labels bad, good")
+    page.get_by_role("listbox", name="Task of cook").or_(page.get_by_label("Task of cook")).first.click()
+    page.get_by_role("option", name="kitchen").click()
+    page.get_by_role("button", name="Measure each alone").click()
+    expect(page.locator("#ms-bring-note")).to_contain_text("They are a pool now", timeout=200_000)
+
+    page.get_by_role("tab", name="Merge").click()
+    page.get_by_label("Method", exact=True).click()
+    page.get_by_role("option", name="TIES", exact=True).click()
+    expect(page.locator("#ms-recipe")).to_contain_text("method: ties")
+    expect(page.locator("#ms-accuracy .ms-plot")).to_contain_text("kitchen")
+    expect(page.locator(DONE)).to_be_visible(timeout=150_000)
+
+    page.get_by_role("tab", name="Export").click()
+    expect(page.locator("#ms-export-about")).to_contain_text("TIES")
+    page.get_by_role("button", name="Write it").click()
+    expect(page.locator("#ms-export-note")).to_contain_text("with model card", timeout=100_000)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download zip").click()
+    archive = tmp_path / "merged.zip"
+    download.value.save_as(archive)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path / "out")
+    [folder] = (tmp_path / "out").iterdir()
+    assert {"adapter_config.json", "adapter_model.safetensors", "recipe.yaml", "README.md"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+    model, tokenizer = load_base("minilm")
+    batch = tokenizer(["a lovely bowl of soup", "cold"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        before = model(**batch).last_hidden_state
+        after = PeftModel.from_pretrained(model, folder)(**batch).last_hidden_state
+    assert float((after - before).norm()) > 1e-3
+    assert len(Adapter.load(folder).deltas) == 12
+
+
+def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[str, Path]) -> None:
+    page = shelf(open_page())
+    page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"], files["evil"]])
+    rows = page.locator("#ms-shelf-table tbody tr")
+    expect(rows).to_have_count(3)
+    expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(2)
+    expect(rows.nth(1)).to_contain_text("DoRA")
+    page.get_by_role("button", name="Measure each alone").click()
+    expect(page.get_by_role("alert")).to_contain_text("two adapters or more")
+    page.locator("#ms-bring-hub input, #ms-bring-hub textarea").first.fill("no such thing")
+    page.get_by_role("button", name="Add from the hub").click()
+    expect(page.get_by_role("alert")).to_contain_text("no hub id")
+    page.get_by_role("button", name="Remove all").click()
+    expect(page.locator("#ms-shelf-table")).to_contain_text("Nothing here yet")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("tab", ["Adapters", "Export"])
+def test_axe_finds_nothing_critical_or_serious_here(open_page, files: dict[str, Path], tab: str, theme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(theme=theme)
+    page.get_by_role("tab", name="Adapters").click()
+    page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
+    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(500)
+    found = Axe().run(page, context="#ms-tabs")
+    assert [v["id"] for v in found.response["violations"] if v["impact"] in ("critical", "serious")] == []
+
+
+def test_nothing_scrolls_sideways_on_a_phone(open_page, files: dict[str, Path]) -> None:
+    page = open_page(width=390, height=844)
+    page.get_by_role("tab", name="Adapters").click()
+    page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
+    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,126 @@
+"""The Adapters panel: layout and wiring; what happens is in adapters_handlers.py."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from viz.panels.adapters_handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
+from viz.panels.controls import MOST_TASKS
+from viz.panels.merge_panel import QUIET, MergeTab
+from viz.panels.osrm_plan import html
+
+NOW = QUIET | {"queue": False}
+INTRODUCTION = (
+    "<p>LoRA adapters of this base: zip files with <code>adapter_config.json</code> and <code>adapter_model.safetensors</code>, the two files chosen "
+    "together, or a hub id. They stay in this session and are removed with it. An adapter without a head gets a linear probe on its task.</p>"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The components of the panel, by what they do."""
+
+    files: gr.File
+    hub: gr.Textbox
+    add: gr.Button
+    task: gr.UploadButton
+    clear: gr.Button
+    note: gr.HTML
+    table: gr.HTML
+    slots: list[gr.Dropdown]
+    make: gr.Button
+    cancel: gr.Button
+
+
+def adapters_panel(panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]]) -> None:
+    """Lay the panel out and wire it; finished sets join the Merge tab's pools.
+
+    Parameters
+    ----------
+    own : {panel: [(title, pool)]}, the visitor's pools from all panels
+    shipped : (title, pool) of those that everybody has
+    """
+    _wire(_lay_out(panel), panel, merging, own, shipped)
+
+
+def _lay_out(panel: AdaptersHandlers) -> Layout:
+    with gr.Row(elem_id="ms-adapters"):
+        with gr.Column(elem_id="ms-bring"):
+            html("ms-bring-heading", f"<h2>Bring your own</h2>{INTRODUCTION}")
+            files = gr.File(
+                label="Adapters (zip, or the two files)",
+                file_count="multiple",
+                file_types=[".zip", ".json", ".safetensors"],
+                height=140,
+                elem_id="ms-bring-files",
+            )
+            hub = gr.Textbox(label="Hub id", placeholder="user/adapter@revision", max_lines=1, elem_id="ms-bring-hub")
+            with gr.Row(elem_classes="ms-buttons"):
+                add = gr.Button("Add from the hub", size="sm", elem_id="ms-bring-add")
+                task = gr.UploadButton(
+                    "Add your own task (CSV, TSV, JSONL)", file_types=[".csv", ".tsv", ".jsonl"], size="sm", elem_id="ms-bring-task", elem_classes="ms-link"
+                )  # fmt: skip
+                clear = gr.Button("Remove all", size="sm", elem_id="ms-bring-clear")
+            note = html("ms-bring-note")
+        with gr.Column(elem_id="ms-shelf"):
+            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+                html("ms-shelf-heading", "<h2>Do they fit?</h2>")
+                table = html("ms-shelf-table", table_html_empty())
+            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+                html("ms-tasks-heading", "<h2>Which task is each of?</h2>")
+                slots = [
+                    gr.Dropdown([("leave out", LEFT_OUT)], value=LEFT_OUT, visible=False, label=f"Task {place + 1}", elem_id=f"ms-task-of-{place}")
+                    for place in range(MOST_TASKS)
+                ]  # fmt: skip
+                with gr.Row(elem_classes="ms-buttons"):
+                    make = gr.Button(
+                        "Measure each alone and open them on the Merge tab", variant="primary", size="sm", elem_id="ms-make"
+                    )
+                    cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="ms-make-cancel")
+    return Layout(files, hub, add, task, clear, note, table, slots, make, cancel)
+
+
+def table_html_empty() -> str:
+    """Write the table before anything was brought."""
+    import pandas as pd  # noqa: PLC0415 - only for an empty table
+
+    return table_html(pd.DataFrame())
+
+
+def _wire(layout: Layout, panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]]) -> None:
+    state = gr.State(AdaptersSession(), delete_callback=panel.close)
+    shown = [layout.table, layout.note, *layout.slots]
+
+    def send(values: dict[str, Any]) -> list[Any]:
+        slots = values.get("slots")
+        updates = [gr.update(**options) for options in slots] if slots else [gr.skip()] * MOST_TASKS
+        return [values.get("table", gr.skip()), values.get("note", gr.skip()), *updates]
+
+    def upload(session: AdaptersSession, paths: list[str] | None) -> list[Any]:
+        values = panel.upload(session, paths or [])
+        return [None, *send(values)]
+
+    layout.files.upload(upload, [state, layout.files], [layout.files, *shown], **QUIET)
+    hub = gr.on(
+        [layout.add.click, layout.hub.submit], lambda s, name: send(panel.from_hub(s, name)), [state, layout.hub], shown, **QUIET
+    )
+    hub.then(lambda: "", None, layout.hub, **NOW)
+    layout.task.upload(lambda s, path: send(panel.add_task(s, path)), [state, layout.task], shown, **QUIET)
+    layout.clear.click(lambda s: send(panel.clear(s)), state, shown, **NOW)
+
+    def make(session: AdaptersSession, pools: dict[str, Any], *tasks: str) -> Iterator[list[Any]]:
+        for values in panel.make(session, tasks):
+            busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
+            pool = gr.skip()
+            if "pool" in values:
+                pools["brought"] = values["pools"]
+                pool = gr.update(choices=[*shipped, *(one for some in pools.values() for one in some)], value=values["pool"])
+            yield [values.get("note", gr.skip()), busy, pool]
+        yield [gr.skip()] * 3
+
+    outputs = [layout.note, layout.cancel, merging.form["pool"]]
+    made = layout.make.click(make, [state, own, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+    merging.opened(made)
+    layout.cancel.click(lambda s: [gr.update(interactive=panel.cancel(s)["busy"])], state, layout.cancel, **NOW)
