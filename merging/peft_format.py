@@ -60,6 +60,9 @@ IGNORED_OPTIONS = {
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that alter the base weights too, so that B A alone is not the update to the published base."""
 
+MOST_REPEATS = 3
+"""Repetitions in one pattern: a stranger's pattern with more, or with a repeated group, could be matched for years."""
+
 HEAD_MODULES = ("classifier", "score")
 """What PEFT adds to modules_to_save by itself for classification tasks."""
 
@@ -110,6 +113,13 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         option = str(error.errors()[0]["loc"][0])
         expected = AdapterConfig.model_fields[option].description
         raise MergeError(f"{where}: {option} = {reprlib.repr(config.get(option))} in {CONFIG_FILE} is not {expected}.") from error
+    for option in ("rank_pattern", "alpha_pattern"):
+        for pattern in config.get(option) or {}:
+            if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > MOST_REPEATS:
+                raise MergeError(
+                    f"{where}: {option} in {CONFIG_FILE} has a pattern that may take forever to match, {reprlib.repr(pattern)}: name the "
+                    f"modules plainly, with at most {MOST_REPEATS} repetitions and none of a group."
+                )
     if config.get("bias", "none") != "none":
         raise MergeError(f"{where} trains biases (bias = {config['bias']!r}), which are not part of a low-rank update.")
     init = str(config.get("init_lora_weights", True)).lower()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from merging import METHODS, Adapter
+from merging import METHODS, Adapter, Recipe
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import POOLS, assets_folder, train_command
@@ -104,6 +104,15 @@ def test_the_slider_can_stand_at_every_tuned_scaling(pool: str) -> None:
         if method in METHODS:
             steps = scaling / SCALING.step
             assert steps == pytest.approx(round(steps)), (method, scaling)
+
+
+@pytest.mark.parametrize("path", sorted((assets_folder() / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_one_and_says_that_it_was_not_run(path: Path) -> None:
+    text = path.read_text()
+    recipe = Recipe.from_yaml(text)
+    METHODS[recipe.method].check(recipe.params)
+    assert text.startswith("# Not run here.")
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", str(entry.path)) and entry.task for entry in recipe.adapters)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -91,13 +92,24 @@ def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"the app did not answer within {PATIENCE} s:\n{log.read_text()}")
 
 
+@cache
+def opening_query(rows: int) -> str:
+    """The link to what the app opens with, at so many test rows a task."""
+    from merging.link import to_query
+    from merging.methods import METHODS
+    from merging.workbench import Workbench
+    from viz.panels.controls import opening
+
+    return to_query(opening(Workbench(), METHODS), rows)
+
+
 @pytest.fixture
 def open_page(browser, app_url: str) -> Iterator:
-    """Open the app in a new context; at the end fail on page errors, console errors and requests to other origins."""
+    """Open the app in a new context, through a link if fewer than the usual `rows` are to be evaluated; at the end fail on page errors, console errors and requests to other origins."""
     faults: list[str] = []
     contexts = []
 
-    def visit(width: int = 1360, height: int = 960, theme: str = "light", **options):
+    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows: int | None = None, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -105,7 +117,7 @@ def open_page(browser, app_url: str) -> Iterator:
         page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
         page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
         page.on("request", lambda request: foreign(request.url) and faults.append(f"request to {request.url}"))
-        page.goto(f"{app_url}?__theme={theme}")
+        page.goto(f"{app_url}?__theme={theme}" + (f"&{opening_query(rows)}" if rows else ""))
         return page
 
     def foreign(url: str) -> bool:

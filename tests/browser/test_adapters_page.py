@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("playwright")
 import torch
+from pages import choose_files
 from peft import PeftModel
 from playwright.sync_api import Page, expect
 
@@ -62,14 +63,14 @@ def shelf(page: Page) -> Page:
 
 
 def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: dict[str, Path], tmp_path: Path) -> None:
-    page = shelf(open_page())
+    page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["headless"]])
     rows = page.locator("#ms-shelf-table tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_contain_text("films")
     expect(rows.nth(0)).to_contain_text("yes")
     expect(rows.nth(1)).to_contain_text("no head")
-    page.locator("#ms-bring-task input[type=file]").set_input_files(files["task"])
+    choose_files(page, page.locator("#ms-bring-task"), files["task"])
     expect(page.locator("#ms-bring-note")).to_contain_text("labels bad, good")
     page.get_by_role("listbox", name="Task of cook").or_(page.get_by_label("Task of cook")).first.click()
     page.get_by_role("option", name="kitchen").click()
@@ -108,7 +109,7 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
 
 
 def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[str, Path]) -> None:
-    page = shelf(open_page())
+    page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"], files["evil"]])
     rows = page.locator("#ms-shelf-table tbody tr")
     expect(rows).to_have_count(3)
@@ -128,7 +129,7 @@ def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[s
 def test_axe_finds_nothing_critical_or_serious_here(open_page, files: dict[str, Path], tab: str, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = open_page(theme=theme)
+    page = open_page(rows=50, theme=theme)
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
     expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
@@ -139,7 +140,7 @@ def test_axe_finds_nothing_critical_or_serious_here(open_page, files: dict[str, 
 
 
 def test_nothing_scrolls_sideways_on_a_phone(open_page, files: dict[str, Path]) -> None:
-    page = open_page(width=390, height=844)
+    page = open_page(rows=50, width=390, height=844)
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
     expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)

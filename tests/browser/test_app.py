@@ -58,7 +58,7 @@ def test_it_opens_on_a_finished_merge_without_a_click(open_page) -> None:
 
 
 def test_lambda_answers_to_the_keyboard(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     before, value = accuracies(page), figure(page, "sweep", "layout.shapes[0].x0")
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.focus()
@@ -70,7 +70,7 @@ def test_lambda_answers_to_the_keyboard(open_page) -> None:
 
 
 def test_lambda_answers_to_the_number_box(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     box = page.get_by_label("number input for Scaling λ")
     box.fill("0.15")
     box.press("Tab")
@@ -79,7 +79,7 @@ def test_lambda_answers_to_the_number_box(open_page) -> None:
 
 
 def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
@@ -120,7 +120,7 @@ def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
 
 
 def test_zoom_and_node_survive_an_update(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     page.evaluate("document.querySelector('#ms-sweep .ms-plot').dataset.mark = 'same'")
     before = figure(page, "sweep", "layout.xaxis.range")
     area = page.locator("#ms-sweep .nsewdrag")
@@ -142,7 +142,7 @@ def test_zoom_and_node_survive_an_update(open_page) -> None:
 
 
 def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     median = "data[0].x[50]"
     before = figure(page, "magnitude", median)
     page.locator("#ms-weight_0 input[type=range]").focus()
@@ -156,7 +156,7 @@ def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None
 
 
 def test_another_pool_brings_its_own_figures_and_tuned_values(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     before = figure(page, "overlap", "data[0].z[0][1]")
     page.locator("#ms-pool label").nth(1).click()
     page.wait_for_function("before => document.querySelector('#ms-overlap .ms-plot').data[0].z[0][1] !== before", arg=before)
@@ -168,7 +168,7 @@ def test_another_pool_brings_its_own_figures_and_tuned_values(open_page) -> None
 
 
 def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     page.get_by_role("combobox", name="Method").click()
     page.get_by_role("option", name="Average").click()
     expect(page.locator(LAMBDA)).to_be_hidden()
@@ -182,7 +182,7 @@ def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> Non
 
 
 def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> None:
-    page = open_page()
+    page = open_page(rows=50)
     cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Evaluate again"))
     cancel.click(timeout=120_000)
     expect(page.locator('#ms-verdict [data-state="stopped"]')).to_be_visible()
@@ -199,7 +199,7 @@ def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> 
 
 
 def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     page.evaluate(
         """() => { const verdict = document.querySelector('#ms-verdict'); window.stages = new Set();
                    new MutationObserver(() => window.stages.add(verdict.querySelector('section')?.dataset.stage))
@@ -214,7 +214,7 @@ def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
 
 
 def test_a_mode_of_orthogonalize_brings_its_own_penalty(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     penalty = page.locator("#ms-penalty input[type=range]")
     for mode, value in (("raw", "1"), ("balanced", "0.1")):
         page.get_by_role("radio", name=mode, exact=True).click()
@@ -223,7 +223,7 @@ def test_a_mode_of_orthogonalize_brings_its_own_penalty(open_page) -> None:
 
 
 def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     text = page.get_by_role("region", name="How it works")
     expect(text).to_be_hidden()
     page.locator("#ms-method-page summary").focus()
@@ -238,7 +238,7 @@ def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
 
 
 def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     pinned = page.locator("#ms-sweep .ms-legend button", has_text="pinned")
     page.get_by_role("button", name="Pin this run").click()
     expect(pinned).to_be_visible()
@@ -251,7 +251,7 @@ def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
 
 
 def test_overlap_and_rank_answer_to_their_choices_without_a_new_evaluation(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     before = figure(page, "overlap", "data[0].z")
     page.get_by_role("combobox", name="Factor").click()
     page.get_by_role("option", name="B columns").click()
@@ -268,7 +268,7 @@ def test_overlap_and_rank_answer_to_their_choices_without_a_new_evaluation(open_
 
 
 def test_table_csv_and_png_hold_the_figure(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     page.locator("#ms-accuracy summary").click()
     rows = page.locator("#ms-accuracy table tr")
     assert rows.count() >= 7
@@ -284,7 +284,7 @@ def test_table_csv_and_png_hold_the_figure(open_page) -> None:
 
 def test_dark_and_light_are_both_drawn_in_their_own_ink(open_page) -> None:
     ink = "getComputedStyle(document.querySelector('#ms-accuracy .ytick text')).fill"
-    light, dark = opened(open_page()), opened(open_page(theme="dark"))
+    light, dark = opened(open_page(rows=50)), opened(open_page(rows=50, theme="dark"))
     assert light.evaluate(ink) == "rgb(27, 31, 36)"
     assert dark.evaluate(ink) == "rgb(232, 235, 239)"
     light.evaluate("document.body.classList.add('dark')")
@@ -292,7 +292,7 @@ def test_dark_and_light_are_both_drawn_in_their_own_ink(open_page) -> None:
 
 
 def test_a_phone_shows_the_verdict_first_and_never_scrolls_sideways(open_page) -> None:
-    page = opened(open_page(width=390, height=844, has_touch=True))
+    page = opened(open_page(rows=50, width=390, height=844, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("verdict", "controls", "accuracy")]
     assert tops == sorted(tops)
@@ -309,7 +309,7 @@ def test_a_phone_shows_the_verdict_first_and_never_scrolls_sideways(open_page) -
 def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(open_page(theme=theme))
+    page = opened(open_page(rows=50, theme=theme))
     for place in ("rank", "method-page", "plugins-page"):
         page.locator(f"#ms-{place} summary").click()
     result = Axe().run(page)
@@ -323,7 +323,7 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
 
 
 def test_two_visitors_do_not_disturb_each_other(open_page) -> None:
-    one, two = opened(open_page()), opened(open_page())
+    one, two = opened(open_page(rows=50)), opened(open_page(rows=50))
     value = figure(one, "sweep", "layout.shapes[0].x0")
     two.get_by_role("slider", name="Scaling λ").focus()
     two.keyboard.press("End")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright")
+from pages import choose_files
 from playwright.sync_api import Page, expect
 
 DONE = '#ms-verdict [data-state="done"]'
@@ -41,7 +42,7 @@ def train(page: Page) -> None:
 
 
 def test_the_figures_answer_to_the_plan(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     rows = "document.querySelector('#ms-spectrum .ms-plot').data[1].x.length"
     assert page.evaluate(rows) == 8
     number(page, "rank", "4")
@@ -59,7 +60,7 @@ def test_the_figures_answer_to_the_plan(open_page) -> None:
 
 
 def test_a_plan_that_cannot_be_is_refused_in_place(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     number(page, "rank", "999")
     expect(page.get_by_role("alert").filter(has_text="rank = 999")).to_be_visible()
     number(page, "rank", "8")
@@ -70,20 +71,20 @@ def test_a_plan_that_cannot_be_is_refused_in_place(open_page) -> None:
 
 
 def test_an_own_task_joins_the_choices_and_a_bad_file_says_why(open_page, tmp_path: Path) -> None:
-    page = opened(open_page())
+    page = opened(open_page(rows=50))
     bad, good = tmp_path / "bad.csv", tmp_path / "kitchen.csv"
     bad.write_text("body,label\na,b\n")
     good.write_text("text,label\n" + "\n".join(ROWS.format(n=n, label="sweet" if n % 2 else "white") for n in range(60)))
-    upload = page.locator("input[type=file]")
-    upload.set_input_files(bad)
+    upload = page.locator("#ms-plan-upload")
+    choose_files(page, upload, bad)
     expect(page.get_by_role("alert").filter(has_text="no column text")).to_be_visible()
-    upload.set_input_files(good)
+    choose_files(page, upload, good)
     expect(page.locator("#ms-plan-tasks").get_by_label("kitchen")).to_be_checked()
     page.wait_for_function("document.querySelector('#ms-seen .ms-plot').data[0]?.y.includes('kitchen')", timeout=120_000)
 
 
 def test_a_set_is_trained_downloaded_and_merged_and_stays_over_a_switch_of_tabs(open_page) -> None:
-    page = tiny(opened(open_page()))
+    page = tiny(opened(open_page(rows=50)))
     train(page)
     expect(page.locator('#ms-training [data-state="done"]')).to_be_visible(timeout=150_000)
     row = page.locator('#ms-sets tr[data-state="done"]')
@@ -118,7 +119,7 @@ def test_a_set_is_trained_downloaded_and_merged_and_stays_over_a_switch_of_tabs(
 
 
 def test_a_cancelled_training_says_what_it_kept(open_page) -> None:
-    page = tiny(opened(open_page()))
+    page = tiny(opened(open_page(rows=50)))
     number(page, "epochs", "20")
     number(page, "rows", "1000")
     train(page)
@@ -130,7 +131,7 @@ def test_a_cancelled_training_says_what_it_kept(open_page) -> None:
 
 
 def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
-    page = opened(open_page(width=390, height=844, has_touch=True))
+    page = opened(open_page(rows=50, width=390, height=844, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("plan", "training", "spectrum")]
     assert tops == sorted(tops)
@@ -140,7 +141,7 @@ def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
 def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(open_page(theme=theme))
+    page = opened(open_page(rows=50, theme=theme))
     page.locator("#ms-spectrum summary").click()
     violations = Axe().run(page).response["violations"]
     grave = [

@@ -300,6 +300,8 @@ SPOILED = {
     "an alpha that is no number": (lambda folder: edit_config(folder, lora_alpha="16"), ["lora_alpha", "16"]),
     "an alpha that is NaN": (lambda folder: edit_config(folder, lora_alpha=float("nan")), ["lora_alpha"]),
     "an alpha pattern that is no mapping": (lambda folder: edit_config(folder, alpha_pattern=[1]), ["alpha_pattern"]),
+    "a pattern that takes forever": (lambda folder: edit_config(folder, rank_pattern={"(a+)+$": 2}), ["rank_pattern", "forever"]),
+    "a pattern with many repetitions": (lambda folder: edit_config(folder, alpha_pattern={".*.*.*.*x": 2}), ["alpha_pattern", "forever"]),
     "DoRA": (lambda folder: edit_config(folder, use_dora=True), ["DoRA"]),
     "DoRA's tensors only": (adding(KEY.replace("lora_A.weight", "lora_magnitude_vector"), torch.ones(HIDDEN)), ["DoRA"]),
     "lora_bias": (lambda folder: edit_config(folder, lora_bias=True), ["lora_bias"]),

@@ -22,7 +22,6 @@ from viz.panels.session import Run, summarise
 
 LIMIT = 200
 KEPT = 64  # leave-one-outs that are remembered, all visitors together
-PARTS = {"adapter": "adapter", "layer": "layer"}
 Changes = Callable[[dict[str, Any], str, int], Iterator[Step]]
 
 
