@@ -105,7 +105,10 @@ def opening_query(rows: int) -> str:
 
 @pytest.fixture
 def open_page(browser, app_url: str) -> Iterator:
-    """Open the app in a new context, through a link if fewer than the usual `rows` are to be evaluated; at the end fail on page errors, console errors and requests to other origins."""
+    """Open the app in a new context, through a link if only so many `rows` are to be evaluated.
+
+    At the end fail on page errors, console errors and requests to other origins.
+    """
     faults: list[str] = []
     contexts = []
 

@@ -108,7 +108,7 @@ def test_a_set_is_trained_downloaded_and_merged_and_stays_over_a_switch_of_tabs(
     page.locator("#ms-pool label", has_text="Your set 1").click()
     expect(page.locator("#ms-weight_1")).to_contain_text("movie sentiment")
     expect(page.locator("#ms-weight_2")).to_be_hidden()
-    expect(page.locator(DONE)).to_contain_text("400 of 400", timeout=150_000)
+    expect(page.locator(DONE)).to_contain_text("100 of 100", timeout=150_000)
     expect(page.locator('[data-value="average"]')).to_contain_text(re.compile(r"0\.\d{3}"))
     expect(page.locator("#ms-sweep figcaption")).to_contain_text("No sweep")
 

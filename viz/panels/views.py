@@ -1,11 +1,11 @@
 """From the workbench's plain data to what the plot components show: figure, caption and table of each."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
 
+from merging.leave_out import layer_of
 from viz.figures.accuracy import accuracy_per_task
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
@@ -160,12 +160,6 @@ def parts(modules: Sequence[str]) -> tuple[list[str], list[str]]:
 def pick(modules: Sequence[str], layer: str, kind: str) -> list[str]:
     """Select modules by layer and kind; `all` selects every one."""
     return [module for module in modules if layer in {EVERY, layer_of(module)} and kind in {EVERY, module.rsplit(".", 1)[-1]}]
-
-
-def layer_of(module: str) -> str:
-    """Find the layer's number in a module's full name; a module outside the layers has its own name as layer."""
-    found = re.search(r"\.(\d+)\.", module)
-    return found.group(1) if found else module
 
 
 def filename(settings: Settings, figure: str, *params: str) -> str:
