@@ -93,6 +93,7 @@
     let pin = null;
     const kept = new WeakMap(); // column norms -> {modules: percentiles}
     const stale = new Set();
+    let seen = new Set(); // figures in the window
     let shaped = {};
     let moving = false;
     let resting = 0;
@@ -161,7 +162,7 @@
       return {
         w, s, columns,
         now: metric(choice, "entering", w, s),
-        trained: metric(choice, "trained", w, s),
+        trained: ["trained", "change"].includes(find("[data-choice=view]").value) ? metric(choice, "trained", w, s) : null,
         error: errors(w, s),
         variance: columns && bundle.modules.map((_, m) => variance(columns, sizes, bundle.offsets[m], bundle.offsets[m + 1])),
       };
@@ -184,7 +185,7 @@
       const caption = [words, bundle.captions[name]].filter(Boolean).join(" ");
       values[name].value = { figure, caption, table, filename: `mergescope_diagnose_${name}` };
       stale.delete(name);
-      if (!moving || inView(cards[name])) return draws[name]();
+      if (!moving || seen.has(name)) return draws[name]();
       // while a slider moves, what nobody sees waits until it rests
       stale.add(name);
       clearTimeout(resting);
@@ -381,20 +382,26 @@
       if (!bundle) return;
       const began = performance.now();
       const loud = ["interference", "to_base"].includes(find("[data-choice=metric]").value);
-      const magnitudes = !moved || [...moved].some((name) => name !== "scaling");
-      moving = Boolean(moved);
+      const all = !moved;
+      const magnitudes = all || [...moved].some((name) => name !== "scaling");
+      const sizes = all || [...moved].some((name) => name !== "decouple"); // what gamma does on data the server tells
+      moving = !all;
+      // asked once, before anything is drawn: between two figures the question would cost a layout
+      seen = new Set(Object.keys(cards).filter((name) => inView(cards[name])));
       const found = compute(magnitudes);
-      if (!moved || loud) drawPairs(found);
-      drawError(found);
+      if (all || (loud && sizes)) drawPairs(found);
+      if (sizes) drawError(found);
       if (magnitudes) {
         drawMagnitude(found);
         drawVariance(found);
       }
-      if (!moved) {
+      if (all) {
         drawSigns();
         drawSpectra();
       }
-      drawCell(found);
+      // the table follows the figures: it takes as long as one of them
+      if (all) drawCell(found);
+      else if (sizes) requestAnimationFrame(() => drawCell(found));
       element.dispatchEvent(new CustomEvent("ms-drawn", { detail: { milliseconds: performance.now() - began } }));
     };
 
@@ -494,7 +501,7 @@
       const name = block.id.slice("ms-diag-at-".length);
       const { min, max } = block.querySelector("input[type=range]"); // the number beside it takes any number until it is left
       live[name] = Math.min(Number(max), Math.max(Number(min), Number(target.value)));
-      if (name !== "k") soon(name);
+      if (/^(scaling|decouple|weight_)/.test(name)) soon(name); // the others are the server's
       if (name === "scaling") return;
       // the server merges again when the slider rests, so that it does not compete with the drawing
       clearTimeout(settling);

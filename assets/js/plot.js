@@ -73,6 +73,7 @@
     const plot = find(".ms-plot");
     const details = find("details");
     const legend = find(".ms-legend");
+    const caption = find("figcaption");
     const hidden = new Set();
     let current = null;
     let listening = false;
@@ -108,7 +109,8 @@
 
     const draw = () => {
       const { data, layout } = figure();
-      plot.style.height = `${layout.height}px`;
+      const height = `${layout.height}px`;
+      if (plot.style.height !== height) plot.style.height = height;
       if (layout.showlegend) explain(data);
       if (!plot.clientWidth) return; // on a tab that is not shown; the observer below draws it when it is
       plotly.react(plot, data, { ...layout, showlegend: false, width: plot.clientWidth }, CONFIG);
@@ -123,7 +125,7 @@
     const update = () => {
       if (!props.value) return;
       current = typeof props.value === "string" ? JSON.parse(props.value) : props.value;
-      find("figcaption").textContent = current.caption;
+      if (caption.textContent !== current.caption) caption.textContent = current.caption; // an idle change costs a layout
       if (details.open) fill(find("table"), current.table);
       draw();
     };
