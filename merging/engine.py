@@ -240,7 +240,7 @@ class Merged:
             deltas=deltas,
             task=self.task or "merged",
             base=first.base,
-            config={"fan_in_fan_out": first.config.get("fan_in_fan_out", False)},
+            config={key: first.config[key] for key in ("fan_in_fan_out", "task_type") if key in first.config},
             metadata={} if rank is None else {"truncation": truncation},
             prefix=first.prefix,
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),

@@ -19,7 +19,7 @@ from .errors import MergeError
 from .heads import classification_model, label_order, with_recorded_labels
 from .models import pooled_states
 from .tasks import Task
-from .verbalisers import Texts, Verbaliser, label_scorer
+from .verbalisers import Texts, Verbaliser, label_scorer, recorded_verbaliser
 
 if TYPE_CHECKING:
     from .engine import Merged
@@ -262,13 +262,18 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
+def own_head(adapter: Adapter) -> Head | Verbaliser | None:
+    """Return what an adapter brings to classify with: its head with its labels' names, or the words that it was trained to write."""
+    return with_recorded_labels(adapter) or recorded_verbaliser(adapter.metadata, adapter.name)
+
+
 def _own_heads(subject: Merged | Adapter | None) -> dict[str, Head | Verbaliser]:
     if subject is None:
         raise MergeError("The bare base has no heads: give heads={task: head}.")
     adapters = [subject] if isinstance(subject, Adapter) else subject.adapters
     heads: dict[str, Head | Verbaliser] = {}
     for adapter in adapters:
-        head = with_recorded_labels(adapter)
+        head = own_head(adapter)
         if head is not None:
             if adapter.task in heads:
                 raise MergeError(f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}.")

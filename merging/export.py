@@ -84,7 +84,7 @@ def model_card(
     ----------
     base : name of the base model; in the front matter only if the hub could know it
     loss : see `fidelity`
-    accuracy : what was measured of this merge; None = nothing
+    accuracy : what was measured of this merge on test rows; None = nothing
     library : "peft" for an adapter, "transformers" for a full model
     notes : further sentences, such as where the head is
     """
@@ -134,19 +134,13 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfA
         for, or the hub refuses.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415 - pulls in an HTTP client
-    from huggingface_hub.errors import LocalTokenNotFoundError  # noqa: PLC0415
 
     place = Path(folder)
     if not (place / "README.md").is_file() or not any((place / name).is_file() for name in (CONFIG_FILE, "config.json")):
         raise MergeError(f"{folder} holds no exported adapter or model with its card: save the merge there first.")
-    if hub.HUB_ID.fullmatch(repo_id) is None or "@" in repo_id:
-        raise MergeError(f"{repo_id!r} is no name of a repository: write user/name.")
     api = api or HfApi()
+    pusher(repo_id, api)
     with hub.sentences(repo_id):
-        try:
-            api.whoami()
-        except LocalTokenNotFoundError as error:
-            raise MergeError("Nobody is logged in to the hub: run `hf auth login`, then push again.") from error
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         info = api.model_info(repo_id)
         if bool(info.private) != private:
@@ -156,6 +150,25 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfA
             raise MergeError(f"{repo_id} exists already and has files: choose another name.")
         api.upload_folder(repo_id=repo_id, folder_path=place, commit_message="Merge of LoRA adapters, made with Mergescope")
     return url
+
+
+def pusher(repo_id: str, api: HfApi) -> str:
+    """Return the name of who would push to ``user/name`` with this login; nothing is written.
+
+    Raises
+    ------
+    MergeError
+        If the name is none of a repository, nobody is logged in, or the hub cannot be reached.
+    """
+    from huggingface_hub.errors import LocalTokenNotFoundError  # noqa: PLC0415 - pulls in an HTTP client
+
+    if hub.HUB_ID.fullmatch(repo_id) is None or "@" in repo_id:
+        raise MergeError(f"{repo_id!r} is no name of a repository: write user/name.")
+    with hub.sentences(repo_id):
+        try:
+            return str(api.whoami()["name"])
+        except LocalTokenNotFoundError as error:
+            raise MergeError("Nobody is logged in to the hub: run `hf auth login`, then push again.") from error
 
 
 def _front_matter(merged: Merged, base: str, library: str) -> str:
@@ -199,7 +212,7 @@ def _parents(merged: Merged) -> str:
 
 
 def _accuracy(accuracy: Sequence[Estimate]) -> str:
-    rows = ["| task | accuracy | 95 % interval | rows |", "|---|---|---|---|"]
+    rows = ["| task | accuracy | 95 % interval | test rows |", "|---|---|---|---|"]
     rows += [f"| {_cell(e.task)} | {e.accuracy:.3f} | {e.interval[0]:.3f} to {e.interval[1]:.3f} | {e.done} |" for e in accuracy]
     return "\n".join(rows)
 

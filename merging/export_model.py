@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .adapter import HEAD_FILE, METADATA_FILE, Adapter, Head
+from .adapter import HEAD_FILE, METADATA_FILE, Adapter
 from .checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Checkpoint, Reader, find_checkpoint
 from .errors import MergeError
 from .export import can_have_recipe, head_owner, model_card
+from .export_head import check_complete, head_options
 from .models import linear_layers
 from .recipe import Recipe
 from .untrusted import read_object
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from .evaluation import Estimate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LAST_LAYERS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
-"""Where sequence and token classifiers have a row per label."""
 OnShard = Callable[[str, int, int], None]
 
 
@@ -143,32 +142,35 @@ class _Plan:
 def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, owner: Adapter | None) -> _Plan:
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
-    prefix = checkpoint.prefix(merged.shapes)
-    modules = {f"{prefix}{module}.weight": module for module in merged.modules}
+    modules = {checkpoint.key(f"{module}.weight"): module for module in merged.modules}
     layers = linear_layers(checkpoint.skeleton, merged.modules)
     transposed = frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
-    sources = _sources(checkpoint, prefix, modules, owner)
-    return _Plan(checkpoint, merged, sources, modules, transposed, dtype)
+    return _Plan(checkpoint, merged, _sources(checkpoint, modules, owner), modules, transposed, dtype)
 
 
-def _sources(checkpoint: Checkpoint, prefix: str, modules: Mapping[str, str], owner: Adapter | None) -> dict[str, str | Tensor]:
+def _sources(checkpoint: Checkpoint, modules: Mapping[str, str], owner: Adapter | None) -> dict[str, str | Tensor]:
     """Return {written key: base key or head tensor}: the base's own keys, but for a head of the architecture's own."""
     sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
     if owner is None or owner.head is None or owner.head.kind != "model":
         return sources
-    if not prefix:  # a bare encoder gets a head: its keys become those of the model with a head
-        sources = {f"{owner.prefix}{key}": key for key in checkpoint.files}
+    added = (
+        "" if checkpoint.prefix else owner.prefix
+    )  # a bare encoder gets a head: its keys become those of the model with a head
+    encoder = set(checkpoint.keys.values())
+    sources = {f"{added}{key}" if key in encoder else key: key for key in checkpoint.files}
     with checkpoint.opened() as reader:
         dtype = reader.tensor(next(iter(modules))).dtype
     inside = dict(checkpoint.skeleton.named_parameters())
     for name, tensor in owner.head.tensors.items():
-        key = name if name in sources or f"{prefix}{name}" not in sources else f"{prefix}{name}"
-        parameter = inside.get(key.removeprefix(owner.prefix or prefix))
-        if parameter is not None and parameter.shape != tensor.shape:
-            raise MergeError(f"{owner.name} brings its own {name} {tuple(tensor.shape)}, the base's is {tuple(parameter.shape)}.")
-        if sources.get(key) in modules:
+        parameter = name.removeprefix(owner.prefix) if name.startswith(owner.prefix) else ""
+        if parameter in inside and inside[parameter].shape != tensor.shape:
+            shapes = tuple(tensor.shape), tuple(inside[parameter].shape)
+            raise MergeError(f"{owner.name} brings its own {name} {shapes[0]}, the base's is {shapes[1]}.")
+        stored = checkpoint.keys.get(parameter)
+        if stored in modules:
             raise MergeError(f"{owner.name} brings its own {name}, which the merge changes too: leave its head out.")
-        sources[key] = tensor.to(dtype)
+        sources[name if stored is None else f"{added}{stored}"] = tensor.to(dtype)
+    check_complete(checkpoint, owner, sources)
     return sources
 
 
@@ -217,33 +219,11 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
         config["dtype"] = str(dtype).removeprefix("torch.")
     if owner is not None and owner.head is not None:
         if owner.head.kind == "model":
-            config |= _head_options(config, owner, owner.head)
+            config |= head_options(config, owner)
         else:
             save_file({key: tensor.contiguous() for key, tensor in owner.head.tensors.items()}, work / HEAD_FILE)
             _write_json(work / METADATA_FILE, {"task": owner.task, "labels": list(owner.head.labels)})
     _write_json(work / "config.json", config)
-
-
-def _head_options(config: Mapping[str, Any], owner: Adapter, head: Head) -> dict[str, Any]:
-    """Return what the configuration must say for transformers to build the head: its class, and as many labels as it has rows."""
-    from transformers.models.auto import modeling_auto as auto  # noqa: PLC0415 - takes seconds
-
-    task_type, model_type = str(owner.config.get("task_type")), str(config.get("model_type"))
-    classes = {
-        "SEQ_CLS": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        "TOKEN_CLS": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-        "QUESTION_ANS": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-        "CAUSAL_LM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    }.get(task_type, {})
-    options: dict[str, Any] = {"architectures": [classes[model_type]]} if model_type in classes else {}
-    rows = next((len(head.tensors[name]) for name in LAST_LAYERS if name in head.tensors), None)
-    if rows is not None and len(config.get("id2label") or "01") != rows:  # two labels unless it says otherwise
-        names = [f"LABEL_{i}" for i in range(rows)]
-        options |= {
-            "id2label": {str(i): name for i, name in enumerate(names)},
-            "label2id": {name: i for i, name in enumerate(names)},
-        }
-    return options
 
 
 def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None) -> None:

@@ -7,7 +7,7 @@ OSRM paper, its code and common sense differ: every token (the default), the mea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .batches import bucketed, encode
 from .errors import MergeError
-from .models import linear_layers
+from .models import bare, linear_layers
 
 POOLINGS = ("token", "mean", "task_mean")
 BLOCK = 50
@@ -190,6 +190,7 @@ def reading_features(
     recorder = _Recorder(keep_tokens)
     handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
     device = next(model.parameters()).device
+    reader = _reader(model, layers)
     was_training = model.training
     model.eval()
     try:
@@ -199,7 +200,7 @@ def reading_features(
             for batch_rows in bucketed(encoded_texts.lengths, batch_size):
                 batch = encoded_texts.batch(batch_rows, device)
                 recorder.batch_rows, recorder.mask = batch_rows, batch["attention_mask"].bool()
-                model(**batch)
+                reader(**batch)
                 done += len(batch_rows)
                 yield done, total
             rows |= {(task, name): value for name, value in recorder.finish().items()}
@@ -208,6 +209,21 @@ def reading_features(
             handle.remove()
         model.train(was_training)
     return Features(tuple(texts), tuple(layers), rows, dict(recorder.shared))
+
+
+def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Return the part of a model that reads texts: without a head (a vocabulary is wide), and of an encoder-decoder the encoder."""
+    inner = bare(model)
+    if not inner.config.is_encoder_decoder:  # type: ignore[union-attr]
+        return inner
+    encoder: nn.Module = inner.get_encoder()  # type: ignore[operator]
+    inside = {id(module) for module in encoder.modules()}
+    for name in names:
+        if id(inner.get_submodule(name)) not in inside:
+            raise MergeError(
+                f"{name} is in the decoder, which reads nothing before it writes: methods that need data take adapters of the encoder only."
+            )
+    return encoder
 
 
 class _Recorder:

@@ -88,29 +88,24 @@ def sentences(what: str) -> Iterator[None]:
 
     # the base of its HTTP client's errors, whichever client a release uses
     network = cast(type[Exception], errors.HfHubHTTPError.__mro__[1])
+    said: dict[type[Exception], str] = {  # the first that fits: a gated repository counts as one that is not found, too
+        errors.GatedRepoError: "{} is gated: ask for access on its page and log in with `hf auth login`.",
+        errors.RepositoryNotFoundError: "{} is not on the hub, or private: check its name, or log in with `hf auth login`; "
+        "as a path it does not exist either.",
+        errors.RevisionNotFoundError: "{}: the repository has no such revision.",
+        errors.EntryNotFoundError: "{}: a file that the hub lists could not be fetched, try again.",
+        errors.OfflineModeIsEnabled: "{} is not here and the hub is switched off (HF_HUB_OFFLINE): give a folder or zip file.",
+        errors.HFValidationError: "{!r} is no hub id: write user/name, or user/name@revision.",
+    }
     try:
         yield
     except MergeError:
         raise
-    except errors.GatedRepoError as error:
-        raise MergeError(f"{what} is gated: ask for access on its page and log in with `hf auth login`.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise MergeError(
-            f"{what} is not on the hub, or private: check its name, or log in with `hf auth login`; as a path it does not exist either."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise MergeError(f"{what}: the repository has no such revision.") from error
-    except errors.EntryNotFoundError as error:
-        raise MergeError(f"{what}: a file that the hub lists could not be fetched, try again.") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise MergeError(
-            f"{what} is not here and the hub is switched off (HF_HUB_OFFLINE): give a folder or zip file."
-        ) from error
+    except tuple(said) as error:
+        raise MergeError(next(text for kind, text in said.items() if isinstance(error, kind)).format(what)) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         raise MergeError(f"{what}: the hub refused ({status} {error.server_message or error.response.reason_phrase}).") from error
-    except errors.HFValidationError as error:
-        raise MergeError(f"{what!r} is no hub id: write user/name, or user/name@revision.") from error
     except ValueError as error:  # JSON that is none: a proxy or a login page answered
         raise MergeError(f"{what}: what answered is not the hub ({type(error).__name__}): check the connection.") from error
     except (network, OSError) as error:

@@ -25,10 +25,10 @@ from .sources import SOURCES
 from .tasks import Task, task_title
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_names
 
-BaseOf = Callable[[], tuple[nn.Module, Any]]
+BaseOf = Callable[[str, str], tuple[nn.Module, Any]]
+"""(source, dtype) -> (model, tokenizer), see `merging.models.load_base`."""
 LARGEST_FEATURES = 3e9
 """Bytes of features that one reading may keep, if every text had as many tokens as are read."""
-MAX_LENGTH = 64
 MAX_LENGTH = 64
 """Tokens of each text: the panel is for short trainings."""
 
@@ -43,6 +43,7 @@ class Plan:
     variant : a name in `merging.experiment.VARIANTS`
     modules : last parts of the names to adapt
     seed : of the repetition; variants with own seeds add the task's place
+    base, dtype : see `merging.models.load_base`
     """
 
     tasks: tuple[str, ...]
@@ -55,6 +56,8 @@ class Plan:
     learning_rate: float = 2e-3
     rows: int = 500
     seed: int = 0
+    base: str = "minilm"
+    dtype: str = "float32"
 
     def settings(self, task: str) -> TrainingSettings:
         """Return the trainer's settings for one task."""
@@ -132,7 +135,7 @@ class Lab:
 
     Parameters
     ----------
-    base : returns (model, tokenizer); the model is never changed
+    base : returns a base (model, tokenizer) that is never changed
     reader : the same on the CPU, if ``base`` may be on a borrowed GPU: features are read in this process and kept
     trained : returns an adapter of a task that was trained without OSRM, or None: what the post-hoc variant is shown on
     """
@@ -151,6 +154,12 @@ class Lab:
     def task(self, name: str) -> Task:
         """Return an embedded task or an added one."""
         return self._own[name] if name in self._own else Task.load(name)
+
+    def title(self, name: str) -> str:
+        """Return a task's name for people; an adapter that was given no task goes by its own name."""
+        if name in SOURCES:
+            return task_title(name)
+        return self._own[name].title if name in self._own else name
 
     def add(self, task: Task, owner: str) -> str:
         """Make a visitor's own task available to that visitor; returns the name that it has here."""
@@ -173,7 +182,7 @@ class Lab:
             self.task(name)
         if plan.settings(plan.tasks[0]).init == "osrm" and len(plan.tasks) < 2:
             raise MergeError("OSRM keeps a task's A away from the other tasks' texts: choose at least two tasks.")
-        model, _ = self.base()
+        model, _ = self.base(plan.base, plan.dtype)
         widths = {out_in(layer)[1] for layer in linear_layers(model, self.modules(plan)).values()}
         if not 1 <= plan.rank <= min(widths):
             raise MergeError(f"rank = {plan.rank}: A has between 1 and {min(widths)} rows, the layer's width.")
@@ -182,7 +191,7 @@ class Lab:
 
     def modules(self, plan: Plan) -> list[str]:
         """Return the full names of the modules that a plan adapts."""
-        return target_names(self.base()[0], plan.modules)
+        return target_names(self.base(plan.base, plan.dtype)[0], plan.modules)
 
     # -- before training -----------------------------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ class Lab:
 
     def _read(self, plan: Plan) -> Generator[tuple[int, int], None, Features]:
         self.check(plan)
-        model, tokenizer = (self.reader or self.base)()
+        model, tokenizer = (self.reader or self.base)(plan.base, plan.dtype)
         size = texts_for(plan.k)
         texts = {task: self.task(task).train.texts[:size] for task in plan.tasks}
         modules = self.modules(plan)
@@ -212,7 +221,7 @@ class Lab:
     @staticmethod
     def _check_size(plan: Plan, texts: int, widths: Mapping[str, int]) -> None:
         """Refuse to read what might not fit into memory; query, key and value of a layer share their input."""
-        alike = (".query", ".key", ".value")
+        alike = (".query", ".key", ".value", ".q_proj", ".k_proj", ".v_proj", ".q_lin", ".k_lin", ".v_lin", ".q", ".k", ".v")
         shared = {name.rsplit(".", 1)[0] if name.endswith(alike) else name: width for name, width in widths.items()}
         size = 4 * MAX_LENGTH * texts * sum(shared.values())
         if size > LARGEST_FEATURES:
@@ -297,7 +306,7 @@ class Lab:
             As `check`, and for a label that no training row has.
         """
         self.check(plan)
-        model, tokenizer = self.base()
+        model, tokenizer = self.base(plan.base, plan.dtype)
         modules = self.modules(plan)
         own = working_copy(model, modules)  # training attaches layers: never to the model that others evaluate
         for place, name in enumerate(plan.tasks):
@@ -342,10 +351,15 @@ class Lab:
     # -- after training ------------------------------------------------------------------------------------------------
 
     def merged_accuracy(
-        self, folders: Mapping[str, str], scaling: float, method: str = "task_arithmetic", rows: int = 100
+        self,
+        folders: Mapping[str, str],
+        scaling: float,
+        method: str = "task_arithmetic",
+        rows: int = 100,
+        base: tuple[str, str] = ("minilm", "float32"),
     ) -> Iterator[tuple[str, float, float, float, int, int]]:
         """Merge trained adapters {task: folder} and yield (task, accuracy, low, high, done, total) as `evaluate` does."""
-        model, tokenizer = self.base()
+        model, tokenizer = self.base(*base)
         adapters = [Adapter.load(folder, task=task) for task, folder in folders.items()]
         merged = merge(adapters, method, scaling=scaling)
         tasks = [self.task(task) for task in folders]
@@ -357,4 +371,4 @@ class Lab:
         return VARIANTS[plan.variant].init == "osrm"
 
     def _key(self, plan: Plan) -> tuple[Any, ...]:
-        return plan.tasks, plan.modules, texts_for(plan.k)
+        return plan.base, plan.dtype, plan.tasks, plan.modules, texts_for(plan.k)

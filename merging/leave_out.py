@@ -20,7 +20,8 @@ from .adapter import Adapter, Head, number_equal_names
 from .apply import added
 from .engine import Merged, Weight, merge
 from .errors import MergeError
-from .evaluation import Z95, EncodedTask, Hits, hits
+from .evaluation import Z95, EncodedTask, Hits, hits, own_head
+from .verbalisers import Verbaliser
 
 MergeOf = Callable[[Sequence[Adapter]], Merged]
 """Merges some of the adapters that a caller has chosen, in their order; see `merging_with`."""
@@ -188,7 +189,7 @@ class _Part:
 
 
 def _leave_out(model: nn.Module, tokenizer: Any, merged: Merged, parts: Sequence[_Part], tasks: Sequence[EncodedTask]) -> Steps:
-    heads = {adapter.task: adapter.head for adapter in merged.adapters if adapter.head is not None}
+    heads = {adapter.task: head for adapter in merged.adapters if (head := own_head(adapter)) is not None}
     measured = [[task for task in tasks if "task_id" not in merged.needs or task.name != part.orphan] for part in parts]
     rows = [sum(len(task.encoded) for task in some) for some in (tasks, *measured)]
     done, total = 0, sum(rows)
@@ -217,7 +218,11 @@ class _Marks:
 
 
 def _marking(
-    model: nn.Module, tokenizer: Any, subject: Merged | Partial, tasks: Sequence[EncodedTask], heads: Mapping[str, Head] | None
+    model: nn.Module,
+    tokenizer: Any,
+    subject: Merged | Partial,
+    tasks: Sequence[EncodedTask],
+    heads: Mapping[str, Head | Verbaliser] | None,
 ) -> Generator[_Marks, None, None]:
     """Do the work of `merging.search.measure` batch by batch, so that it can be stopped."""
     marks = _Marks({task.name: [False] * len(task.encoded) for task in tasks})

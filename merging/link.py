@@ -18,7 +18,7 @@ from .errors import MergeError
 from .methods import METHODS, Method, Param
 from .orthogonalize import MODES
 from .plugins import DECOUPLE_PARAMS, ORTHOGONALIZE_PARAMS, RIDGE, SOFT_OSRM_PARAMS, Orthogonalize
-from .pools import POOLS
+from .pools import SHIPPED
 from .recipe import Recipe
 from .workbench import Settings
 
@@ -107,7 +107,7 @@ def from_query(query: str, workbench: Workbench) -> tuple[Settings, int] | None:
 
 def require_shipped(settings: Settings) -> None:
     """Refuse a pool that exists only in a visitor's session; its key must not get about."""
-    if settings.pool not in POOLS:
+    if settings.pool not in SHIPPED:
         raise MergeError(ONLY_HERE)
 
 

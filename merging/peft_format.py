@@ -19,6 +19,7 @@ from .untrusted import read_object
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ROOT = "base_model.model."
+LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 ARCHITECTURE_PREFIXES = (
     *("bert.", "roberta.", "distilbert.", "deberta.", "electra.", "albert.", "mpnet.", "modernbert."),
@@ -226,7 +227,7 @@ def export_config(ranks: Mapping[str, int], base: str, original: Mapping[str, An
     Parameters
     ----------
     ranks : by module, without the architecture's prefix (PEFT matches names by their end)
-    own_head : the file carries the model's own head, so task_type and modules_to_save are kept
+    own_head : the file carries the model's own head, so task_type and modules_to_save are kept; a language model has its head anyway
     """
     from peft import LoraConfig  # noqa: PLC0415 - takes seconds
 
@@ -239,7 +240,7 @@ def export_config(ranks: Mapping[str, int], base: str, original: Mapping[str, An
         alpha_pattern=dict(ranks),
         lora_dropout=0.0,
         fan_in_fan_out=bool(original.get("fan_in_fan_out", False)),
-        task_type=original.get("task_type") if own_head else None,
+        task_type=original.get("task_type") if own_head or original.get("task_type") in LANGUAGE_MODELS else None,
         modules_to_save=original.get("modules_to_save") if own_head else None,
         base_model_name_or_path=base or None,
         inference_mode=True,

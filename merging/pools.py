@@ -1,4 +1,4 @@
-"""The shipped pools: six tasks, one adapter each, under assets/adapters/<pool>/<task>, and how they are made."""
+"""The shipped pools: a base and one adapter per task, under assets/adapters/<pool>/<task>, and how they are made."""
 
 from __future__ import annotations
 
@@ -14,25 +14,38 @@ from torch import Tensor, nn
 
 from .adapter import METADATA_FILE, Adapter
 from .errors import MergeError
-from .evaluation import encode_task, evaluate
+from .evaluation import encode_task, evaluate, own_head
 from .features import Features, collect_features
 from .tasks import DEFAULT_TASKS, Task, fingerprint
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, probe, target_names
+from .verbalisers import Verbaliser, default_verbaliser
 
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """How a shipped pool is trained: the initialisation of A, and whether all tasks share one seed."""
+    """How a shipped pool is trained.
+
+    Attributes
+    ----------
+    init, shared_seed : how A starts, and whether with the same random numbers in all tasks
+    base : see `merging.models.load_base`
+    words : the base is a language model that learns to write the label; else adapters come with a classifier
+    test_rows : on which the adapters are measured alone; None = all
+    """
 
     name: str
     title: str
     init: str
     shared_seed: bool
     help: str
+    base: str = "minilm"
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    words: bool = False
+    test_rows: int | None = None
 
     def seed(self, task: str, repetition: int = 0) -> int:
         """Return the seed of one task's run."""
-        own = 0 if self.shared_seed else DEFAULT_TASKS.index(task) + 1
+        own = 0 if self.shared_seed else self.tasks.index(task) + 1
         return 100 * repetition + own
 
 
@@ -42,6 +55,13 @@ POOLS: dict[str, PoolSpec] = {
         PoolSpec("default", "PEFT init, own seeds", "default", False, "PEFT's random A, another one for each task: what strangers' adapters look like."),
         PoolSpec("default_shared_seed", "PEFT init, one seed", "default", True, "The same random A in every task: what a script that sets one seed gives."),
         PoolSpec("osrm", "OSRM init", "osrm", False, "A starts where the other tasks' features have least energy (full second moment)."),
+    )
+}  # fmt: skip
+"""The pools on the embedded encoder: what the tables in assets were measured on."""
+SHIPPED: dict[str, PoolSpec] = POOLS | {
+    "smollm2": PoolSpec(
+        "smollm2", "SmolLM2-135M, PEFT init", "default", False, "A language model that answers with the label; own seeds.",
+        base="smollm2", tasks=("trec", "sms_spam", "movie", "tweets3"), words=True, test_rows=400,
     )
 }  # fmt: skip
 
@@ -61,17 +81,17 @@ def assets_folder() -> Path:
 
 
 def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
-    """Return the adapters of a shipped pool in the order of the default tasks.
+    """Return the adapters of a shipped pool in the order of its tasks.
 
     Raises
     ------
     MergeError
         For an unknown pool.
     """
-    if name not in POOLS:
-        raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(POOLS)}.")
+    if name not in SHIPPED:
+        raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(SHIPPED)}.")
     folder = (root or assets_folder() / "adapters") / name
-    return [Adapter.load(folder / task) for task in DEFAULT_TASKS if (folder / task / METADATA_FILE).exists()]
+    return [Adapter.load(folder / task) for task in SHIPPED[name].tasks if (folder / task / METADATA_FILE).exists()]
 
 
 def collect_for_osrm(model: nn.Module, tokenizer: Any, tasks: Sequence[str], settings: TrainingSettings) -> Features:
@@ -90,16 +110,20 @@ def train_task(
     others: Sequence[str] = DEFAULT_TASKS,
     features: Features | None = None,
     command: str | None = None,
+    head: Verbaliser | None = None,
+    test_rows: int | None = None,
 ) -> Iterator[Progress]:
     """Fine-tune one adapter and write it with its provenance and accuracies; yields the trainer's progress.
 
-    The folder's metadata holds the command, versions, seeds, fingerprints of base and data, validation accuracy, and on the whole test
-    split the accuracy of the adapter, of the base under the adapter's head, and of the logistic-regression probe.
+    The folder's metadata holds the command, versions, seeds, fingerprints of base and data, validation accuracy, and on the test split
+    the accuracy of the adapter, of the base under the adapter's head, and of the logistic-regression probe.
 
     Parameters
     ----------
     others : tasks that OSRM should not disturb (the task itself does not count)
     features : see `collect_for_osrm`; collected here when OSRM needs them and they are not given
+    head : what a language model should write; None = a classifier on pooled states
+    test_rows : on which the accuracies are measured; None = all
     """
     A_init: dict[str, Tensor] | None = None
     if settings.init == "osrm":
@@ -108,7 +132,7 @@ def train_task(
         modules = target_names(model, settings.modules)
         A_init = osrm_start(features, task.name, settings, modules, names)
     adapter: Adapter | None = None
-    for progress in fine_tune(model, tokenizer, task, settings, A_init):
+    for progress in fine_tune(model, tokenizer, task, settings, A_init, head):
         adapter = progress.adapter
         yield progress
     assert adapter is not None
@@ -118,26 +142,27 @@ def train_task(
         "data_fingerprint": fingerprint(task),
         "rows": {
             "train": min(settings.rows, len(task.train)),
-            "validation": len(task.validation),
-            "test": len(task.test),
+            "validation": min(settings.validation_rows, len(task.validation)),
+            "test": min(test_rows or len(task.test), len(task.test)),
         },
-        "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows),
+        "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
     }
     replace(adapter, metadata=metadata).save(folder)
 
 
 def test_accuracies(
-    model: nn.Module, tokenizer: Any, task: Task, adapter: Adapter, rows: int, split: str = "test"
+    model: nn.Module, tokenizer: Any, task: Task, adapter: Adapter, rows: int, split: str = "test", limit: int | None = None
 ) -> dict[str, float]:
-    """Return accuracies on a whole split: adapter, base (under the adapter's head), probe (the same training rows)."""
-    assert adapter.head is not None
+    """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows)."""
+    own = own_head(adapter)
+    assert own is not None
     own_probe = probe(model, tokenizer, task, TrainingSettings(rows=rows))
     subjects: Mapping[str, tuple[Adapter | None, Any]] = {
-        "adapter": (adapter, adapter.head),
-        "base": (None, adapter.head),
+        "adapter": (adapter, own),
+        "base": (None, own),
         "probe": (None, own_probe),
     }
-    test = encode_task(tokenizer, task, split)
+    test = encode_task(tokenizer, task, split, limit)
     return {
         name: [e.accuracy for e in evaluate(model, tokenizer, subject, [test], heads={task.name: head})][-1]
         for name, (subject, head) in subjects.items()
@@ -155,24 +180,25 @@ def train_pool(
     """Train every adapter of a pool that is not there yet; returns the folders made."""
     made = []
     base = replace(settings, init=spec.init)
-    features = collect_for_osrm(model, tokenizer, DEFAULT_TASKS, base) if spec.init == "osrm" else None
-    for name in DEFAULT_TASKS:
+    features = collect_for_osrm(model, tokenizer, spec.tasks, base) if spec.init == "osrm" else None
+    for name in spec.tasks:
         folder = root / spec.name / name
         if (folder / METADATA_FILE).exists():
             continue
-        for progress in train_task(
-            model, tokenizer, Task.load(name), replace(base, seed=spec.seed(name)), folder, features=features
-        ):
+        task, own = Task.load(name), replace(base, seed=spec.seed(name))
+        head = default_verbaliser(name, task.description, task.labels) if spec.words else None
+        command = train_command(name, own, spec.base, spec.words)
+        for progress in train_task(model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows):
             if progress.adapter is None:
                 report(f"{spec.name}/{name}", progress)
         made.append(folder)
     return made
 
 
-def train_command(task: str, settings: TrainingSettings) -> str:
+def train_command(task: str, settings: TrainingSettings, base: str = "minilm", words: bool = False) -> str:
     """Return the command line that repeats a run; options at their default are left out, but for those that matter most."""
     default = TrainingSettings()
-    words = [
+    line = [
         "mergescope",
         "train",
         "--task",
@@ -185,24 +211,27 @@ def train_command(task: str, settings: TrainingSettings) -> str:
         settings.seed,
     ]
     if settings.init == "osrm":
-        words += ["--k", settings.k]
-        words += ["--pooling", settings.pooling] if settings.pooling != default.pooling else []
+        line += ["--k", settings.k]
+        line += ["--pooling", settings.pooling] if settings.pooling != default.pooling else []
     options = {
         "alpha": "--alpha",
         "epochs": "--epochs",
         "learning_rate": "--lr",
         "batch_size": "--batch-size",
         "rows": "--rows",
+        "validation_rows": "--validation-rows",
         "max_length": "--max-length",
     }
     for field, option in options.items():
         if getattr(settings, field) != getattr(default, field):
-            words += [option, getattr(settings, field)]
+            line += [option, getattr(settings, field)]
     if settings.modules != default.modules:
-        words += ["--modules", ",".join(settings.modules)]
+        line += ["--modules", ",".join(settings.modules)]
     if settings.freeze_A:
-        words += ["--freeze-a"]
-    return shlex.join([str(word) for word in words]) + " -o out/"
+        line += ["--freeze-a"]
+    line += ["--base", base] if base != "minilm" else []
+    line += ["--words"] if words else []
+    return shlex.join([str(word) for word in line]) + " -o out/"
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .link import exact_rank, require_shipped, value_text
 from .methods import METHODS
 from .plugins import Orthogonalize
+from .pools import SHIPPED
 from .reading import texts_for
 from .workbench import Settings, needs_data
 
@@ -43,18 +44,18 @@ def snippet(settings: Settings, workbench: Workbench) -> str:
     if needs_data(settings):
         names += ["Task", "collect_features"]
         imports.insert(0, "from merging.models import load_base")
-        reading = _reading_lines(settings.k)
+        reading = _reading_lines(settings.k, SHIPPED[settings.pool].base)
         arguments["features"] = "features"
     lines = [f"from merging import {', '.join(sorted(names, key=str.swapcase))}", *imports, ""]
     lines += [f'pool = load_pool("{settings.pool}")', *reading, *_call(settings.method, arguments)]
     return "\n".join([*lines, *_saving_lines(settings, workbench)]) + "\n"
 
 
-def _reading_lines(k: int) -> list[str]:
+def _reading_lines(k: int, base: str) -> list[str]:
     # the texts that are read together share their padding, and so decide the last bits
     size = texts_for(k)
     return [
-        'model, tokenizer = load_base("minilm")',
+        f'model, tokenizer = load_base("{base}")',
         f"texts = {{adapter.task: Task.load(adapter.task).train.texts[:{size}] for adapter in pool}}",
         "modules = sorted({module for adapter in pool for module in adapter.deltas})",
         f"features = collect_features(model, tokenizer, texts, {size}, modules)" + (f".first({k})" if k != size else ""),

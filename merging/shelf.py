@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from .apply import check_fits
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
 from .fetch import Source
+from .models import bare
 from .pool import compatibility
 from .tasks import Task
 from .training import TrainingSettings, probe
+from .verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
 
 REFERENCE_ROWS = 1000
 """Test rows on which an adapter alone and the bare base are measured."""
@@ -56,12 +58,19 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brough
     except MergeError as error:
         return Brought(_free(Path(first).name, taken), None, _without_folder(str(error), Path(first)))
     name = _free(adapter.name, taken)
-    adapter = replace(adapter, name=name)
+    return held_against(Brought(name, replace(adapter, name=name)), model)
+
+
+def held_against(brought: Brought, model: nn.Module) -> Brought:
+    """Return the same adapter with what keeps it from being added to ``model``; one that could not be loaded stays as it is."""
+    adapter = brought.adapter
+    if adapter is None:
+        return brought
     try:
         check_fits(model, {module: update.shape for module, update in adapter.deltas.items()}, adapter.base_fingerprint)
     except MergeError as error:
-        return Brought(name, adapter, str(error))
-    return Brought(name, adapter)
+        return replace(brought, problem=str(error))
+    return replace(brought, problem="")
 
 
 def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
@@ -81,7 +90,7 @@ def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
             reference = reference or adapter
         size = sum((u.A.numel() + u.B.numel()) * 4 for u in adapter.deltas.values()) / 1e6
         ranks = sorted({update.rank for update in adapter.deltas.values()})
-        labels = ", ".join(adapter.head.labels) or "unnamed" if adapter.head else "no head"
+        labels = _head_text(adapter)
         alpha = adapter.config.get("lora_alpha", "")
         rows.append(
             (
@@ -100,6 +109,14 @@ def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def _head_text(adapter: Adapter) -> str:
+    """Say for people what an adapter brings to classify with."""
+    if adapter.head is not None:
+        return ", ".join(adapter.head.labels) or "unnamed"
+    words = adapter.metadata.get("verbaliser")
+    return f"words: {', '.join(map(str, words['words']))}" if isinstance(words, dict) and "words" in words else "no head"
+
+
 @dataclass(frozen=True)
 class Prepared:
     """State of `prepare`: which adapter is measured, of how many; at its end the folder that holds it."""
@@ -116,7 +133,8 @@ def prepare(
 ) -> Iterator[Prepared]:
     """Give every adapter its task and a head, measure it alone, and write it to ``root/<task>``: a pool; closing stops.
 
-    An adapter without a head gets a logistic-regression probe, fitted on the base with the task's training rows.
+    An adapter without a head gets one: a language model answers with the names of the labels, any other base gets a logistic-regression
+    probe on the task's training rows.
 
     Parameters
     ----------
@@ -129,23 +147,17 @@ def prepare(
     MergeError
         If fewer than two are chosen, they do not fit each other, or a head does not fit its task.
     """
-    if len(chosen) < 2:
-        raise MergeError("Choose tasks for two adapters or more: one alone is nothing to merge.")
-    adapters = {task: brought.adapter for task, brought in chosen.items()}
-    unusable = next((b for b in chosen.values() if b.problem or b.adapter is None), None)
-    if unusable is not None:
-        raise MergeError(f"{unusable.name} cannot be used: {unusable.problem}")
-    problems = compatibility([adapter for adapter in adapters.values() if adapter is not None]).problems
-    if problems:
-        raise MergeError(problems[0])
-    for place, (name, adapter) in enumerate(adapters.items(), 1):
-        assert adapter is not None
+    adapters = _mergeable([*chosen.values()], "Choose tasks for two adapters or more: one alone is nothing to merge.")
+    for place, (name, adapter) in enumerate(zip(chosen, adapters, strict=True), 1):
         task = tasks[name]
-        if adapter.head is None:
+        head: Head | Verbaliser | None = recorded_verbaliser(adapter.metadata, adapter.name)
+        if adapter.head is not None:
+            head = fitted(adapter.head, task, adapter.name)
+        elif head is None and answers(model):
+            head = default_verbaliser(task.title, task.description, task.labels, task.test.pairs is not None)
+        elif head is None:
             yield Prepared(name, place, len(chosen), "fitting a head")
             head = probe(model, tokenizer, task, TrainingSettings(rows=PROBE_ROWS))
-        else:
-            head = fitted(adapter.head, task, adapter.name)
         yield Prepared(name, place, len(chosen), "measuring it alone")
         test = encode_task(tokenizer, task, "test", REFERENCE_ROWS)
         accuracy = {}
@@ -159,8 +171,45 @@ def prepare(
                     f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
                 )
         metadata = dict(adapter.metadata) | {"task": name, "test_accuracy": accuracy, "rows": {"test": len(test.encoded)}}
-        ready = replace(adapter, name=name, task=name, head=head, metadata=metadata)
+        if isinstance(head, Verbaliser):
+            ready = replace(adapter, name=name, task=name, metadata=metadata | {"verbaliser": asdict(head)})
+        else:
+            ready = replace(adapter, name=name, task=name, head=head, metadata=metadata)
         yield Prepared(name, place, len(chosen), "done", str(ready.save(root / name)))
+
+
+def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
+    """Write the usable adapters of a shelf below ``root`` as they are, without task and measurement; returns {name: folder}.
+
+    Raises
+    ------
+    MergeError
+        If fewer than two are usable, or they do not fit each other.
+    """
+    usable = [brought for brought in shelf if brought.adapter is not None and not brought.problem]
+    adapters = _mergeable(usable, "Bring two adapters or more that fit the base: one alone is nothing to merge.")
+    return {
+        adapter.name: str(replace(adapter, task=adapter.name).save(root / str(place))) for place, adapter in enumerate(adapters)
+    }
+
+
+def _mergeable(chosen: Sequence[Brought], too_few: str) -> list[Adapter]:
+    """Return the adapters, or raise MergeError with what keeps them from being merged."""
+    if len(chosen) < 2:
+        raise MergeError(too_few)
+    for brought in chosen:
+        if brought.problem or brought.adapter is None:
+            raise MergeError(f"{brought.name} cannot be used: {brought.problem}")
+    adapters = [brought.adapter for brought in chosen if brought.adapter is not None]
+    problems = compatibility(adapters).problems
+    if problems:
+        raise MergeError(problems[0])
+    return adapters
+
+
+def answers(model: nn.Module) -> bool:
+    """Tell whether a model has a language-model head, so that it can answer with the labels' names."""
+    return model is not bare(model) and getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
 def fitted(head: Head, task: Task, name: str) -> Head:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .columns import Columns, choose, missing_sentence
 from .errors import MergeError
@@ -16,11 +17,11 @@ FIRST_ROWS = 5
 
 @dataclass(frozen=True)
 class Preview:
-    """What a file holds, as plain values for a person to look at before it becomes a task.
+    """What a file or a data set holds, as plain values for a person to look at before it becomes a task.
 
     Attributes
     ----------
-    format, delimiter : see `merging.records.Records`
+    format, delimiter : see `merging.records.Records`; the format is "hub" for a data set of the hub
     columns : all there are
     first : the first rows, long cells cut
     rows : how many there are
@@ -34,12 +35,12 @@ class Preview:
     format: str
     delimiter: str
     columns: tuple[str, ...]
-    first: tuple[tuple[str, ...], ...]
-    rows: int
-    labels: dict[str, int]
-    splits: dict[str, int]
     chosen: Columns
     guessed: tuple[str, ...]
+    first: tuple[tuple[str, ...], ...] = ()
+    rows: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -102,34 +103,32 @@ def preview(
     """
     records = opened(path, format, max_bytes)
     chosen, guessed = choose(records.columns, {"text": text, "label": label, "pair": pair, "split": split}, records.where)
-    checked = Checked(records.where, records.columns, chosen, classes, keep=False)
+    empty = Preview(records.where, records.format, records.delimiter, records.columns, chosen, guessed)
+    return looked_through(empty, ((f"line {line}", cells, None) for line, cells in records.rows), classes)
+
+
+def looked_through(
+    empty: Preview, rows: Iterable[tuple[str, Sequence[Any], str | None]], classes: Sequence[str] | None = None
+) -> Preview:
+    """Return ``empty`` with what its rows hold; a row is (how messages call it, cells, its split where no column says so)."""
+    checked = Checked(empty.name, empty.columns, empty.chosen, classes, keep=False)
+    unknown = empty.chosen.missing
+    problems = [missing_sentence(empty.chosen, empty.columns, empty.name)] if unknown else []
     first: list[tuple[str, ...]] = []
-    problems = [missing_sentence(chosen, records.columns, records.where)] if chosen.missing else []
     count = 0
-    for line, cells in records.rows:
+    for place, cells, split in rows:
         count += 1
         if len(first) < FIRST_ROWS:
             first.append(tuple(shown(cell) for cell in cells))
-        if chosen.missing:
+        if unknown:
             continue
         try:
-            checked.add(f"line {line}", cells)
+            checked.add(place, cells, split)
         except MergeError as error:
             problems = problems or [str(error)]
     try:
         checked.finish()
     except MergeError as error:
         problems = problems or [str(error)]
-    return Preview(
-        records.where,
-        records.format,
-        records.delimiter,
-        records.columns,
-        tuple(first),
-        count,
-        dict(checked.labels),
-        dict(checked.splits),
-        chosen,
-        guessed,
-        problems[0] if problems else "",
-    )
+    found: dict[str, Any] = {"labels": dict(checked.labels), "splits": dict(checked.splits)}
+    return replace(empty, first=tuple(first), rows=count, problem=problems[0] if problems else "", **found)

@@ -3,37 +3,100 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import count
 from typing import Any
 
-from .columns import choose, missing_sentence
+from .columns import Columns, choose, missing_sentence
 from .errors import MergeError
-from .labelled import MAX_ROWS, SPLIT_NAMES, Checked
+from .labelled import MAX_ROWS, SPLIT_NAMES, Checked, shown
+from .task_files import FIRST_ROWS, Preview, looked_through
 from .tasks import Task
 
 SplitChoice = str | Mapping[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A data set that was loaded: {split: its rows}, and which column holds what."""
+
+    where: str
+    parts: Mapping[str, Any]
+    columns: tuple[str, ...]
+    chosen: Columns
+    guessed: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the labels in their order, where the data set says them."""
+        return _class_names(next(iter(self.parts.values())).features[self.chosen.label]) if self.chosen.label else None
+
+    def rows(self) -> Iterator[tuple[str, Sequence[Any], str | None]]:
+        """Yield (how messages call the row, its cells, its split); a cell is None unless its column is chosen."""
+        used, names = {*vars(self.chosen).values()}, self.names
+        for key, part in self.parts.items():
+            target = _split_name(key, [*self.parts], self.where) if len(self.parts) > 1 else None
+            cells = [list(part[column]) if column in used else [None] * len(part) for column in self.columns]
+            if names is not None:
+                place = self.columns.index(self.chosen.label)
+                cells[place] = [_named(value, names) for value in cells[place]]
+            for number, row in enumerate(zip(*cells, strict=True), 1):
+                yield f"row {number} of {key}", row, target
+
+    def first(self) -> tuple[tuple[str, ...], ...]:
+        """Return the first rows, cells cut, pictures and lists left out."""
+        datasets = import_module("datasets")
+        part = next(iter(self.parts.values()))
+        plain = [name for name, kind in part.features.items() if isinstance(kind, datasets.Value | datasets.ClassLabel)]
+        cells = part.select_columns(plain)[:FIRST_ROWS]
+        for name in plain:
+            names = _class_names(part.features[name])
+            cells[name] = [_named(value, names) for value in cells[name]] if names else cells[name]
+        count = min(FIRST_ROWS, len(part))
+        return tuple(tuple(shown(cells[c][row]) if c in cells else "…" for c in self.columns) for row in range(count))
+
+
 def hub_task(
-    name: str,
-    config: str | None = None,
-    split: SplitChoice | None = None,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-    rows: int | None = None,
-    seed: int = 0,
+    name: str, config: str | None, split: SplitChoice | None, named: Mapping[str, str | None], rows: int | None, seed: int
 ) -> Task:
-    """Do the work of `Task.from_hub`; see there."""
+    """Do the work of `Task.from_hub`; see there. ``named``: columns by what they hold, as `merging.columns.choose` takes them."""
+    found = _found(name, config, split, named)
+    if found.chosen.missing:
+        raise MergeError(missing_sentence(found.chosen, found.columns, found.where))
+    checked = Checked(found.where, found.columns, found.chosen, found.names)
+    for place, cells, target in found.rows():
+        checked.add(place, cells, target)
+    called = name.rstrip("/").rsplit("/", 1)[-1] if config is None else config
+    table = checked.table(called, f"{found.where} (Hugging Face data set)")
+    return (table if rows is None else table.sample(rows, seed)).task(seed=seed)
+
+
+def hub_preview(name: str, config: str | None, split: SplitChoice | None, named: Mapping[str, str | None]) -> Preview:
+    """Look through a data set before it becomes a task, as `merging.task_files.preview` looks through a file.
+
+    Parameters
+    ----------
+    name, config, split : as `Task.from_hub` takes them
+    named : {"text": .., "pair": .., "label": ..}, columns; None guesses, "" says that there is none
+
+    Raises
+    ------
+    MergeError
+        As `Task.from_hub`, but for what is wrong with the rows, which is in ``problem``.
+    """
+    found = _found(name, config, split, named)
+    empty = Preview(found.where, "hub", "", found.columns, found.chosen, found.guessed)
+    return replace(looked_through(empty, found.rows(), found.names), first=found.first())
+
+
+def _found(name: str, config: str | None, split: SplitChoice | None, named: Mapping[str, str | None]) -> _Found:
     where = name if config is None else f"{name} ({config})"
     parts = _loaded(name, config, split, where)
-    columns = [*dict.fromkeys(column for part in parts.values() for column in part.column_names)]
-    chosen, _ = choose(columns, {"text": text, "pair": pair, "label": label, "split": ""}, where)
-    if chosen.missing:
-        raise MergeError(missing_sentence(chosen, columns, where))
-    parts = {key: part for key, part in parts.items() if _labelled(part, chosen.label)}
+    columns = tuple(dict.fromkeys(column for part in parts.values() for column in part.column_names))
+    chosen, guessed = choose(columns, {**named, "split": ""}, where)
+    if chosen.label:
+        parts = {key: part for key, part in parts.items() if _labelled(part, chosen.label)}
     if not parts:
         raise MergeError(f"{where} has no labelled rows in its column {chosen.label!r}.")
     total = sum(map(len, parts.values()))
@@ -42,20 +105,7 @@ def hub_task(
         raise MergeError(
             f'{where} has {total:,} rows, at most {MAX_ROWS:,} can be kept: choose a slice such as split="{first}[:{MAX_ROWS}]".'
         )
-    names = _class_names(next(iter(parts.values())).features[chosen.label])
-    checked = Checked(where, columns, chosen, names)
-    for key, part in parts.items():
-        target = _split_name(key, [*parts], where) if len(parts) > 1 else None
-        cells = [
-            list(part[column]) if column in (chosen.text, chosen.pair, chosen.label) else [None] * len(part) for column in columns
-        ]
-        if names is not None:
-            place = columns.index(chosen.label)
-            cells[place] = [_named(value, names) for value in cells[place]]
-        for number, row in zip(count(1), zip(*cells, strict=True), strict=False):
-            checked.add(f"row {number} of {key}", row, target)
-    table = checked.table(name.rstrip("/").rsplit("/", 1)[-1] if config is None else config, f"{where} (Hugging Face data set)")
-    return (table if rows is None else table.sample(rows, seed)).task(seed=seed)
+    return _Found(where, parts, columns, chosen, guessed)
 
 
 def _loaded(name: str, config: str | None, split: SplitChoice | None, where: str) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class Task:
         """
         from .task_hub import hub_task  # noqa: PLC0415 - it makes tasks
 
-        return hub_task(name, config, split, text, pair, label, rows, seed)
+        return hub_task(name, config, split, {"text": text, "pair": pair, "label": label}, rows, seed)
 
 
 def fingerprint(task: Task) -> str:

@@ -1,8 +1,8 @@
 """LoRA fine-tuning with a chosen initialisation of A: PEFT's default, random orthonormal, or OSRM.
 
 Every run starts its classifier from the logistic-regression probe on the frozen base, so that an adapter can only add to
-it, and keeps the epoch with the best validation accuracy. The loop does not know what it trains (`Attached`): `merging.full`
-puts the weights themselves through the same one.
+it, and keeps the epoch with the best validation accuracy; a language model may learn to write the label instead. The loop knows
+neither what it trains (`Attached`: `merging.full` puts the weights themselves through it) nor what for (`merging.objectives`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter, Head
-from .batches import Encoded, bucketed, encode
+from .batches import bucketed
 from .diagnostics import drift
 from .errors import MergeError
 from .features import Features
 from .lowrank import LowRank
-from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in, pooled_states
+from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in
+from .objectives import LabelWords, Objective, PooledClassifier, encoded_split, probe_head
 from .osrm import official_init, osrm_init, random_orthonormal
-from .tasks import Split, Task
+from .tasks import Task
+from .verbalisers import Verbaliser, task_type
 
 INITS = ("default", "orthonormal", "osrm")
 
@@ -140,7 +142,7 @@ def fine_tune(
     task: Task,
     settings: TrainingSettings,
     A_init: Mapping[str, Tensor] | None = None,
-    head: Head | None = None,
+    head: Head | Verbaliser | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Fine-tune a LoRA adapter and a pooled head; yields after every step, the adapter comes with the last.
@@ -151,7 +153,8 @@ def fine_tune(
     ----------
     model : bare encoder or decoder; it carries the LoRA layers while the generator runs and is itself again afterwards
     A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
-    head : where the classifier starts; None = the logistic-regression probe on the same rows
+    head : where the classifier starts; None = the logistic-regression probe on the same rows. With a `Verbaliser` there is none: a
+        language model learns to write its words, which the adapter's metadata keep.
     stop : asked after every step; True ends the training early and keeps the best state so far
 
     Raises
@@ -186,10 +189,10 @@ def train_attached(
     task: Task,
     settings: TrainingSettings,
     attach: Callable[[], AbstractContextManager[Attached]],
-    head: Head | None = None,
+    head: Head | Verbaliser | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, None]:
-    """Train what ``attach`` puts on the model, and a pooled head; see `fine_tune` for the rest.
+    """Train what ``attach`` puts on the model, and a pooled head if it has one; see `fine_tune` for the rest.
 
     AdamW without weight decay, a linear schedule with warm-up, gradients clipped to length 1 over everything that is trained; the state
     of the epoch with the best validation accuracy (then the lowest loss) counts.
@@ -200,27 +203,23 @@ def train_attached(
     """
     from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415 - takes seconds
 
-    encoded, labels = _encoded(tokenizer, task, task.train.first(settings.rows), settings)
-    validation = _encoded(tokenizer, task, task.validation.first(settings.validation_rows), settings)
+    objective = _objective(model, tokenizer, task, settings, head)
     base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
-    head = head or probe_head(model, encoded, labels, len(task.labels), task.labels)
     device = next(model.parameters()).device
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
+    best_head = objective.head()
     with attach() as attached, _checkpointed(model, settings):
-        weight, bias = (head.tensors[key].to(device).clone().requires_grad_() for key in ("weight", "bias"))
-        trained = [*attached.parameters, weight, bias]
+        trained = [*attached.parameters, *objective.parameters]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-        steps = settings.epochs * -(-len(encoded) // settings.batch_size)
+        steps = settings.epochs * -(-len(objective.lengths) // settings.batch_size)
         schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
         generator = torch.Generator().manual_seed(settings.seed)
         started, step, best = time.monotonic(), 0, (-1.0, 0.0)
         best_drift, best_state = (0.0, 0.0) if attached.drift else None, attached.read()
         for epoch in range(settings.epochs):
-            for rows in bucketed(encoded.lengths, settings.batch_size, generator):
+            for rows in bucketed(objective.lengths, settings.batch_size, generator):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    states = pooled_states(model, encoded.batch(rows, device))
-                logits = nn.functional.linear(states.float(), weight, bias)
-                loss = nn.functional.cross_entropy(logits, labels[rows].to(device))
+                    loss = objective.loss(rows)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
@@ -230,12 +229,10 @@ def train_attached(
                 yield Progress(step, steps, epoch, float(loss.detach()), seconds=time.monotonic() - started)
                 if stopped := stop():
                     break
-            current = Head("pooled", {"weight": weight.detach(), "bias": bias.detach()}, task.labels)
-            accuracy, nll = _score(model, *validation, current)
+            accuracy, nll = objective.score()
             moved = attached.drift() if attached.drift else None
             if (accuracy, -nll) > best:
-                best, best_drift, best_state = (accuracy, -nll), moved, attached.read()
-                head = Head("pooled", {k: t.cpu().clone() for k, t in current.tensors.items()}, task.labels)
+                best, best_drift, best_state, best_head = (accuracy, -nll), moved, attached.read(), objective.head()
             yield Progress(step, steps, epoch, float(loss.detach()), accuracy, moved, time.monotonic() - started)
             if stopped:
                 break
@@ -248,14 +245,18 @@ def train_attached(
     }
     if best_drift is not None:
         metadata["drift"] = dict(zip(("frobenius", "procrustes"), best_drift, strict=True))
+    words = isinstance(best_head, Verbaliser)
     adapter = Adapter(
         name=task.name,
         deltas=best_state,
         task=task.name,
         base=base_name,
-        head=head,
+        head=None if isinstance(best_head, Verbaliser) else best_head,
         base_fingerprint=base_hash,
-        metadata=metadata,
+        metadata=metadata | ({"verbaliser": asdict(best_head)} if isinstance(best_head, Verbaliser) else {}),
+        # a language model's adapter is put on the model with its language-model head, where the names have its prefix
+        prefix=f"{model.base_model_prefix}." if words else "",
+        config={"task_type": task_type(model)} if words else {},
     )
     yield Progress(step, steps, settings.epochs, float(loss.detach()), best[0], best_drift, time.monotonic() - started, adapter)
 
@@ -300,43 +301,19 @@ def _lora_layers(
         wrapped.unload()
 
 
-@torch.no_grad()
-def frozen_states(model: nn.Module, encoded: Encoded, batch_size: int = 64) -> Tensor:
-    """Return the mean-pooled states of every text, (rows, hidden), in the order of the texts."""
-    device = next(model.parameters()).device
-    states = torch.empty(0)
-    for rows in bucketed(encoded.lengths, batch_size):
-        pooled = pooled_states(model, encoded.batch(rows, device)).float().cpu()
-        if not len(states):
-            states = torch.empty(len(encoded), pooled.shape[1])
-        states[rows] = pooled
-    return states
-
-
-def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int, names: tuple[str, ...]) -> Head:
-    """Return the logistic-regression probe (scikit-learn, C = 1) on the frozen base as a head."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
-
-    missing = sorted(set(range(classes)) - set(labels.tolist()))
-    if missing:
-        raise MergeError(f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels.")
-    probe = LogisticRegression(C=1.0, max_iter=2000).fit(frozen_states(model, encoded).numpy(), labels.numpy())
-    weight = torch.from_numpy(probe.coef_).float()
-    bias = torch.from_numpy(probe.intercept_).float()
-    if classes == 2:  # one row of coefficients: half of it for and against
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    return Head("pooled", {"weight": weight, "bias": bias}, names)
-
-
 def probe(model: nn.Module, tokenizer: Any, task: Task, settings: TrainingSettings) -> Head:
     """Return the probe on the very rows that a fine-tuning with these settings sees."""
-    encoded, labels = _encoded(tokenizer, task, task.train.first(settings.rows), settings)
+    encoded, labels = encoded_split(tokenizer, task, task.train.first(settings.rows), settings.max_length)
     return probe_head(model, encoded, labels, len(task.labels), task.labels)
 
 
-def _encoded(tokenizer: Any, task: Task, split: Split, settings: TrainingSettings) -> tuple[Encoded, Tensor]:
-    length = task.shortened(settings.max_length)
-    return encode(tokenizer, split.texts, length, split.pairs), torch.tensor(split.labels)
+def _objective(
+    model: nn.Module, tokenizer: Any, task: Task, settings: TrainingSettings, head: Head | Verbaliser | None
+) -> Objective:
+    rows = task.train.first(settings.rows), task.validation.first(settings.validation_rows)
+    if isinstance(head, Verbaliser):
+        return LabelWords(model, tokenizer, task, *rows, settings.max_length, head)
+    return PooledClassifier(model, tokenizer, task, *rows, settings.max_length, head)
 
 
 def _initial_A(
@@ -375,9 +352,3 @@ def _read_lora(layers: Mapping[str, nn.Module]) -> dict[str, LowRank]:
         )
         for name, layer in layers.items()
     }
-
-
-@torch.no_grad()
-def _score(model: nn.Module, encoded: Encoded, labels: Tensor, head: Head) -> tuple[float, float]:
-    logits = head.logits(frozen_states(model, encoded))
-    return float((logits.argmax(1) == labels).double().mean()), float(nn.functional.cross_entropy(logits, labels))

@@ -61,6 +61,38 @@ class Texts:
         return Texts(self.texts[:limit], self.pairs[:limit] if self.pairs else None, self.max_length)
 
 
+def default_verbaliser(task: str, question: str, labels: Sequence[str], pairs: bool = False) -> Verbaliser:
+    """Return a verbaliser that asks a task's question (or which label it is) after the text and answers with the names of its labels.
+
+    Raises
+    ------
+    MergeError
+        If two labels have the same words.
+    """
+    words = {label: " " + " ".join(label.replace("_", " ").split()) for label in labels}
+    if len(set(words.values())) < len(words):
+        raise MergeError(f"Two labels of {task!r} read alike: give a verbaliser with words that differ.")
+    choice = f"Which is it: {', '.join(word.strip() for word in words.values())}?"
+    asked = (question.partition("?")[0] + "?" if "?" in question else choice).replace("{", "{{").replace("}", "}}")
+    return Verbaliser("{text}\n" + ("{pair}\n" if pairs else "") + f"{asked} Answer:", words)
+
+
+def recorded_verbaliser(metadata: Mapping[str, Any], name: str) -> Verbaliser | None:
+    """Return the verbaliser that an adapter's metadata record, if they do; raises MergeError if it is malformed."""
+    noted = metadata.get("verbaliser")
+    if noted is None:
+        return None
+    words = noted.get("words") if isinstance(noted, dict) else None
+    if not isinstance(words, dict) or not all(isinstance(word, str) for word in (noted.get("template"), *words.values())):
+        raise MergeError(f"The verbaliser that {name} records should hold a template and words by label, as texts.")
+    return Verbaliser(noted["template"], words, bool(noted.get("normalised", False)))
+
+
+def task_type(model: Any) -> str:
+    """Return PEFT's task type of a language model."""
+    return {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}[language_model_kind(model)]
+
+
 def label_scorer(
     verbaliser: Verbaliser, model: Any, tokenizer: Any, rows: Texts, labels: Sequence[str], task: str = ""
 ) -> Callable[[Sequence[int]], Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pandas as pd
@@ -17,28 +15,29 @@ from torch import nn
 
 from .adapter import Adapter
 from .apply import add_update, check_fits
+from .bases import Bases, describe
 from .diagnosis import Diagnosis, Known, diagnose, know
 from .diagnostics import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
-from .evaluation import EncodedTask, Estimate, encode_task, evaluate
+from .evaluation import EncodedTask, Estimate, encode_task, evaluate, own_head
 from .features import Features, reading_features
 from .lab import Lab, Plan
 from .methods import METHODS
-from .models import linear_layers, load_base, working_copy
+from .models import linear_layers, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
-from .pools import POOLS, assets_folder, load_pool
+from .pools import POOLS, SHIPPED, assets_folder, load_pool
 from .reading import TEXTS, Progress, Reading, texts_for
 from .search import averages, best_scalings, read_table
-from .sources import SOURCES
-from .tasks import DEFAULT_TASKS, Task, task_title
+from .tasks import DEFAULT_TASKS, Task
 
 KEPT_MOMENTS = 4
 """Values of k whose second moments are kept: tens of MB each."""
 KEPT_POOLS = 64
 """Pools of visitors that are kept; the oldest goes."""
 FALLBACK_SCALING = 0.5
+NO_TEXTS = "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,17 @@ class MergeView:
 
 @dataclass(frozen=True)
 class OwnPool:
-    """A set of adapters that a visitor trained: {task: folder}, and the plan by which their texts are read."""
+    """A set of adapters that a visitor trained or brought along: {task: folder}, and the plan by which their texts are read.
+
+    Attributes
+    ----------
+    measured : False if nobody said what their tasks are: they can be merged and written, but no text belongs to them
+    """
 
     title: str
     folders: dict[str, str]
     plan: Plan
+    measured: bool = True
 
 
 class Workbench:
@@ -96,17 +101,13 @@ class Workbench:
     Nothing heavy happens before it is asked for. Every evaluation runs on its own copy of the layers that it changes.
     """
 
-    base_title = "all-MiniLM-L6-v2"
-    source = "minilm"
-
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or assets_folder()
         self.tables = self.root / "tables"
-        present = [name for name in POOLS if load_names(self.root / "adapters" / name)]
-        self.pools = {name: POOLS[name].title for name in present}
+        present = [name for name in SHIPPED if load_names(self.root / "adapters" / name)]
+        self.pools = {name: SHIPPED[name].title for name in present}
+        self.bases = Bases()
         self._own: dict[str, OwnPool] = {}
-        self._lock = Lock()
-        self._base: tuple[nn.Module, Any] | None = None
         self._seen: dict[int, Features] = {}  # k: features whose second moments are there
         self._readings = {size: Reading(partial(self._start_reading, size)) for size in TEXTS}
         self.lab = Lab(self.base, self._base_reader, self._trained)
@@ -120,7 +121,7 @@ class Workbench:
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
         self._updates = lru_cache(maxsize=32)(self._decoupled)
         self._known = lru_cache(maxsize=16)(self._know)
-        self.encoded = lru_cache(maxsize=KEPT_POOLS)(self._encoded)
+        self._tokenised = lru_cache(maxsize=KEPT_POOLS)(self._encoded)
 
     @property
     def device(self) -> str:
@@ -129,36 +130,43 @@ class Workbench:
             return f"GPU · {torch.cuda.get_device_name()}"
         return f"CPU · {os.cpu_count()} cores"
 
-    def base(self) -> tuple[nn.Module, Any]:
+    def base(self, source: str = "minilm", dtype: str = "float32") -> tuple[nn.Module, Any]:
         """Return (base model, tokenizer), loaded once and put on the GPU where there is one."""
-        with self._lock:
-            if self._base is None:
-                self._reader, tokenizer = load_base(self.source)
-                model = copy.deepcopy(self._reader).to("cuda") if torch.cuda.is_available() else self._reader
-                self._base = model, tokenizer
-            return self._base
+        base = self.bases.get(source, dtype)
+        return base.model, base.tokenizer
+
+    def _base_reader(self, source: str, dtype: str) -> tuple[nn.Module, Any]:
+        """Return (base model on the CPU, tokenizer), for reading texts."""
+        base = self.bases.get(source, dtype)
+        return base.reader, base.tokenizer
+
+    def base_of(self, pool: str) -> tuple[str, str]:
+        """Return (source, dtype) of the base that a pool's adapters belong to."""
+        if pool in self.pools:
+            return SHIPPED[pool].base, "float32"
+        plan = self._own_pool(pool).plan
+        return plan.base, plan.dtype
+
+    def base_title(self, pool: str) -> str:
+        """Return the name of a pool's base for people."""
+        return describe(*self.base_of(pool)).title
 
     def _trained(self, task: str) -> Adapter | None:
         """Return the first pool's adapter of a task, if it has one."""
         pool = next(iter(self.pools), None)
         return next((a for a in self.adapters(pool) if a.task == task), None) if pool else None
 
-    def _base_reader(self) -> tuple[nn.Module, Any]:
-        """Return (base model on the CPU, tokenizer), for reading texts."""
-        _, tokenizer = self.base()
-        return self._reader, tokenizer
-
     def warm_up(self, settings: Settings) -> None:
         """Load and compute what the first look at ``settings`` and their evaluation need."""
         self.update(settings)
-        for task in DEFAULT_TASKS:
-            self.encoded(task, "test")
+        for task in self.tasks(settings.pool):
+            self.encoded(settings.pool, task, "test")
 
     # -- pools ---------------------------------------------------------------------------------------------------------
 
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan) -> None:
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan, measured: bool = True) -> None:
         """Make a visitor's own set of adapters {task: folder} a pool under a key that only the visitor knows."""
-        self._own[key] = OwnPool(title, dict(folders), plan)
+        self._own[key] = OwnPool(title, dict(folders), plan, measured)
         while len(self._own) > KEPT_POOLS:
             self._own.pop(next(iter(self._own)), None)
 
@@ -169,9 +177,12 @@ class Workbench:
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
         if pool in self.pools:
             return tuple(load_pool(pool, self.root / "adapters"))
+        return tuple(Adapter.load(folder, task=task) for task, folder in self._own_pool(pool).folders.items())
+
+    def _own_pool(self, pool: str) -> OwnPool:
         if pool not in self._own:
             raise MergeError("This set of adapters is no longer kept: train it again, or choose another pool.")
-        return tuple(Adapter.load(folder, task=task) for task, folder in self._own[pool].folders.items())
+        return self._own[pool]
 
     def tasks(self, pool: str) -> list[str]:
         """Return the tasks of a pool, in the order of its weights."""
@@ -179,7 +190,11 @@ class Workbench:
 
     def title(self, task: str) -> str:
         """Return a task's name for people."""
-        return task_title(task) if task in SOURCES else self.lab.task(task).title
+        return self.lab.title(task)
+
+    def measured(self, pool: str) -> bool:
+        """Tell whether the tasks of a pool's adapters are known, so that there are texts to read and to evaluate."""
+        return pool in self.pools or self._own_pool(pool).measured
 
     def modules(self, pool: str) -> list[str]:
         """Return the modules that the pool's adapters change."""
@@ -188,6 +203,9 @@ class Workbench:
     def _references(self, pool: str) -> pd.DataFrame:
         rows = []
         for adapter in self.adapters(pool):
+            if not self.measured(pool):
+                rows.append((adapter.task, float("nan"), float("nan"), 0))
+                continue
             measured = adapter.metadata["test_accuracy"]
             rows.append((adapter.task, measured["base"], measured["adapter"], adapter.metadata["rows"]["test"]))
         return pd.DataFrame(rows, columns=["task", "base", "single", "rows"])
@@ -302,7 +320,8 @@ class Workbench:
     def _know(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float, data_k: int | None) -> Known:
         updates = self._updates(pool, mu, k, mode, penalty, strength)
         features = self.texts(pool, data_k) if data_k else None
-        return know(self.adapters(pool), updates, features, self._base_reader()[0] if data_k else None)
+        reader = self._base_reader(*self.base_of(pool))[0] if data_k else None
+        return know(self.adapters(pool), updates, features, reader)
 
     def _moments(self, settings: Settings) -> Features | None:
         return self.texts(settings.pool, settings.k) if self.texts_read(settings) else None
@@ -322,13 +341,15 @@ class Workbench:
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
         if needs_data(settings):
+            if not self.measured(settings.pool):
+                raise MergeError(f"{METHODS[settings.method].title if not settings.mu else 'Soft OSRM'} {NO_TEXTS}")
             yield from self.read_moments(settings)
 
     def read_moments(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its diagnosis."""
-        if self.texts_read(settings):
+        if self.texts_read(settings) or not self.measured(settings.pool):
             return
-        if settings.pool in self._own:
+        if self._apart(settings.pool):
             for step in self.lab.reading(self._plan(settings.pool, settings.k)):
                 yield Progress("reading", *step)
             return
@@ -347,16 +368,26 @@ class Workbench:
 
     def texts_read(self, settings: Settings) -> bool:
         """Tell whether the texts that a merge of this pool, or its diagnosis, may need have been read."""
-        if settings.pool in self._own:
+        if not self.measured(settings.pool):
+            return False
+        if self._apart(settings.pool):
             return self.lab.ready(self._plan(settings.pool, settings.k))
         return settings.k in self._seen
 
+    def _apart(self, pool: str) -> bool:
+        """Tell whether a pool's texts are read for it alone; the pools on the embedded encoder share theirs."""
+        return pool not in POOLS
+
     def _plan(self, pool: str, k: int) -> Plan:
-        return replace(self._own[pool].plan, k=k)
+        if pool not in self.pools:
+            return replace(self._own_pool(pool).plan, k=k)
+        source, dtype = self.base_of(pool)
+        modules = tuple(sorted({module.rsplit(".", 1)[-1] for module in self.modules(pool)}))
+        return Plan(tasks=tuple(self.tasks(pool)), k=k, modules=modules, base=source, dtype=dtype)
 
     def texts(self, pool: str, k: int) -> Features:
-        """Return the features that belong to a pool: of its own tasks and modules, where a visitor trained it."""
-        return self.lab.features(self._plan(pool, k)) if pool in self._own else self.features(k)
+        """Return the features that belong to a pool: of its own base, tasks and modules, where it is not one of `POOLS`."""
+        return self.lab.features(self._plan(pool, k)) if self._apart(pool) else self.features(k)
 
     def features(self, k: int) -> Features:
         """Return the features of the default tasks' first ``k`` training texts."""
@@ -373,29 +404,35 @@ class Workbench:
         return self._readings[texts_for(k)]
 
     def _start_reading(self, size: int) -> Generator[tuple[int, int], None, Features]:
-        _, tokenizer = self.base()
+        reader, tokenizer = self._base_reader("minilm", "float32")
         texts = {name: Task.load(name).train.texts[:size] for name in DEFAULT_TASKS}
         modules = self.modules(next(iter(self.pools)))
         # on the CPU: what a borrowed GPU's process reads would be gone with it. A copy of its own, as hooks are hung on it,
         # that shares every weight with the base, which nobody changes
-        return reading_features(working_copy(self._reader, ()), tokenizer, texts, size, modules)
+        return reading_features(working_copy(reader, ()), tokenizer, texts, size, modules)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _encoded(self, task: str, split: str) -> EncodedTask:
-        return encode_task(self.base()[1], self.lab.task(task), split)
+    def encoded(self, pool: str, task: str, split: str) -> EncodedTask:
+        """Return a split of a task as the pool's base reads it, tokenised once."""
+        return self._tokenised(task, split, *self.base_of(pool))
+
+    def _encoded(self, task: str, split: str, source: str, dtype: str) -> EncodedTask:
+        return encode_task(self.base(source, dtype)[1], self.lab.task(task), split)
 
     def evaluate(self, settings: Settings, limit: int, split: str = "test") -> Iterator[Progress | Estimate]:
         """Yield how far reading and merging are, then estimates, task after task in turn.
 
         Closing the iterator stops between two batches or modules.
         """
+        if not self.measured(settings.pool):
+            raise MergeError(f"An evaluation {NO_TEXTS}")
         yield from self.read(settings)
         merged = self.merged(settings)
         total = len(merged.modules)
         yield Progress("merging", 0, total)
-        base, tokenizer = self.base()
-        tasks = [self.encoded(task, split).first(limit) for task in self.tasks(settings.pool)]
+        base, tokenizer = self.base(*self.base_of(settings.pool))
+        tasks = [self.encoded(settings.pool, task, split).first(limit) for task in self.tasks(settings.pool)]
         model = working_copy(base, merged.modules)
         if "task_id" in merged.needs:
             yield from evaluate(model, tokenizer, merged, tasks)
@@ -405,7 +442,7 @@ class Workbench:
         for done, (module, layer) in enumerate(linear_layers(model, merged.modules).items(), 1):
             add_update(layer, merged.result(module))
             yield Progress("merging", done, total)
-        heads = {adapter.task: adapter.head for adapter in merged.adapters if adapter.head is not None}
+        heads = {adapter.task: head for adapter in merged.adapters if (head := own_head(adapter)) is not None}
         yield from evaluate(model, tokenizer, None, tasks, heads=heads)
 
 

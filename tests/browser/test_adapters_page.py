@@ -13,6 +13,7 @@ from peft import PeftModel
 from playwright.sync_api import Page, expect
 
 from merging import Adapter
+from merging.fetch import MAX_TOTAL_BYTES
 from merging.models import load_base
 from merging.pools import assets_folder
 
@@ -44,6 +45,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     bare = ("adapter_config.json", "adapter_model.safetensors")
     kitchen = folder / "kitchen.csv"
     kitchen.write_text("text,label\n" + "\n".join(f"{text} {n},{label}" for n in range(40) for text, label in KITCHEN))
+    odd = folder / "odd.csv"
+    odd.write_text("nr;gesagt;Ton\n" + "\n".join(f"{n};{text} {n};{label}" for n in range(40) for text, label in KITCHEN))
     evil = folder / "evil.zip"
     with zipfile.ZipFile(evil, "w") as packed:
         packed.writestr("../adapter_config.json", "{}")
@@ -53,6 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dora": zipped(folder / "dora.zip", "default", "trec", bare, use_dora=True),
         "evil": evil,
         "task": kitchen,
+        "odd": odd,
     }
 
 
@@ -60,6 +64,17 @@ def shelf(page: Page) -> Page:
     page.get_by_role("tab", name="Adapters").click()
     expect(page.locator("#ms-shelf-table")).to_contain_text("Nothing here yet")
     return page
+
+
+def look_at(page: Page, file: Path) -> None:
+    choose_files(page, page.locator("#ms-task-file"), file)
+    expect(page.locator("#ms-task-preview")).to_contain_text("160 rows")
+
+
+def choose(page: Page, dropdown: str, option: str) -> None:
+    page.get_by_role("listbox", name=dropdown).or_(page.get_by_label(dropdown)).first.click()
+    page.locator(f'[role=option][aria-label="{option}"]:visible').click()
+    expect(page.locator("[role=option]:visible")).to_have_count(0)
 
 
 def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: dict[str, Path], tmp_path: Path) -> None:
@@ -70,10 +85,10 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
     expect(rows.nth(0)).to_contain_text("films")
     expect(rows.nth(0)).to_contain_text("yes")
     expect(rows.nth(1)).to_contain_text("no head")
-    choose_files(page, page.locator("#ms-bring-task"), files["task"])
-    expect(page.locator("#ms-bring-note")).to_contain_text("labels bad, good")
-    page.get_by_role("listbox", name="Task of cook").or_(page.get_by_label("Task of cook")).first.click()
-    page.get_by_role("option", name="kitchen").click()
+    look_at(page, files["task"])
+    page.get_by_role("button", name="Use this task").click()
+    expect(page.locator("#ms-task-note")).to_contain_text("labels bad, good")
+    choose(page, "Task of cook", "kitchen")
     page.get_by_role("button", name="Measure each alone").click()
     expect(page.locator("#ms-bring-note")).to_contain_text("They are a pool now", timeout=200_000)
 
@@ -108,6 +123,51 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
     assert len(Adapter.load(folder).deltas) == 12
 
 
+def test_columns_with_odd_names_are_told_by_hand_and_the_choices_of_tasks_stay(open_page, files: dict[str, Path]) -> None:
+    page = shelf(open_page(rows=50))
+    page.locator("#ms-bring-files input[type=file]").set_input_files([files["headless"]])
+    choose(page, "Task of cook", "SMS spam")
+    look_at(page, files["odd"])
+    preview = page.locator("#ms-task-preview")
+    expect(preview.get_by_role("alert")).to_contain_text("no column text and no column label")
+    expect(preview).to_contain_text("semicolons")
+    choose(page, "Text column", "gesagt")
+    choose(page, "Label column", "Ton")
+    expect(preview).to_contain_text("Labels: bad 80, good 80.")
+    page.get_by_label("Rows at most").fill("50")
+    page.get_by_label("Name").fill("a/b")
+    page.get_by_role("button", name="Use this task").click()
+    note = page.locator("#ms-task-note")
+    expect(note.get_by_role("alert")).to_contain_text("cannot be a task’s name")
+    page.get_by_label("Name").fill("Küche")
+    page.get_by_role("button", name="Use this task").click()
+    expect(note).to_contain_text("Task Küche: 30 train, 10 validation, 10 test rows; labels bad, good.")
+    expect(page.get_by_label("Task of cook").first).to_have_value("SMS spam")
+    choose(page, "Task of cook", "Küche")
+
+    page.get_by_role("button", name="or a data set of the hub").click()
+    page.get_by_label("Data set").fill("../etc")
+    page.get_by_role("button", name="Look", exact=True).click()
+    expect(note.get_by_role("alert")).to_contain_text("has the form user/name or name")
+    expect(page.get_by_role("button", name="Use this task")).to_be_hidden()
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent_and_the_page_goes_on(
+    open_page, files: dict[str, Path], tmp_path
+) -> None:
+    large = [tmp_path / "large.zip", tmp_path / "large.csv"]
+    for path in large:
+        with path.open("wb") as sparse:
+            sparse.truncate(MAX_TOTAL_BYTES + 1)
+    page = shelf(open_page(rows=50))
+    page.locator("#ms-bring-files input[type=file]").set_input_files(large[0])
+    said = page.get_by_text("exceed the maximum allowed size of 1.0 Gb")
+    expect(said.filter(has_text="large.zip")).to_be_visible()
+    choose_files(page, page.locator("#ms-task-file"), large[1])
+    expect(said.filter(has_text="large.csv")).to_be_visible()
+    look_at(page, files["task"])
+
+
 def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[str, Path]) -> None:
     page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"], files["evil"]])
@@ -133,6 +193,7 @@ def test_axe_finds_nothing_critical_or_serious_here(open_page, files: dict[str, 
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
     expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    look_at(page, files["odd"])
     page.get_by_role("tab", name=tab).click()
     page.wait_for_timeout(500)
     found = Axe().run(page, context="#ms-tabs")
@@ -144,4 +205,5 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, files: dict[str, Path]) 
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
     expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    look_at(page, files["odd"])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

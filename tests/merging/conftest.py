@@ -10,9 +10,9 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers and PEFT are imported: nothing here needs a hub
 
-from builders import peft_folder, task_features, tiny_model, tiny_tokenizer
+from builders import made_up_task, peft_folder, task_features, tiny_model, tiny_tokenizer
 
-from merging import Adapter, Features
+from merging import Adapter, Features, Task
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,6 +33,12 @@ def model():
 @pytest.fixture(scope="session")
 def tokenizer():
     return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    """Return a task of 60 rows that can be learned."""
+    return made_up_task(rows=60)
 
 
 @pytest.fixture(scope="session")

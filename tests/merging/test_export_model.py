@@ -232,7 +232,7 @@ def test_checkpoints_with_the_old_names_of_layer_norm_are_read(tmp_path: Path, m
 def test_a_stored_base_has_the_fingerprint_of_the_loaded_one(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = base_of(kind)
     saved_base(tmp_path / "base", copy.deepcopy(model).to(dtype))
-    assert find_checkpoint(tmp_path / "base").fingerprint("") == fingerprint(model)
+    assert find_checkpoint(tmp_path / "base").fingerprint() == fingerprint(model)
 
 
 def test_tied_weights_outside_the_merge_are_copied(tmp_path: Path) -> None:

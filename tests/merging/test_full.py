@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders import KINDS, QUERY_AND_VALUE, made_up_task, random_adapter, state, tiny_gpt2, tiny_model, unchanged
+from builders import KINDS, QUERY_AND_VALUE, random_adapter, state, tiny_gpt2, tiny_model, unchanged
 
 from merging import Adapter, LowRank, MergeError, Task, evaluate
 from merging.diagnostics import column_norms, magnitude_variance
@@ -24,11 +24,6 @@ from merging.training import TrainingSettings, fine_tune
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, learning_rate=3e-3)
 MODULES = [f"encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")]
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return made_up_task(rows=60)
 
 
 def trained(model, tokenizer, task: Task, settings: TrainingSettings = SETTINGS, **options) -> Adapter:

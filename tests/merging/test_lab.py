@@ -19,7 +19,7 @@ MODULE = "encoder.layer.0.attention.self.query"
 @pytest.fixture
 def lab() -> Lab:
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    found = Lab(lambda: (model, tokenizer))
+    found = Lab(lambda source, dtype: (model, tokenizer))
     for i, name in enumerate(("one", "two", "three")):
         found.add(made_up_task(name, rows=60, seed=i), "me")
     return found
@@ -77,7 +77,7 @@ def test_reading_can_be_stopped_and_keeps_nothing(lab: Lab) -> None:
 
 @pytest.mark.parametrize("variant", ["default_shared", "osrm", "osrm_official"])
 def test_every_task_of_a_plan_gets_an_adapter_that_loads_and_can_be_merged(variant: str, lab: Lab, tmp_path: Path) -> None:
-    model, _ = lab.base()
+    model, _ = lab.base("minilm", "float32")
     before = state(model)
     events = [*lab.train(replace(PLAN, variant=variant), tmp_path, test_rows=10)]
     assert unchanged(model, before)

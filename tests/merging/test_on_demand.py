@@ -61,7 +61,7 @@ def accuracies(bench: Workbench, model, merged, adapters: list[Adapter], tasks: 
 @pytest.mark.parametrize("part", ["adapter", "layer"])
 def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(bench: Workbench, pair: Settings, part: str) -> None:
     adapters = list(bench.adapters(pair.pool))
-    tasks = [bench.encoded(adapter.task, "test").first(LIMIT) for adapter in adapters]
+    tasks = [bench.encoded(pair.pool, adapter.task, "test").first(LIMIT) for adapter in adapters]
     base = bench.base()[0]
     plugins = {"orthogonalize": Orthogonalize("balanced", 0.2), "decouple": 0.5}
 
@@ -100,7 +100,7 @@ def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(b
     tasks = bench.tasks(read.pool)
     changes = [change for step in steps for change in step.changes][: len(tasks)]
     adapters = list(bench.adapters(read.pool))
-    encoded = [bench.encoded(task, "test").first(2) for task in tasks]
+    encoded = [bench.encoded(settings.pool, task, "test").first(2) for task in tasks]
     features = bench.texts(read.pool, read.k)
     whole, rest = (
         merge(some, "regmean", weights=weights, features=features)

@@ -5,11 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import MODULES, made_up_task, one_sentence, random_adapter, state, tiny_model, unchanged
+from builders import (
+    HIDDEN,
+    MODULES,
+    WORDS,
+    made_up_task,
+    one_sentence,
+    random_adapter,
+    random_update,
+    state,
+    tiny_model,
+    unchanged,
+)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from merging import Adapter, MergeError, Task, evaluate
 from merging.adapter import Head
-from merging.shelf import Brought, bring, fitted, overview, prepare
+from merging.evaluation import own_head
+from merging.shelf import Brought, bring, fitted, held_against, keep, overview, prepare
 
 
 def saved(folder: Path, seed: int, head: Head | None = None) -> Path:
@@ -95,3 +108,53 @@ def test_one_alone_is_nothing_to_merge(tmp_path: Path, tokenizer) -> None:
     model = tiny_model()
     with pytest.raises(MergeError, match="two adapters or more"):
         list(prepare(model, tokenizer, {"cats": bring(str(saved(tmp_path / "one", 0)), model)}, {}, tmp_path / "pool"))
+
+
+def test_a_language_model_answers_with_the_names_of_the_labels(tmp_path: Path, tokenizer) -> None:
+    model = _writer()
+    task = made_up_task("cats")
+    chosen = {}
+    for seed, name in enumerate(("cats", "dogs")):
+        update = {"layers.0.self_attn.q_proj": random_update(seed, HIDDEN, HIDDEN, 2)}
+        place = Adapter(name=name, deltas=update, prefix="model.", base="tiny-writer").save(tmp_path / name)
+        chosen[name] = bring(str(place), model)
+    assert [brought.problem for brought in chosen.values()] == ["", ""]
+    tasks = {"cats": task, "dogs": made_up_task("dogs", seed=1)}
+    folders = [step.folder for step in prepare(model, tokenizer, chosen, tasks, tmp_path / "pool") if step.folder]
+    again = [Adapter.load(folder) for folder in folders]
+    words = [own_head(adapter) for adapter in again]
+    assert [list(head.words) for head in words] == [list(task.labels)] * 2
+    for adapter, head in zip(again, words, strict=True):
+        for subject, what in ((adapter, "adapter"), (None, "base")):
+            [*_, last] = evaluate(model, tokenizer, subject, [tasks[adapter.task]], limit=1000, heads={adapter.task: head})
+            assert last.accuracy == adapter.metadata["test_accuracy"][what]
+    assert overview([replace(chosen["cats"], adapter=again[0])])["labels"][0].startswith("words:")
+
+
+def test_adapters_are_held_against_another_base_when_it_changes(tmp_path: Path) -> None:
+    brought = bring(str(saved(tmp_path / "one", 0)), tiny_model())
+    elsewhere = held_against(brought, _writer())
+    assert "no module" in elsewhere.problem
+    assert held_against(elsewhere, tiny_model()).problem == ""
+    nothing = Brought("gone", None, "It is damaged.")
+    assert held_against(nothing, tiny_model()) is nothing
+
+
+def test_what_fits_is_kept_without_tasks(tmp_path: Path) -> None:
+    model = tiny_model()
+    shelf = [bring(str(saved(tmp_path / name, seed)), model) for seed, name in enumerate(("one", "two"))]
+    broken = Brought("broken", None, "It is damaged.")
+    folders = keep([*shelf, broken], tmp_path / "pool")
+    assert list(folders) == ["one", "two"]
+    for brought in shelf:
+        again = Adapter.load(folders[brought.name])
+        assert (again.task, again.fingerprint) == (brought.name, brought.adapter.fingerprint)
+    with pytest.raises(MergeError) as refused:
+        keep([shelf[0], broken], tmp_path / "other")
+    assert one_sentence(refused.value, "two adapters")
+
+
+def _writer():
+    torch.manual_seed(0)
+    size = {"vocab_size": 5 + len(WORDS), "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 1}
+    return LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=2)).eval().requires_grad_(False)

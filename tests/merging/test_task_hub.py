@@ -9,6 +9,7 @@ import pytest
 from builders import one_sentence
 
 from merging import MergeError, Task
+from merging.task_hub import hub_preview
 from merging.tasks import fingerprint
 
 datasets = pytest.importorskip("datasets")
@@ -136,3 +137,25 @@ def test_what_cannot_be_reached_is_one_sentence() -> None:
     with pytest.raises(MergeError) as caught:
         Task.from_hub("nobody/nothing")
     assert one_sentence(caught.value, "nobody/nothing")
+
+
+GUESSED = dict.fromkeys(("text", "pair", "label"))
+
+
+def test_a_preview_shows_what_the_task_will_hold(tmp_path: Path) -> None:
+    source = data_set(
+        tmp_path, {"train": some_rows(0, 12), "test": some_rows(20, 6), "unlabelled": some_rows(30, 6, labelled=False)}
+    )
+    found = hub_preview(source, None, None, GUESSED)
+    assert (found.columns, found.guessed) == (("sentence", "label"), ("text", "label"))
+    assert found.first[:2] == (("text number 0", "zebra"), ("text number 1", "ape"))
+    assert (found.rows, found.labels, found.splits) == (18, {"zebra": 9, "ape": 9}, {"train": 12, "test": 6})
+    assert found.problem == ""
+
+
+def test_a_preview_says_what_is_wrong_and_shows_the_rows_all_the_same(tmp_path: Path) -> None:
+    source = data_set(tmp_path, {"train": [*some_rows(0, 6), {"sentence": "", "label": 0}]})
+    assert "row 7 of train has no text" in hub_preview(source, None, None, GUESSED).problem
+    unknown = hub_preview(source, None, None, GUESSED | {"label": ""})
+    assert "no column label" in unknown.problem
+    assert unknown.first[1] == ("text number 1", "ape")

@@ -18,11 +18,6 @@ SETTINGS = TrainingSettings(rank=2, epochs=2, batch_size=8, learning_rate=1e-2)
 MODULES = [f"encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")]
 
 
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return made_up_task(rows=60)
-
-
 def trained(model, tokenizer, task: Task, settings: TrainingSettings = SETTINGS, **options) -> Adapter:
     return list(fine_tune(model, tokenizer, task, settings, **options))[-1].adapter
 

@@ -303,7 +303,7 @@ def test_a_bare_model_or_an_encoder_is_no_language_model(tokenizer, tmp_path: Pa
         with pytest.raises(MergeError, match=words) as caught:
             load_language_model(tmp_path / name)
         assert one_sentence(caught.value)
-    with pytest.raises(MergeError, match="No language model could be loaded"):
+    with pytest.raises(MergeError, match="No base model could be loaded"):
         load_language_model(tmp_path)
     for model in (tiny_model(), bare(language_model("llama")), T5Model(T5Config(**T5)), BertLMHeadModel(tiny_model().config)):
         with pytest.raises(MergeError, match="gives no likelihood"):

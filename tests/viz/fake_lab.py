@@ -87,7 +87,7 @@ class FakePools:
     def __init__(self) -> None:
         self.pools: dict[str, tuple[str, dict[str, str], Plan]] = {}
 
-    def add_pool(self, key: str, title: str, folders: dict[str, str], plan: Plan) -> None:
+    def add_pool(self, key: str, title: str, folders: dict[str, str], plan: Plan, measured: bool = True) -> None:
         self.pools[key] = (title, dict(folders), plan)
 
     def remove_pool(self, key: str) -> None:

@@ -98,7 +98,8 @@ MODULES = 12
 class FakeWorkbench:
     device = "CPU · 2 cores"
     tables = Path("nowhere")
-    base_title = "all-MiniLM-L6-v2"
+
+    unmeasured: frozenset[str] = frozenset()
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pools = {"default": "PEFT init, own seeds", "default_shared_seed": "PEFT init, one shared seed", "osrm": "OSRM init"}
@@ -112,6 +113,12 @@ class FakeWorkbench:
 
     def title(self, task: str) -> str:
         return TITLES[task]
+
+    def base_title(self, pool):
+        return "all-MiniLM-L6-v2"
+
+    def measured(self, pool):
+        return pool not in self.unmeasured
 
     def modules(self, pool: str) -> list[str]:
         return [f"encoder.layer.{n}.attention.self.{kind}" for n in range(6) for kind in ("query", "value")]

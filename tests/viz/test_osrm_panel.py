@@ -297,10 +297,13 @@ def test_an_own_task_is_added_for_its_visitor_only(panel: OsrmHandlers, session:
         (b"text,label\n" + rows().encode() + b"\n,a\n", "has no text"),
         (b"text,label\n" + rows().encode() + b"\nsome text,\n", "has no label"),
         (b"text,label\nx,a\ny,a\nz,a\n", "at least two"),
-        (b"text,label\n" + b"x" * 20_000_001, "at most 20 MB"),
+        (b"text,label\n" + b"x" * 2000, "at most 0.002 MB"),
+        (b"text,label\n" + rows(21).encode(), "21 rows: at most 20"),
     ],
 )
-def test_a_bad_file_is_refused_with_a_sentence(tmp_path: Path, content: bytes, why: str) -> None:
+def test_a_bad_file_is_refused_with_a_sentence(tmp_path: Path, monkeypatch, content: bytes, why: str) -> None:
+    monkeypatch.setattr("viz.panels.osrm_upload.LARGEST", 2000)
+    monkeypatch.setattr("viz.panels.osrm_upload.MOST_ROWS", 20)
     with pytest.raises(MergeError, match=why):
         read_task(Path(write(tmp_path, content)))
 

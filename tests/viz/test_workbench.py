@@ -10,6 +10,7 @@ from merging.evaluation import evaluate
 from merging.lab import Plan
 from merging.methods import METHODS
 from merging.models import working_copy
+from merging.pools import POOLS
 from merging.reading import Progress, Reading
 from merging.workbench import Settings, Workbench
 from viz.panels.controls import opening
@@ -71,7 +72,7 @@ def test_merging_step_by_step_gives_the_numbers_of_a_merge_applied_at_once(
     steps = list(bench.evaluate(settings, 8))
     progress = [step for step in steps if isinstance(step, Progress)]
     merged = bench.merged(settings)
-    tasks = [bench.encoded(task, "test").first(8) for task in bench.tasks(settings.pool)]
+    tasks = [bench.encoded(settings.pool, task, "test").first(8) for task in bench.tasks(settings.pool)]
     model, tokenizer = bench.base()
     assert steps[len(progress) :] == list(evaluate(working_copy(model, merged.modules), tokenizer, merged, tasks))
     total = len(merged.modules)
@@ -116,6 +117,32 @@ def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Se
     step = next(reading)
     reading.close()
     assert (step.what, step.total) == ("reading", 200)
+
+
+def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, start: Settings) -> None:
+    folders = {f"mine {task}": str(bench.root / "adapters" / "default" / task) for task in ("movie", "trec")}
+    bench.add_pool("own-3", "Your adapters", folders, Plan(tuple(folders)), measured=False)
+    settings = replace(start, pool="own-3", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
+    assert [bench.title(task) for task in bench.tasks("own-3")] == ["mine movie", "mine trec"]
+    assert bench.references("own-3")[["base", "single"]].isna().all(axis=None)
+    assert bench.update(settings).magnitude is not None
+    assert len(bench.merged(settings).modules) == len(bench.modules(start.pool))
+    assert list(bench.read_moments(settings)) == []
+    assert bench.diagnosis(settings).grams.data is None
+    for asked in (
+        lambda: bench.evaluate(settings, 8),
+        lambda: bench.read(replace(settings, mu=0.3)),
+        lambda: bench.read(replace(settings, method="regmean")),
+    ):
+        with pytest.raises(MergeError, match="opened without tasks"):
+            next(asked())
+
+
+def test_every_pool_has_a_base(bench: Workbench, start: Settings) -> None:
+    assert {bench.base_of(pool) for pool in POOLS} == {("minilm", "float32")}
+    bench.add_pool("own-4", "Yours", {}, Plan(("movie",), base="smollm2", dtype="bfloat16"))
+    assert bench.base_of("own-4") == ("smollm2", "bfloat16")
+    assert bench.base_title(start.pool) == "all-MiniLM-L6-v2"
 
 
 def test_a_set_that_is_no_longer_kept_says_so(bench: Workbench) -> None:

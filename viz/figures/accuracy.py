@@ -70,7 +70,8 @@ def accuracy_per_task(table: pd.DataFrame, previous: pd.Series | None = None, pi
 
 def _limits(table: pd.DataFrame) -> list[float]:
     """Round the lower end down to a tenth, so that the axis stands still while estimates come in and their bars shrink."""
-    lowest = np.nanmin(table[["base", "single", "accuracy"]].to_numpy(dtype=float))
+    known = table[["base", "single", "accuracy"]].to_numpy(dtype=float)
+    lowest = np.nanmin(known) if np.isfinite(known).any() else 0.0
     return [max(math.floor(10 * (lowest - 0.06)) / 10, -0.015), 1.015]
 
 

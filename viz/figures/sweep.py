@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, interval, layout
+from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, band, interval, layout
 
 REACH = 2.0  # where the slider ends; a sweep that goes on is drawn beyond only if it is the current method's
 DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
@@ -96,17 +96,7 @@ def _curve(rows: pd.DataFrame, name: str, line: dict) -> dict:
 
 def _band(rows: pd.DataFrame) -> dict:
     rows = rows.sort_values("scaling")
-    return {
-        "type": "scatter",
-        "x": rows["scaling"].tolist() + rows["scaling"].tolist()[::-1],
-        "y": rows["high"].tolist() + rows["low"].tolist()[::-1],
-        "fill": "toself",
-        "fillcolor": ACCENT,
-        "opacity": 0.14,
-        "mode": "none",
-        "showlegend": False,
-        "hoverinfo": "skip",
-    }
+    return band(*(rows[column].tolist() for column in ("scaling", "low", "high")))
 
 
 def _points(rows: pd.DataFrame, name: str, marker: dict) -> dict:

@@ -58,6 +58,21 @@ def interval(values: pd.Series, low: pd.Series, high: pd.Series, colour: str, ca
     }
 
 
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict[str, Any]:
+    """Describe the pale area from `low` to `high` above each `x`."""
+    return {
+        "type": "scatter",
+        "x": [*x, *x[::-1]],
+        "y": [*high, *low[::-1]],
+        "fill": "toself",
+        "fillcolor": ACCENT,
+        "opacity": 0.14,
+        "mode": "none",
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
+
+
 def layout(height: int, x: Axis, y: Axis, **options: Any) -> dict[str, Any]:
     """Describe the layout that all figures share: no paper of its own, ink from the page, legend above the plot."""
     return {

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, INK, MUTED, OKABE_ITO, Axis, Figure, axis, interval, layout
+from viz.figures.theme import ACCENT, INK, MUTED, OKABE_ITO, Axis, Figure, axis, band, interval, layout
 
 KEPT = "share of accuracy kept"
 SYMBOLS = ("circle", "square-open", "diamond")
@@ -116,17 +116,7 @@ def predicted_against_measured(bank: pd.DataFrame, predicted: pd.Series, error: 
     """
     table = bank.assign(predicted=predicted)
     low, high = float(predicted.min()), float(predicted.max())
-    band = {
-        "type": "scatter",
-        "x": [low, high, high, low],
-        "y": [low - error, high - error, high + error, low + error],
-        "fill": "toself",
-        "fillcolor": ACCENT,
-        "opacity": 0.14,
-        "mode": "none",
-        "showlegend": False,
-        "hoverinfo": "skip",
-    }
+    around = band([low, high], [low - error, high - error], [low + error, high + error])
     traces = [_points(group, "predicted", name, place, "predicted") for place, (name, group) in _groups(table)]
     diagonal = {
         "type": "line",
@@ -139,7 +129,7 @@ def predicted_against_measured(bank: pd.DataFrame, predicted: pd.Series, error: 
     }
     x: Axis = axis(f"predicted {KEPT}", hoverformat=".3f")
     options = {"shapes": [diagonal], "showlegend": True, "hovermode": "closest"}
-    return {"data": [band, *traces], "layout": layout(330, x, axis("measured"), **options)}
+    return {"data": [around, *traces], "layout": layout(330, x, axis("measured"), **options)}
 
 
 def _groups(bank: pd.DataFrame) -> enumerate:

@@ -4,9 +4,8 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -16,11 +15,10 @@ import pandas as pd
 
 from merging.errors import MergeError
 from merging.lab import Lab, Plan
-from merging.shelf import Brought, Prepared, bring, fitted, overview
+from merging.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from viz.panels.controls import MOST_TASKS
 from viz.panels.osrm_services import Pools
 from viz.panels.osrm_status import alert
-from viz.panels.osrm_upload import read_task
 
 LEFT_OUT = ""
 PAUSE = 0.25
@@ -35,17 +33,21 @@ COLUMNS = {
     "licence": "licence",
     "base": "base",
 }
-Prepare = Callable[[dict[str, Brought], dict[str, Any], str], Iterator[Prepared]]
+Prepare = Callable[[dict[str, Brought], dict[str, Any], str, tuple[str, str]], Iterator[Prepared]]
 Values = dict[str, Any]
 
 
 @dataclass
 class AdaptersSession:
-    """One visitor's shelf, own tasks and pools; files live in a folder that goes with the session."""
+    """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf.
+
+    Files live in a folder that goes with the session.
+    """
 
     owner: str = field(default_factory=lambda: f"guest{secrets.token_hex(8)}")
     shelf: list[Brought] = field(default_factory=list)
     pools: list[tuple[str, str]] = field(default_factory=list)
+    base: tuple[str, str] = ("minilm", "float32")
     run: int = 0
     _folder: Any = None
 
@@ -72,11 +74,11 @@ class AdaptersHandlers:
     ----------
     lab : knows the tasks
     pools : takes finished sets
-    base : gives (model, tokenizer)
-    prepare : ({task: adapter}, {task: Task}, folder) -> steps, see `merging.shelf.prepare`
+    base : (source, dtype) -> (model, tokenizer)
+    prepare : ({task: adapter}, {task: Task}, folder, (source, dtype)) -> steps, see `merging.shelf.prepare`
     """
 
-    def __init__(self, lab: Lab, pools: Pools, base: Callable[[], tuple[Any, Any]], prepare: Prepare) -> None:
+    def __init__(self, lab: Lab, pools: Pools, base: Callable[[str, str], tuple[Any, Any]], prepare: Prepare) -> None:
         self.lab, self.pools, self.base, self.prepare = lab, pools, base, prepare
 
     def close(self, session: AdaptersSession) -> None:
@@ -119,11 +121,18 @@ class AdaptersHandlers:
         return self._bring(session, [name])
 
     def _bring(self, session: AdaptersSession, sources: Sequence[Any]) -> Values:
-        model, _ = self.base()
+        model, _ = self.base(*session.base)
         for source in sources:
             if len(session.shelf) >= MOST_TASKS:
                 return self.view(session) | {"note": alert(f"{MOST_TASKS} adapters are here already: remove them first.")}
             session.shelf.append(bring(source, model, [one.name for one in session.shelf]))
+        return self.view(session) | {"note": ""}
+
+    def rebase(self, session: AdaptersSession, source: str, dtype: str) -> Values:
+        """Load another base and hold every adapter on the shelf against it."""
+        model, _ = self.base(source, dtype)
+        session.base = (source, dtype)
+        session.shelf[:] = [held_against(brought, model) for brought in session.shelf]
         return self.view(session) | {"note": ""}
 
     def clear(self, session: AdaptersSession) -> Values:
@@ -131,19 +140,6 @@ class AdaptersHandlers:
         session.shelf.clear()
         session.run += 1
         return self.view(session) | {"note": ""}
-
-    def add_task(self, session: AdaptersSession, path: str) -> Values:
-        """Read a visitor's own task and offer it for every adapter."""
-        try:
-            task = read_task(Path(path))
-            known = self.lab.titles(session.owner)
-            name = next(n for n in _numbered(task.name) if f"{session.owner}-{n}" not in known)
-            self.lab.add(replace(task, name=name, title=name), session.owner)
-        except MergeError as error:
-            return {"note": alert(error)}
-        rows = ", ".join(f"{len(getattr(task, split).texts):,} {split}" for split in ("train", "validation", "test"))
-        said = f"Task {name}: {rows} rows; labels {', '.join(task.labels)}."
-        return self.view(session) | {"note": f'<p role="status">{escape(said)}</p>'}
 
     def view(self, session: AdaptersSession) -> Values:
         """Draw the table, and say for every adapter which tasks it may be given."""
@@ -207,7 +203,7 @@ class AdaptersHandlers:
                 if brought.adapter is not None and brought.adapter.head is not None:
                     fitted(brought.adapter.head, known[name], brought.name)
             yield {"note": '<p role="status">Starting.</p>', "busy": True}
-            with closing(self.prepare(chosen, known, str(root))) as steps:
+            with closing(self.prepare(chosen, known, str(root), session.base)) as steps:
                 for step in steps:
                     if session.run != mine:
                         shutil.rmtree(root, ignore_errors=True)
@@ -224,7 +220,20 @@ class AdaptersHandlers:
             return
         yield self._offer(session, folders, {brought.name for brought in chosen.values()})
 
-    def _offer(self, session: AdaptersSession, folders: Mapping[str, str], names: set[str]) -> Values:
+    def open(self, session: AdaptersSession) -> Iterator[Values]:
+        """Offer all that fit as a pool, without tasks: to merge, look at and export, not to measure."""
+        session.run += 1
+        root = session.folder / f"pool{len(session.pools) + 1}-{session.run}"
+        try:
+            table = overview(session.shelf)
+            fitting = [brought for brought, problem in zip(session.shelf, table.get("problem", ()), strict=False) if not problem]
+            folders = keep(fitting, root)
+        except MergeError as error:
+            yield {"note": alert(error)}
+            return
+        yield self._offer(session, folders, set(folders), measured=False)
+
+    def _offer(self, session: AdaptersSession, folders: Mapping[str, str], names: set[str], measured: bool = True) -> Values:
         key = f"{session.owner}-pool{len(session.pools) + 1}"
         title = f"Your adapters {len(session.pools) + 1}: {', '.join(sorted(names))}"
         modules = {
@@ -233,7 +242,9 @@ class AdaptersHandlers:
             if one.adapter is not None and one.name in names
             for module in one.adapter.deltas
         }
-        self.pools.add_pool(key, title, folders, Plan(tasks=tuple(folders), modules=tuple(sorted(modules))))
+        source, dtype = session.base
+        plan = Plan(tasks=tuple(folders), modules=tuple(sorted(modules)), base=source, dtype=dtype)
+        self.pools.add_pool(key, title, folders, plan, measured)
         session.pools.append((title, key))
         said = "They are a pool now: the Merge tab has it open, Diagnose and Export follow it."
         return {"note": f'<p role="status">{said}</p>', "busy": False, "pools": list(session.pools), "pool": key}
@@ -261,8 +272,3 @@ def table_html(table: pd.DataFrame) -> str:
         '<div class="ms-scroll" tabindex="0" role="region" aria-label="Your adapters"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}{number}" for number in count(2))

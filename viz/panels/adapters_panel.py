@@ -1,20 +1,23 @@
 """The Adapters panel: layout and wiring; what happens is in adapters_handlers.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from viz.panels import base_choice, task_panel
 from viz.panels.adapters_handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
 from viz.panels.controls import MOST_TASKS
 from viz.panels.merge_panel import QUIET, MergeTab
 from viz.panels.osrm_plan import html
+from viz.panels.task_handlers import TaskHandlers
 
 NOW = QUIET | {"queue": False}
 INTRODUCTION = (
-    "<p>LoRA adapters of this base: zip files with <code>adapter_config.json</code> and <code>adapter_model.safetensors</code>, the two files chosen "
-    "together, or a hub id. They stay in this session and are removed with it. An adapter without a head gets a linear probe on its task.</p>"
+    "<p>LoRA adapters of one base: zip files with <code>adapter_config.json</code> and <code>adapter_model.safetensors</code>, the two files chosen "
+    "together, or a hub id. They stay in this session and are removed with it. An adapter without a head gets a linear probe on its task; "
+    "a language model answers with the label’s name.</p>"
 )
 
 
@@ -22,33 +25,40 @@ INTRODUCTION = (
 class Layout:
     """The components of the panel, by what they do."""
 
+    base: base_choice.BaseLayout
     files: gr.File
     hub: gr.Textbox
     add: gr.Button
-    task: gr.UploadButton
+    task: task_panel.TaskLayout
     clear: gr.Button
     note: gr.HTML
     table: gr.HTML
     slots: list[gr.Dropdown]
     make: gr.Button
     cancel: gr.Button
+    bare: gr.Button
 
 
-def adapters_panel(panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]]) -> None:
+def adapters_panel(
+    panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]], folders: Sequence[str] = ()
+) -> None:
     """Lay the panel out and wire it; finished sets join the Merge tab's pools.
 
     Parameters
     ----------
     own : {panel: [(title, pool)]}, the visitor's pools from all panels
     shipped : (title, pool) of those that everybody has
+    folders : further base models that are offered, see `base_choice.BaseHandlers`
     """
-    _wire(_lay_out(panel), panel, merging, own, shipped)
+    bases = base_choice.BaseHandlers(panel, folders)
+    _wire(_lay_out(bases), panel, bases, merging, own, shipped)
 
 
-def _lay_out(panel: AdaptersHandlers) -> Layout:
+def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
     with gr.Row(elem_id="ms-adapters"):
         with gr.Column(elem_id="ms-bring"):
             html("ms-bring-heading", f"<h2>Bring your own</h2>{INTRODUCTION}")
+            base = base_choice.lay_out(bases)
             files = gr.File(
                 label="Adapters (zip, or the two files)",
                 file_count="multiple",
@@ -59,15 +69,13 @@ def _lay_out(panel: AdaptersHandlers) -> Layout:
             hub = gr.Textbox(label="Hub id", placeholder="user/adapter@revision", max_lines=1, elem_id="ms-bring-hub")
             with gr.Row(elem_classes="ms-buttons"):
                 add = gr.Button("Add from the hub", size="sm", elem_id="ms-bring-add")
-                task = gr.UploadButton(
-                    "Add your own task (CSV, TSV, JSONL)", file_types=[".csv", ".tsv", ".jsonl"], size="sm", elem_id="ms-bring-task", elem_classes="ms-link"
-                )  # fmt: skip
                 clear = gr.Button("Remove all", size="sm", elem_id="ms-bring-clear")
             note = html("ms-bring-note")
         with gr.Column(elem_id="ms-shelf"):
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 html("ms-shelf-heading", "<h2>Do they fit?</h2>")
                 table = html("ms-shelf-table", table_html_empty())
+            task = task_panel.lay_out()
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 html("ms-tasks-heading", "<h2>Which task is each of?</h2>")
                 slots = [
@@ -79,7 +87,8 @@ def _lay_out(panel: AdaptersHandlers) -> Layout:
                         "Measure each alone and open them on the Merge tab", variant="primary", size="sm", elem_id="ms-make"
                     )
                     cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="ms-make-cancel")
-    return Layout(files, hub, add, task, clear, note, table, slots, make, cancel)
+                    bare = gr.Button("Open all that fit without measuring", size="sm", elem_id="ms-make-bare")
+    return Layout(base, files, hub, add, task, clear, note, table, slots, make, cancel, bare)
 
 
 def table_html_empty() -> str:
@@ -89,7 +98,14 @@ def table_html_empty() -> str:
     return table_html(pd.DataFrame())
 
 
-def _wire(layout: Layout, panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]]) -> None:
+def _wire(
+    layout: Layout,
+    panel: AdaptersHandlers,
+    bases: base_choice.BaseHandlers,
+    merging: MergeTab,
+    own: gr.State,
+    shipped: list[tuple[str, str]],
+) -> None:
     state = gr.State(AdaptersSession(), delete_callback=panel.close)
     shown = [layout.table, layout.note, *layout.slots]
 
@@ -97,6 +113,8 @@ def _wire(layout: Layout, panel: AdaptersHandlers, merging: MergeTab, own: gr.St
         slots = values.get("slots")
         updates = [gr.update(**options) for options in slots] if slots else [gr.skip()] * MOST_TASKS
         return [values.get("table", gr.skip()), values.get("note", gr.skip()), *updates]
+
+    base_choice.wire(layout.base, bases, state, shown, send)
 
     def upload(session: AdaptersSession, paths: list[str] | None) -> list[Any]:
         values = panel.upload(session, paths or [])
@@ -107,11 +125,11 @@ def _wire(layout: Layout, panel: AdaptersHandlers, merging: MergeTab, own: gr.St
         [layout.add.click, layout.hub.submit], lambda s, name: send(panel.from_hub(s, name)), [state, layout.hub], shown, **QUIET
     )
     hub.then(lambda: "", None, layout.hub, **NOW)
-    layout.task.upload(lambda s, path: send(panel.add_task(s, path)), [state, layout.task], shown, **QUIET)
+    task_panel.wire(layout.task, TaskHandlers(panel.lab), panel, state, layout.slots)
     layout.clear.click(lambda s: send(panel.clear(s)), state, shown, **NOW)
 
-    def make(session: AdaptersSession, pools: dict[str, Any], *tasks: str) -> Iterator[list[Any]]:
-        for values in panel.make(session, tasks):
+    def follow(steps: Iterator[dict[str, Any]], pools: dict[str, Any]) -> Iterator[list[Any]]:
+        for values in steps:
             busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
             pool = gr.skip()
             if "pool" in values:
@@ -120,7 +138,14 @@ def _wire(layout: Layout, panel: AdaptersHandlers, merging: MergeTab, own: gr.St
             yield [values.get("note", gr.skip()), busy, pool]
         yield [gr.skip()] * 3
 
+    def make(session: AdaptersSession, pools: dict[str, Any], *tasks: str) -> Iterator[list[Any]]:
+        yield from follow(panel.make(session, tasks), pools)
+
+    def opened(session: AdaptersSession, pools: dict[str, Any]) -> Iterator[list[Any]]:
+        yield from follow(panel.open(session), pools)
+
     outputs = [layout.note, layout.cancel, merging.form["pool"]]
     made = layout.make.click(make, [state, own, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
     merging.opened(made)
+    merging.opened(layout.bare.click(opened, [state, own], outputs, **QUIET))
     layout.cancel.click(lambda s: [gr.update(interactive=panel.cancel(s)["busy"])], state, layout.cancel, **NOW)

@@ -86,12 +86,12 @@ class Demand:
             yield {"left_out": self._view(settings, part, known, ""), "busy": False}
             return
         yield {"left_out": self._view(settings, part, pd.DataFrame(), "Starting."), "busy": True}
-        yield from self._read(session, token, settings, "left_out", part)
-        if session.run != token:
-            return
         changes: list[dict[str, Any]] = []
         drawn = 0.0
         try:
+            yield from self._read(session, token, settings, "left_out", part)
+            if session.run != token:
+                return
             with closing(self.steps(asdict(settings), part, LIMIT)) as steps:
                 for step in steps:
                     if session.run != token:

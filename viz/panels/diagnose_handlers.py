@@ -16,12 +16,14 @@ from typing import Any
 import pandas as pd
 
 from merging.errors import MergeError
+from merging.pools import POOLS
 from merging.workbench import needs_data
 from viz.panels.controls import MOST_TASKS, Catalogue, form_of
 from viz.panels.diagnose_bundle import bundle
 from viz.panels.services import Settings, Workbench
 
 PAUSE = 0.2
+WITHOUT_TASKS = "These adapters were opened without tasks: what follows from the weights is shown, nothing is measured on data."
 PLUGGED = ("orthogonalize", "penalty", "decouple", "mu")
 
 
@@ -118,10 +120,11 @@ class DiagnoseHandlers:
         method = self.methods[settings.method].title
         values["linked"] = bundle(diagnosis, settings, titles, method, self.full(settings), self.pools_compared, session.fresh)
         session.fresh = False
-        waiting = diagnosis.grams.data is None
-        return session.changed(
-            **values, note="<p>What is measured on data follows when the texts are read.</p>" if waiting else ""
-        )
+        note = ""
+        if diagnosis.grams.data is None:
+            follows = self.workbench.measured(settings.pool)
+            note = "What is measured on data follows when the texts are read." if follows else WITHOUT_TASKS
+        return session.changed(**values, note=f"<p>{note}</p>" if note else "")
 
     def about(self, settings: Settings) -> str:
         """Say which merge is looked at."""
@@ -158,6 +161,8 @@ class DiagnoseHandlers:
         for side in ("A", "B"):
             means = []
             for pool, title in self.workbench.pools.items():
+                if pool not in POOLS:
+                    continue
                 settings = Settings(pool, next(iter(self.methods)))
                 pairs, chance = self.workbench.overlap(settings, side, self.workbench.modules(pool))
                 means.append(f"{title} {pairs[pairs['adapter_a'] != pairs['adapter_b']]['overlap'].mean():.2f}")
@@ -168,7 +173,7 @@ class DiagnoseHandlers:
 
     def full(self, settings: Settings) -> dict[str, pd.DataFrame] | None:
         """Return the statistics of the full fine-tunes, if they ship."""
-        return self._full if settings.pool in self.workbench.pools else None
+        return self._full if settings.pool in POOLS else None
 
     @cached_property
     def _full(self) -> dict[str, pd.DataFrame] | None:

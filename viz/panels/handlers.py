@@ -89,6 +89,8 @@ class MergeHandlers:
             values |= self.drawn(settings, view)
             values["recipe"] = recipe_payload(self.workbench, settings, limit, view.recipe_yaml)
             values["overlap"] = views.overlap_view(self.workbench, settings, *part)
+            if not self.workbench.measured(settings.pool):
+                run.state = "unmeasured"
         if session.run is not run:  # a later move has come in between
             return {}
         return session.changed(**values, **self.accuracy(session, run))
@@ -96,7 +98,7 @@ class MergeHandlers:
     def evaluate(self, session: Session) -> Iterator[dict[str, str]]:
         """Stream the accuracy of the current run, until it is complete, cancelled or no longer current."""
         run = session.run
-        if run is None or run.cancelled or run.state in {"running", "refused"}:
+        if run is None or run.cancelled or run.state in {"running", "refused", "unmeasured"}:
             return
         try:
             if run.state != "done":

@@ -60,15 +60,16 @@ def theme() -> gr.themes.Base:
 
 
 def header(device: str, base: str) -> gr.HTML:
-    """Write the page's header with what it runs on."""
+    """Make the page's header."""
+    return gr.HTML(header_html(device, base), elem_id="ms-header", apply_default_css=False, container=False, padding=False)
+
+
+def header_html(device: str, base: str) -> str:
+    """Write the header with what the app runs on and the base of the adapters that are open."""
     chips = "".join(f'<span class="ms-chip">{escape(text)}</span>' for text in (device, base))
-    return gr.HTML(
+    return (
         f'<header class="ms-header"><h1>Mergescope</h1><p>see why LoRA merges fail, and merge them well</p>'
-        f'<div class="ms-chips">{chips}</div></header>',
-        elem_id="ms-header",
-        apply_default_css=False,
-        container=False,
-        padding=False,
+        f'<div class="ms-chips">{chips}</div></header>'
     )
 
 
@@ -86,6 +87,6 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "run_history": False,
         "state_session_capacity": 500,
-        "max_file_size": "24mb",  # a little more than what an own task may have, so that the panel can say so
+        "max_file_size": "1gb",  # as much as is read of an adapter (merging.fetch); own tasks may have less, their panels say so
         "footer_links": ["settings"],
     }

@@ -39,12 +39,13 @@ class MergeTab:
     """What other panels may use of this one.
 
     `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed them,
-    `opened(event)` takes the tuned values of the chosen pool first.
+    `opened(event)` takes the tuned values of the chosen pool first. `session` holds the visitor's `Session`, with the current run.
     """
 
     form: dict[str, gr.components.Component]
     after: Callable[[Any], None]
     opened: Callable[[Any], None]
+    session: gr.State
 
 
 def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> MergeTab:
@@ -172,7 +173,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     layout.controls.unpin.click(lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET)
 
     _wire_rank(layout, panel, loaded, applied)
-    return MergeTab(form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)))
+    return MergeTab(form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state)
 
 
 def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, gr.components.Component]) -> Any:

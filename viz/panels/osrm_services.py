@@ -51,7 +51,7 @@ class Lab(Protocol):
 class Pools(Protocol):
     """The part of the workbench that takes a visitor's own sets of adapters."""
 
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan) -> None:
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan, measured: bool = True) -> None:
         """Make a set of adapters available as a pool."""
 
     def remove_pool(self, key: str) -> None:

@@ -1,5 +1,7 @@
 """The page: header and panels, and the options that Gradio takes at launch."""
 
+from collections.abc import Sequence
+
 import gradio as gr
 
 from merging.search import CONTENDERS
@@ -13,8 +15,8 @@ from viz.panels.diagnose_handlers import DiagnoseHandlers
 from viz.panels.diagnose_panel import diagnose_panel
 from viz.panels.export_panel import export_panel
 from viz.panels.handlers import Stream
-from viz.panels.look import header
-from viz.panels.merge_panel import merge_panel
+from viz.panels.look import header, header_html
+from viz.panels.merge_panel import QUIET, merge_panel
 from viz.panels.osrm_found import Found
 from viz.panels.osrm_handlers import OsrmHandlers
 from viz.panels.osrm_panel import osrm_panel
@@ -29,6 +31,7 @@ def page(
     demand: Demand,
     osrm: OsrmHandlers,
     brought: AdaptersHandlers,
+    bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
 
@@ -46,6 +49,8 @@ def page(
         The OSRM panel's services.
     brought : AdaptersHandlers
         The Adapters panel's.
+    bases : sequence of str
+        Folders with further base models that visitors may choose.
     """
     serve_files()
     found = Found(workbench.tables, {name: contender.title for name, contender in CONTENDERS.items()})
@@ -53,16 +58,19 @@ def page(
     # copies of what visitors download are removed after a day
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         own = gr.State({})  # {panel: [(title, pool)]}: the visitor's own pools
-        header(workbench.device, workbench.base_title)
+        top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
         with gr.Tabs(elem_id="ms-tabs"):
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
             with gr.Tab("Adapters", id="adapters"):
-                adapters_panel(brought, merging, own, list(merging.form["pool"].choices))
+                adapters_panel(brought, merging, own, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:
                 diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:
                 osrm_panel(demo, tab, osrm, found, merging.form["pool"], own)
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, workbench, methods, merging)
+        pool = merging.form["pool"]
+        about = {"fn": lambda key: header_html(workbench.device, workbench.base_title(key)), "inputs": pool, "outputs": top}
+        pool.change(**about, queue=False, **QUIET)
     return demo

@@ -86,13 +86,15 @@ class Workbench(Protocol):
     pools: Mapping[str, str]
     tables: Path
     device: str
-    base_title: str
 
     def tasks(self, pool: str) -> list[str]:
         """Name the tasks of a pool, in the order of its weights."""
 
     def title(self, task: str) -> str:
         """Give a task its human name."""
+
+    def base_title(self, pool: str) -> str:
+        """Name the base of a pool for people."""
 
     def modules(self, pool: str) -> list[str]:
         """Name the modules that the pool's adapters change, in full."""
@@ -102,6 +104,9 @@ class Workbench(Protocol):
 
     def penalty(self, mode: str) -> float:
         """Give the penalty that a mode of orthogonalize has by default."""
+
+    def measured(self, pool: str) -> bool:
+        """Tell whether a pool's tasks are known, so that there are texts to read and to evaluate."""
 
     def references(self, pool: str) -> pd.DataFrame:
         """Give `task`, `base`, `single`, `rows`: base with the task's head and adapter alone on the whole test split."""

@@ -15,6 +15,7 @@ STATES = {
     "stopped": "stopped",
     "refused": "cannot be merged, see the note",
     "failed": "the evaluation failed",
+    "unmeasured": "merged, not measured",
 }
 STAGES = {  # what a running evaluation does, what it counts, and the bar's name
     "reading": ("reading texts", "training texts, without labels", "Texts read"),
@@ -39,7 +40,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
     state = doing if run.state == "running" else STATES[run.state]
     return (
         f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
-        f'data-stage="{run.stage}">{_numbers(summary, len(run.tasks), title)}'
+        f'data-stage="{run.stage}">{_numbers(summary, len(run.tasks), title, run.state == "unmeasured")}'
         f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
         f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
@@ -54,9 +55,10 @@ def _rows(run: Run) -> tuple[int, int]:
     return done, sum(score.total for score in run.scores.values()) + run.limit * (len(run.tasks) - len(run.scores))
 
 
-def _numbers(summary: Summary | None, tasks: int, title: Callable[[str], str]) -> str:
+def _numbers(summary: Summary | None, tasks: int, title: Callable[[str], str], unmeasured: bool) -> str:
     kept = average = worst = "–"
-    tone, spread, counted, note = "", "", f"{tasks} tasks", "first estimates come within seconds"
+    tone, spread, counted = "", "", f"{tasks} adapters" if unmeasured else f"{tasks} tasks"
+    note = "opened without tasks: nothing to measure" if unmeasured else "first estimates come within seconds"
     if summary is not None:
         kept, tone = f"{100 * summary.kept:.1f} %", "ms-good" if summary.kept >= GOOD else "ms-warn"
         average, spread = f"{summary.average:.3f}", f"± {(summary.high - summary.low) / 2:.3f}"

@@ -6,6 +6,7 @@ from html import escape
 import pandas as pd
 
 from merging.leave_out import layer_of
+from merging.pools import POOLS
 from viz.figures.accuracy import accuracy_per_task
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
@@ -49,6 +50,8 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
         "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
         f"the gap to the ring is the price of sharing one model.{' Diamonds: pinned runs.' if pins else ''}"
     )
+    if run.state == "unmeasured":
+        caption = "These adapters were opened without tasks: they can be merged, looked at and exported, but nothing is measured."
     return payload(
         accuracy_per_task(drawn, previous, pinned), caption, table, filename(run.settings, "accuracy", *dict(run.settings.params))
     )
@@ -136,7 +139,7 @@ def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str
 def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) -> str:
     """Show the rank of a task's features at one module against the number of texts."""
     layer, kind = part
-    own = pool not in workbench.pools
+    own = pool not in POOLS
     pool = next(iter(workbench.pools)) if own else pool
     module = pick(workbench.modules(pool), layer, kind)[0]
     curve = workbench.rank_curve(pool, task, module, k)
@@ -146,7 +149,7 @@ def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) ->
         "figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
     )
     if own:
-        caption = f"Of the shipped tasks; the OSRM panel draws this for the tasks of your own sets. {caption}"
+        caption = f"Of the shipped tasks on all-MiniLM; the OSRM panel draws this for the tasks of your own sets. {caption}"
     figure = rank_against_k(curve, label(workbench, task), colour)
     return payload(figure, caption, curve, f"mergescope_rank_{task}_layer{layer}_{kind}")
 

@@ -1,0 +1,199 @@
+"""What the command line does with a recipe.yaml: refuse options that contradict it, merge, evaluate and sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import MergeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from .adapter import Adapter
+    from .engine import Merged
+    from .features import Features
+    from .recipe import Recipe
+
+
+def recipe_of(inputs: Sequence[str | Path]) -> Recipe | None:
+    """Return the recipe that the arguments of a command name, None if they are adapters.
+
+    Raises
+    ------
+    MergeError
+        If a recipe stands beside something else, or cannot be read.
+    """
+    named = [str(name) for name in inputs if str(name).endswith((".yaml", ".yml"))]
+    if not named:
+        return None
+    if len(inputs) > 1:
+        raise MergeError(f"{named[0]} is a recipe, which names its adapters itself: give it alone.")
+    from .recipe import Recipe  # noqa: PLC0415 - imports torch
+
+    try:
+        text = Path(named[0]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MergeError(f"The recipe {named[0]} cannot be read: {error}.") from error
+    return Recipe.from_yaml(text)
+
+
+def refuse_contradictions(recipe: Recipe, options: Mapping[str, Any]) -> None:
+    """Raise MergeError for an option of ``merge`` that says something else than the recipe beside it.
+
+    Parameters
+    ----------
+    options : by the name of the parameter; None and empty ones were not given
+    """
+    said = _said(recipe)
+    for name, value in options.items():
+        if value is None or value == [] or (name in said and said[name] == value):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        stands = f"says {said[name]}" if said.get(name) is not None else "says nothing of it"
+        raise MergeError(f"{option} {value} has no effect beside a recipe, which {stands}: leave it out, or edit the recipe.")
+
+
+def _said(recipe: Recipe) -> dict[str, Any]:
+    """Return what the recipe says, under the names of the options, with the method's own values where it names none."""
+    from .methods import METHODS  # noqa: PLC0415 - imports torch
+    from .plugins import Orthogonalize  # noqa: PLC0415
+
+    method = METHODS.get(recipe.method)
+    defaults = {param.name: param.default for param in method.params} if method else {}
+    mode, penalty = (method.orthogonalize if method else "off"), None
+    if recipe.orthogonalize is not None:
+        mode, penalty = recipe.orthogonalize.mode, recipe.orthogonalize.penalty
+    return defaults | recipe.params | {
+        "method": recipe.method,
+        "weight": [entry.weight for entry in recipe.adapters],
+        "seed": recipe.seed,
+        "rank": recipe.rank,
+        "head": recipe.head,
+        "prefix": recipe.prefix,
+        "soft_osrm": recipe.soft_osrm.mu if recipe.soft_osrm else None,
+        "orthogonalize": mode,
+        "penalty": None if mode == "off" else Orthogonalize(mode, penalty).g,
+        "decouple": (method.decouple if method else 0.0) if recipe.decouple is None else recipe.decouple,
+    }  # fmt: skip
+
+
+def needs_data(method: str) -> bool:
+    """Tell whether a method looks at the tasks' texts."""
+    from .methods import METHODS  # noqa: PLC0415 - imports torch
+
+    return method in METHODS and "data" in METHODS[method].needs
+
+
+def features_of(adapters: Sequence[Adapter], base: str, k: int = 100) -> Features:
+    """Collect the features of the adapters' own embedded tasks, for what needs data."""
+    from .features import collect_features  # noqa: PLC0415 - takes seconds
+    from .models import load_base  # noqa: PLC0415
+    from .tasks import Task  # noqa: PLC0415
+
+    texts = {adapter.task: Task.load(adapter.task).train.texts[:k] for adapter in adapters}
+    model, tokenizer = load_base(base)
+    modules = sorted({module for adapter in adapters for module in adapter.deltas})
+    return collect_features(model, tokenizer, texts, k, modules, keep_tokens=False)
+
+
+def recipe_features(recipe: Recipe, base: str) -> Features | None:
+    """Collect what a recipe's merge needs of the tasks' texts; None if that is nothing."""
+    if recipe.soft_osrm is None and not needs_data(recipe.method):
+        return None
+    return features_of(recipe.load_adapters(), base, recipe.k or 100)
+
+
+def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str) -> Iterator[str]:
+    """Yield a table, line by line: the merge's accuracy with its 95 % interval, the adapter's alone and the base's under its head.
+
+    Parameters
+    ----------
+    rows : of each task; None = all
+    """
+    from .evaluation import encode_task, evaluate, own_head  # noqa: PLC0415 - takes seconds
+    from .tasks import Task  # noqa: PLC0415
+
+    merged = recipe.merge(recipe_features(recipe, base))
+    _require_heads(merged)
+    model, tokenizer = _opened(merged.adapters, base)
+    yield f"{'task':12} {'merged':>8} {'95 %':>16} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
+    found = []
+    for adapter in merged.adapters:
+        task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
+        head = {adapter.task: own_head(adapter)}
+        ours, alone, bare = (
+            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1]  # type: ignore[arg-type]
+            for subject in (merged, adapter, None)
+        )
+        found.append((ours.accuracy, alone.accuracy, bare.accuracy))
+        interval = f"{ours.interval[0]:.3f} to {ours.interval[1]:.3f}"
+        yield f"{adapter.task:12} {ours.accuracy:8.3f} {interval:>16} {alone.accuracy:8.3f} {bare.accuracy:8.3f} {ours.total:6}"
+    means = [sum(column) / len(found) for column in zip(*found, strict=True)]
+    yield f"{'average':12} {means[0]:8.3f} {'':>16} {means[1]:8.3f} {means[2]:8.3f}"
+
+
+def sweep_recipe(recipe: Recipe, rows: int, base: str, table: Path | None = None) -> Iterator[str]:
+    """Yield a line per scaling: the validation accuracy of the recipe's merge, all else as it says; the best one last.
+
+    Parameters
+    ----------
+    rows : of each task
+    table : where the rows go as CSV: method, scaling, task, correct, total
+
+    Raises
+    ------
+    MergeError
+        If the method has no scaling, or an adapter no head.
+    """
+    from .evaluation import encode_task  # noqa: PLC0415 - takes seconds
+    from .search import SCALINGS, append, as_rows, averages, best_scalings, beyond_edge, measure  # noqa: PLC0415
+    from .tasks import Task  # noqa: PLC0415
+
+    if "scaling" not in _said(recipe):
+        raise MergeError(f"{recipe.method} has no scaling to sweep: take a recipe of another method.")
+    if table is not None and table.exists():
+        raise MergeError(f"{table} exists: choose another folder with -o.")
+    features = recipe_features(recipe, base)
+    adapters = recipe.load_adapters()
+    model, tokenizer = _opened(adapters, base)
+    tasks = [encode_task(tokenizer, Task.load(adapter.task), "validation", rows) for adapter in adapters]
+    found: list[pd.DataFrame] = []
+    waiting = list(SCALINGS)
+    while waiting:
+        scaling = waiting.pop(0)
+        merged = recipe.model_copy(update={"params": recipe.params | {"scaling": scaling}}).merge(features)
+        _require_heads(merged)
+        found.append(as_rows(measure(model, tokenizer, merged, tasks), recipe.method, scaling).drop(columns="hits"))
+        if table is not None:
+            append(table, found[-1])
+        row = averages(found[-1]).iloc[0]
+        yield f"scaling {scaling:<6g} average {row.average:.3f} ({row.low:.3f} to {row.high:.3f}), worst {row.worst_task} {row.worst:.3f}"
+        waiting = waiting or beyond_edge(averages(_all(found)))
+    yield f"best scaling on validation: {best_scalings(_all(found))[recipe.method]:g}"
+
+
+def _all(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415 - takes seconds
+
+    return pd.concat(tables, ignore_index=True)
+
+
+def _opened(adapters: Sequence[Adapter], base: str) -> tuple[nn.Module, Any]:
+    """Return the base and its tokenizer, with its language-model head where the adapters were trained to write their labels."""
+    from .evaluation import own_head  # noqa: PLC0415 - takes seconds
+    from .models import load_base, load_language_model  # noqa: PLC0415
+    from .verbalisers import Verbaliser  # noqa: PLC0415
+
+    writes = any(isinstance(own_head(adapter), Verbaliser) for adapter in adapters)
+    return (load_language_model if writes else load_base)(base)
+
+
+def _require_heads(merged: Merged) -> None:
+    from .evaluation import own_head  # noqa: PLC0415 - takes seconds
+
+    for adapter in merged.adapters:
+        if own_head(adapter) is None:
+            raise MergeError(f"{adapter.name} brings no head to classify with, so the merge cannot be evaluated on its task.")

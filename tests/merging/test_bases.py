@@ -1,0 +1,119 @@
+"""Bases are described before they are loaded, refused where they do not fit, and loaded once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import HIDDEN, WORDS, one_sentence, tiny_model, tiny_tokenizer
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+    Wav2Vec2Config,
+)
+
+from merging import MergeError
+from merging.bases import Bases, check_memory, describe, described
+from merging.models import load_base
+
+TEXT = {
+    "vocab_size": 5 + len(WORDS),
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+T5 = T5Config(vocab_size=5 + len(WORDS), d_model=HIDDEN, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0)
+VIT = ViTConfig(hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=8, patch_size=4)
+MODELS = {
+    "encoder": tiny_model,
+    "decoder": lambda: LlamaForCausalLM(LlamaConfig(**TEXT)),
+    "encoder-decoder": lambda: T5ForConditionalGeneration(T5),
+    "vision": lambda: ViTModel(VIT),
+}
+
+
+def saved(folder: Path, model, dtype: torch.dtype = torch.float32) -> str:
+    model.to(dtype).save_pretrained(folder)
+    if model.main_input_name == "pixel_values":
+        ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    else:
+        tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_base_is_described_from_its_configuration_alone(kind: str, tmp_path: Path) -> None:
+    model = MODELS[kind]()
+    place = saved(tmp_path / "base", model)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    found = describe(place)
+    assert (found.kind, found.title) == (kind, "base")
+    assert found.writes == (kind in ("decoder", "encoder-decoder"))
+    heads = model.lm_head.weight.numel() if kind == "decoder" else 0
+    count = sum(parameter.numel() for parameter in model.parameters()) - heads
+    assert found.parameters == pytest.approx(count, abs=HIDDEN * (HIDDEN + 1))  # with or without a pooler
+    assert found.gigabytes == found.parameters * 4 / 1e9
+    assert describe(place, "bfloat16").gigabytes == found.parameters * 2 / 1e9
+    assert kind in described(found)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_base_is_loaded_once_with_what_reads_its_inputs(kind: str, tmp_path: Path) -> None:
+    place = saved(tmp_path / "base", MODELS[kind]())
+    bases = Bases()
+    base = bases.get(place)
+    assert bases.get(place) is base
+    assert bases.get(place, "bfloat16").model.dtype == torch.bfloat16
+    assert (base.model.get_output_embeddings() is not None) == base.description.writes
+    reads = "pixel_values" if kind == "vision" else "input_ids"
+    assert reads in base.tokenizer.model_input_names
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+def test_only_a_few_bases_stay_loaded(tmp_path: Path) -> None:
+    bases = Bases()
+    places = [saved(tmp_path / str(number), tiny_model(seed=number)) for number in range(3)]
+    first, *others = [bases.get(place) for place in places]
+    assert [bases.get(place) for place in places[1:]] == others
+    assert bases.get(places[0]) is not first
+
+
+def test_a_bare_decoder_answers_in_no_words(tmp_path: Path) -> None:
+    assert not describe(saved(tmp_path / "base", LlamaModel(LlamaConfig(**TEXT)))).writes
+
+
+def test_files_of_half_the_width_need_half_the_memory_as_they_are(tmp_path: Path) -> None:
+    place = saved(tmp_path / "base", tiny_model(), torch.bfloat16)
+    assert describe(place, "auto").gigabytes == describe(place).gigabytes / 2
+    assert load_base(place, "auto")[0].dtype == torch.bfloat16
+    assert load_base(place)[0].dtype == torch.float32
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    large = describe("minilm")
+    with pytest.raises(MergeError) as refused:
+        check_memory(large, free=large.gigabytes)
+    assert one_sentence(refused.value, "all-MiniLM-L6-v2", "bfloat16")
+    check_memory(large, free=2 * large.gigabytes)
+
+
+def test_what_is_no_base_is_refused(tmp_path: Path) -> None:
+    Wav2Vec2Config().save_pretrained(tmp_path / "sound")
+    (tmp_path / "nothing").mkdir()
+    place = saved(tmp_path / "pickled", tiny_model())
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    for source, dtype, words in (
+        (str(tmp_path / "sound"), "float32", "texts or pictures"),
+        (str(tmp_path / "nothing"), "float32", "No base model"),
+        ("minilm", "int8", "float32"),
+        (place, "float32", "safetensors"),
+    ):
+        with pytest.raises(MergeError) as refused:
+            Bases().get(source, dtype)
+        assert one_sentence(refused.value, words)
