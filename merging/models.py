@@ -227,5 +227,9 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def pooled_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean-pooled last hidden states (batch, hidden) of the bare encoder."""
+    """Return the mean-pooled last hidden states (batch, hidden) of the bare encoder; an encoder-decoder is refused (MergeError)."""
+    if bare(model).config.is_encoder_decoder:  # type: ignore[union-attr]
+        raise MergeError(
+            "An encoder-decoder has no state of a text that a classifier could read: let it write the labels (a Verbaliser)."
+        )
     return mean_pool(bare(model)(**batch).last_hidden_state, batch["attention_mask"])

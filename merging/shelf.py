@@ -147,6 +147,10 @@ def prepare(
     MergeError
         If fewer than two are chosen, they do not fit each other, or a head does not fit its task.
     """
+    if model.main_input_name != "input_ids":
+        raise MergeError(
+            f"The base reads {model.main_input_name}, and tasks here are texts: open the adapters without measuring."
+        )
     adapters = _mergeable([*chosen.values()], "Choose tasks for two adapters or more: one alone is nothing to merge.")
     for place, (name, adapter) in enumerate(zip(chosen, adapters, strict=True), 1):
         task = tasks[name]

@@ -177,7 +177,7 @@ class Workbench:
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
         if pool in self.pools:
             return tuple(load_pool(pool, self.root / "adapters"))
-        return tuple(Adapter.load(folder, task=task) for task, folder in self._own_pool(pool).folders.items())
+        return tuple(Adapter.load(folder, name=task, task=task) for task, folder in self._own_pool(pool).folders.items())
 
     def _own_pool(self, pool: str) -> OwnPool:
         if pool not in self._own:

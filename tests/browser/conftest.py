@@ -2,19 +2,13 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
+from pages import served
 
-ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,14 +19,6 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-OFFLINE = {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "GRADIO_SERVER_NAME": "127.0.0.1",
-}
-PATIENCE = 90  # seconds until the app answers, on a busy machine
 
 
 def chromium() -> str | None:
@@ -63,33 +49,8 @@ def app_url(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     if os.environ.get("APP_URL"):
         yield os.environ["APP_URL"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "log.txt"
-    environment = os.environ | OFFLINE | {"GRADIO_SERVER_PORT": str(port)}
-    with log.open("w") as output:
-        server = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            url = f"http://127.0.0.1:{port}/"
-            wait_for(url, server, log)
-            yield url
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"the app ended at its start:\n{log.read_text()}")
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"the app did not answer within {PATIENCE} s:\n{log.read_text()}")
+    with served(tmp_path_factory.mktemp("app"), "app.py") as url:
+        yield url
 
 
 @cache

@@ -19,7 +19,7 @@ from transformers import (
 
 from merging import MergeError
 from merging.bases import Bases, check_memory, describe, described
-from merging.models import load_base
+from merging.models import load_base, pooled_states
 
 TEXT = {
     "vocab_size": 5 + len(WORDS),
@@ -117,3 +117,10 @@ def test_what_is_no_base_is_refused(tmp_path: Path) -> None:
         with pytest.raises(MergeError) as refused:
             Bases().get(source, dtype)
         assert one_sentence(refused.value, words)
+
+
+def test_an_encoder_decoder_has_no_pooled_states() -> None:
+    batch = tiny_tokenizer()(["the cat"], return_tensors="pt")
+    with pytest.raises(MergeError) as refused:
+        pooled_states(T5ForConditionalGeneration(T5), batch)
+    assert one_sentence(refused.value, "Verbaliser")

@@ -17,7 +17,7 @@ from builders import (
     tiny_model,
     unchanged,
 )
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTModel
 
 from merging import Adapter, MergeError, Task, evaluate
 from merging.adapter import Head
@@ -152,6 +152,13 @@ def test_what_fits_is_kept_without_tasks(tmp_path: Path) -> None:
     with pytest.raises(MergeError) as refused:
         keep([shelf[0], broken], tmp_path / "other")
     assert one_sentence(refused.value, "two adapters")
+
+
+def test_what_reads_no_text_is_not_measured(tmp_path: Path, tokenizer) -> None:
+    size = {"hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    with pytest.raises(MergeError) as refused:
+        next(prepare(ViTModel(ViTConfig(**size)), tokenizer, {}, {}, tmp_path))
+    assert one_sentence(refused.value, "pixel_values", "without measuring")
 
 
 def _writer():

@@ -63,7 +63,8 @@ def average_against_scaling(
     reach = max(
         [REACH, mine["scaling"].max(), *([] if scaling is None else [scaling]), *([] if pins is None else pins["scaling"])]
     )
-    clipped = {"range": [-0.03 * reach, 1.03 * reach]} if grid and grid[-1] > reach else {}
+    # without a curve Plotly would invent an axis around the one line
+    clipped = {"range": [-0.03 * reach, 1.03 * reach]} if not grid or grid[-1] > reach else {}
     return {
         "data": traces,
         "layout": layout(

@@ -87,7 +87,7 @@ class BaseLayout:
 def lay_out(handlers: BaseHandlers) -> BaseLayout:
     """Lay the choice out."""
     choices = handlers.choices
-    with gr.Group(elem_id="ms-base"):
+    with gr.Column(elem_id="ms-base"):
         choice = gr.Dropdown(choices, value=choices[0][1], label="Base model", elem_id="ms-base-choice")
         name = gr.Textbox(
             label="Hub id of the base", placeholder="user/name@revision", max_lines=1, visible=False, elem_id="ms-base-name"

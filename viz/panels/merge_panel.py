@@ -195,7 +195,7 @@ def _wire_rank(layout: Layout, panel: MergeHandlers, *restored: Any) -> None:
         return views.rank_view(panel.workbench, pool, int(k), task, layer, kind)
 
     drawn = {"fn": rank, "inputs": [pool, k, *layout.rank_choice], "outputs": layout.rank, "concurrency_limit": 2, **QUIET}
-    gr.on([pool.input, k.input, *(choice.input for choice in layout.rank_choice)], **drawn)
+    gr.on([pool.change, k.input, *(choice.input for choice in layout.rank_choice)], **drawn)
     for event in restored:
         event.then(**drawn)
 
