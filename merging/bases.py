@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,9 +14,11 @@ import psutil
 import torch
 from torch import nn
 
+from .adapter import Adapter
 from .embedded_models import EMBEDDED
 from .errors import MergeError
 from .models import DTYPES, load_base, load_config, load_language_model
+from .pool import base_key
 
 KEPT = 2
 """Base models that stay loaded beside the first one; the one that was not used for longest goes."""
@@ -161,14 +163,16 @@ class Bases:
         return Base(description, model, reader, tokenizer)
 
 
+def base_of(adapters: Sequence[Adapter], given: str | None = None) -> str:
+    """Return the base to load for adapters: the one ``given``, else the one that they record, embedded if there is one of that name."""
+    recorded = next((adapter.base for adapter in adapters if adapter.base), "")
+    embedded = {base_key(base.name): source for source, base in EMBEDDED.items()}
+    return given or embedded.get(base_key(recorded)) or recorded or "minilm"
+
+
 def described(description: Description) -> str:
     """Say for people what a base is and needs."""
     size = description.parameters
     count = f"{size / 1e9:.2f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
     words = ", answers in words" if description.writes else ""
     return f"{description.title}: {description.kind}{words}, {count} parameters, {description.gigabytes:.2f} GB; {free_gigabytes():.1f} GB are free."
-
-
-def is_folder(source: str) -> bool:
-    """Tell whether a source is a folder of this machine, which no stranger may name."""
-    return source not in EMBEDDED and Path(source).is_dir()

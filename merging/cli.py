@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_recipe import evaluate_recipe, features_of, needs_data, recipe_features, recipe_of, refuse_contradictions, sweep_recipe
+from .cli_recipe import (
+    evaluate_recipe,
+    features_of,
+    needs_data,
+    opened,
+    recipe_features,
+    recipe_of,
+    refuse_contradictions,
+    sweep_recipe,
+)
 from .errors import MergeError
 
 # Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy machine.
@@ -25,9 +34,11 @@ cli = typer.Typer(
     help="Merge LoRA adapters and see why it hurts.",
 )
 
-Folders = Annotated[list[Path] | None, typer.Argument(help="Adapter folders, or one recipe.yaml.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
-Base = Annotated[str, typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; none = what the adapters record."),
+]
 
 
 def main() -> None:
@@ -207,7 +218,7 @@ def evaluate(
     pool: Annotated[str | None, typer.Option(help="A shipped pool instead of folders.")] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     limit: Annotated[int | None, typer.Option("--rows", min=1, help="Rows per task; none = all.")] = None,
-    base: Base = "minilm",
+    base: Base = None,
 ) -> None:
     """Print each adapter's accuracy beside the base's and the logistic-regression probe's on the same training rows.
 
@@ -220,14 +231,13 @@ def evaluate(
             print(line, flush=True)
         return
     from .adapter import Adapter
-    from .models import load_base
     from .pools import load_pool, settings_of, test_accuracies
     from .tasks import Task
 
     adapters = load_pool(pool) if pool else [Adapter.load(folder) for folder in folders or ()]
     if not adapters:
         raise MergeError("Name adapter folders, or a shipped pool with --pool.")
-    model, tokenizer = load_base(base)
+    model, tokenizer = opened(adapters, base)
     print(f"{'task':12} {'adapter':>8} {'probe':>8} {'base':>8}   ({split})")
     for adapter in adapters:
         rows = settings_of(adapter.metadata).rows
@@ -240,11 +250,11 @@ def sweep(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe.yaml, whose merge is swept over its scaling; none = pools.")
     ] = None,
-    pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = all.")] = None,
+    pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = those on all-MiniLM.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Methods; none = all.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 200,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
-    base: Base = "minilm",
+    base: Base = None,
 ) -> None:
     """Measure accuracy against the scaling on validation, then each method at its best scaling on the whole test split.
 
@@ -254,7 +264,7 @@ def sweep(
     if recipe is not None:
         _sweep_recipe(recipe, pool, method, rows, output, base)
         return
-    from .pools import POOLS, assets_folder
+    from .pools import POOLS, SHIPPED, assets_folder
     from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .search import CONTENDERS
 
@@ -264,15 +274,17 @@ def sweep(
 
     folder = output or assets_folder() / "tables"
     for name in pool or POOLS:
-        if name not in POOLS:
-            raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(POOLS)}.")
+        if name not in SHIPPED:
+            raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(SHIPPED)}.")
         for line in measure_pool(name, folder, method, rows):
             print(line, flush=True)
     write_rank_curves(folder)
     print(f"{markdown_results(folder)}\n\n{markdown_adapters()}")
 
 
-def _sweep_recipe(path: str, pool: list[str] | None, method: list[str] | None, rows: int, output: Path | None, base: str) -> None:
+def _sweep_recipe(
+    path: str, pool: list[str] | None, method: list[str] | None, rows: int, output: Path | None, base: str | None
+) -> None:
     recipe = recipe_of([path])
     if recipe is None:
         raise MergeError(f"{path} is no recipe.yaml: write a merge first, or sweep shipped pools with --pool.")
@@ -387,10 +399,8 @@ def _merge(
     orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
-    full_model: Annotated[
-        bool, typer.Option("--full-model", help="Write the whole --base with the merge in its weights.")
-    ] = False,
-    base: Base = "minilm",
+    full_model: Annotated[bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")] = False,
+    base: Base = None,
     **params: Any,
 ) -> None:
     """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
@@ -444,14 +454,15 @@ def _weight(text: str) -> float | dict[str, float]:
         raise MergeError(f"--weight {text!r} is neither a number nor pattern=number,pattern=number.") from error
 
 
-def _save_full_model(merged: Any, base: str, output: Path, head: str | None) -> None:
+def _save_full_model(merged: Any, base: str | None, output: Path, head: str | None) -> None:
+    from .bases import base_of
     from .export_model import save_full_model
 
-    print(save_full_model(merged, base, output, head=head))
+    print(save_full_model(merged, base_of(merged.adapters, base), output, head=head))
     print("exact", file=sys.stderr)
 
 
-def _merge_recipe(recipe: Any, output: Path, base: str, full_model: bool) -> None:
+def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool) -> None:
     merged = recipe.merge(recipe_features(recipe, base))
     if full_model:
         _save_full_model(merged, base, output, recipe.head)

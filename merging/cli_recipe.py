@@ -87,55 +87,66 @@ def needs_data(method: str) -> bool:
     return method in METHODS and "data" in METHODS[method].needs
 
 
-def features_of(adapters: Sequence[Adapter], base: str, k: int = 100) -> Features:
+def features_of(adapters: Sequence[Adapter], base: str | None, k: int = 100) -> Features:
     """Collect the features of the adapters' own embedded tasks, for what needs data."""
-    from .features import collect_features  # noqa: PLC0415 - takes seconds
+    from .bases import base_of  # noqa: PLC0415 - takes seconds
+    from .features import collect_features  # noqa: PLC0415
     from .models import load_base  # noqa: PLC0415
     from .tasks import Task  # noqa: PLC0415
 
     texts = {adapter.task: Task.load(adapter.task).train.texts[:k] for adapter in adapters}
-    model, tokenizer = load_base(base)
+    model, tokenizer = load_base(base_of(adapters, base))
     modules = sorted({module for adapter in adapters for module in adapter.deltas})
     return collect_features(model, tokenizer, texts, k, modules, keep_tokens=False)
 
 
-def recipe_features(recipe: Recipe, base: str) -> Features | None:
+def recipe_features(recipe: Recipe, base: str | None) -> Features | None:
     """Collect what a recipe's merge needs of the tasks' texts; None if that is nothing."""
     if recipe.soft_osrm is None and not needs_data(recipe.method):
         return None
     return features_of(recipe.load_adapters(), base, recipe.k or 100)
 
 
-def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str) -> Iterator[str]:
-    """Yield a table, line by line: the merge's accuracy with its 95 % interval, the adapter's alone and the base's under its head.
+def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | None) -> Iterator[str]:
+    """Yield a table, line by line: the merge's accuracy with its 95 % interval, macro-F1 and Matthews correlation; the accuracy of the
+    adapter alone and of the base under its head.
 
     Parameters
     ----------
     rows : of each task; None = all
+    base : None = the one that the adapters record
     """
-    from .evaluation import encode_task, evaluate, own_head  # noqa: PLC0415 - takes seconds
+    from .evaluation import encode_task, evaluate, hits, own_head  # noqa: PLC0415 - takes seconds
+    from .metrics import metrics, predictions  # noqa: PLC0415
     from .tasks import Task  # noqa: PLC0415
 
     merged = recipe.merge(recipe_features(recipe, base))
     _require_heads(merged)
-    model, tokenizer = _opened(merged.adapters, base)
-    yield f"{'task':12} {'merged':>8} {'95 %':>16} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
+    model, tokenizer = opened(merged.adapters, base)
+    yield f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
     found = []
     for adapter in merged.adapters:
         task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
         head = {adapter.task: own_head(adapter)}
-        ours, alone, bare = (
-            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1]  # type: ignore[arg-type]
-            for subject in (merged, adapter, None)
+        predicted = predictions(hits(model, tokenizer, merged, [task], heads=head))  # type: ignore[arg-type]
+        ours = metrics(predicted, {adapter.task: task.labels}).set_index("metric")
+        accuracy, low, high, rows_seen = ours.loc["accuracy", ["value", "low", "high", "n"]]
+        alone, bare = (
+            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1].accuracy  # type: ignore[arg-type]
+            for subject in (adapter, None)
         )
-        found.append((ours.accuracy, alone.accuracy, bare.accuracy))
-        interval = f"{ours.interval[0]:.3f} to {ours.interval[1]:.3f}"
-        yield f"{adapter.task:12} {ours.accuracy:8.3f} {interval:>16} {alone.accuracy:8.3f} {bare.accuracy:8.3f} {ours.total:6}"
-    means = [sum(column) / len(found) for column in zip(*found, strict=True)]
-    yield f"{'average':12} {means[0]:8.3f} {'':>16} {means[1]:8.3f} {means[2]:8.3f}"
+        found.append((accuracy, ours.value["macro_f1"], ours.value["matthews"], alone, bare))
+        interval = f"{low:.3f} to {high:.3f}"
+        yield _row(adapter.task, interval, found[-1]) + f" {rows_seen:6}"
+    yield _row("average", "", [sum(column) / len(found) for column in zip(*found, strict=True)])
 
 
-def sweep_recipe(recipe: Recipe, rows: int, base: str, table: Path | None = None) -> Iterator[str]:
+def _row(name: str, interval: str, values: Sequence[float]) -> str:
+    accuracy, *others = (f"{value:8.3f}" for value in values)
+    return " ".join([f"{name:12}", accuracy, f"{interval:>16}", *others])
+
+
+def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None = None) -> Iterator[str]:
     """Yield a line per scaling: the validation accuracy of the recipe's merge, all else as it says; the best one last.
 
     Parameters
@@ -158,7 +169,7 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str, table: Path | None = None
         raise MergeError(f"{table} exists: choose another folder with -o.")
     features = recipe_features(recipe, base)
     adapters = recipe.load_adapters()
-    model, tokenizer = _opened(adapters, base)
+    model, tokenizer = opened(adapters, base)
     tasks = [encode_task(tokenizer, Task.load(adapter.task), "validation", rows) for adapter in adapters]
     found: list[pd.DataFrame] = []
     waiting = list(SCALINGS)
@@ -181,14 +192,15 @@ def _all(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _opened(adapters: Sequence[Adapter], base: str) -> tuple[nn.Module, Any]:
+def opened(adapters: Sequence[Adapter], base: str | None) -> tuple[nn.Module, Any]:
     """Return the base and its tokenizer, with its language-model head where the adapters were trained to write their labels."""
-    from .evaluation import own_head  # noqa: PLC0415 - takes seconds
+    from .bases import base_of  # noqa: PLC0415 - takes seconds
+    from .evaluation import own_head  # noqa: PLC0415
     from .models import load_base, load_language_model  # noqa: PLC0415
     from .verbalisers import Verbaliser  # noqa: PLC0415
 
     writes = any(isinstance(own_head(adapter), Verbaliser) for adapter in adapters)
-    return (load_language_model if writes else load_base)(base)
+    return (load_language_model if writes else load_base)(base_of(adapters, base))
 
 
 def _require_heads(merged: Merged) -> None:

@@ -11,8 +11,8 @@ from .diagnostics import RANK_KS, rank_curve
 from .evaluation import encode_task
 from .experiment import EFFECTS, VARIANTS
 from .features import collect_features
-from .models import load_base
-from .pools import POOLS, collect_for_osrm, load_pool, settings_of
+from .models import load_base, load_language_model
+from .pools import POOLS, SHIPPED, collect_for_osrm, load_pool, settings_of
 from .search import CONTENDERS, append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
@@ -23,8 +23,8 @@ REFERENCE = "task_arithmetic"
 def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int) -> Iterator[str]:
     """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv`` (each method at its best scaling); yields a line per merge."""
     names = list(methods or CONTENDERS)
-    adapters = load_pool(pool)
-    model, tokenizer = load_base("minilm")
+    adapters, spec = load_pool(pool), SHIPPED[pool]
+    model, tokenizer = (load_language_model if spec.words else load_base)(spec.base)
     tasks = [Task.load(adapter.task) for adapter in adapters]
     features = None
     if any("data" in CONTENDERS[name].needs for name in names):
@@ -40,7 +40,7 @@ def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: i
     test = folder / f"test_{pool}.csv"
     done = {(row.method, row.scaling) for row in read_table(test).itertuples()}
     points = [(name, best[name]) for name in names if (name, best[name]) not in done]
-    encoded = [encode_task(tokenizer, task, "test") for task in tasks] if points else []
+    encoded = [encode_task(tokenizer, task, "test", spec.test_rows) for task in tasks] if points else []
     for table in sweep(model, tokenizer, adapters, encoded, points, features):
         append(test, table)
         yield f"{pool} test {_line(table)}"
@@ -75,7 +75,7 @@ def write_rank_curves(folder: Path) -> None:
 def markdown_results(folder: Path) -> str:
     """Return the README's tables: every measured method at its best validation scaling, on the whole test splits."""
     parts = []
-    for pool in POOLS:
+    for pool in SHIPPED:
         table = read_table(folder / f"test_{pool}.csv")
         if table.empty:
             continue
@@ -86,23 +86,23 @@ def markdown_results(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def markdown_adapters() -> str:
-    """Return the README's table of the shipped adapters: test accuracy of each beside the probe's and the bare base's."""
+def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
+    """Return the README's table of shipped adapters on one base: test accuracy of each beside the probe's and the bare base's."""
     lines = [
-        "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in POOLS) + " |",
-        "|---|---|" + "---|" * len(POOLS),
+        "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in pools) + " |",
+        "|---|---|" + "---|" * len(pools),
     ]
-    measured = {pool: {a.task: a.metadata["test_accuracy"] for a in load_pool(pool)} for pool in POOLS}
-    for task in DEFAULT_TASKS:
-        cells = [f"{measured[pool][task]['adapter']:.3f} ({measured[pool][task]['base']:.3f})" for pool in POOLS]
-        lines.append(f"| {task_title(task)} | {measured['default'][task]['probe']:.3f} | {' | '.join(cells)} |")
+    measured = {pool: {a.task: a.metadata["test_accuracy"] for a in load_pool(pool)} for pool in pools}
+    for task in measured[pools[0]]:
+        cells = [f"{measured[pool][task]['adapter']:.3f} ({measured[pool][task]['base']:.3f})" for pool in pools]
+        lines.append(f"| {task_title(task)} | {measured[pools[0]][task]['probe']:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str:
     mean = sum(single.values()) / len(single)
     lines = [
-        f"**Pool `{pool}`** ({POOLS[pool].title}); each adapter alone: {mean:.3f}",
+        f"**Pool `{pool}`** ({SHIPPED[pool].title}); each adapter alone: {mean:.3f}",
         "",
         "| method | best λ | test average (95 %) | share of single-task | worst task | against Task Arithmetic (95 %, paired) |",
         "|---|---|---|---|---|---|",

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from builders import one_sentence, peft_folder, tiny_model
+from sklearn.metrics import f1_score, matthews_corrcoef
 from typer.testing import CliRunner, Result
 
 from merging import METHODS, Adapter, MergeError, Task, evaluate, merge
@@ -124,10 +125,13 @@ def test_evaluate_prints_what_the_library_measures(shipped: Path) -> None:
     heads = {adapter.task: adapter.head for adapter in merged.adapters}
     for i, (adapter, task) in enumerate(zip(merged.adapters, tasks, strict=True)):
         expected = [[*evaluate(model, tokenizer, subject, [task], heads=heads)][-1] for subject in (merged, adapter, None)]
-        name, ours, low, _, high, alone, bare, rows = lines[1 + i].split()
+        name, ours, low, _, high, f1, correlation, alone, bare, rows = lines[1 + i].split()
         assert name == adapter.task
         assert [ours, alone, bare] == [f"{estimate.accuracy:.3f}" for estimate in expected]
         assert (low, high) == tuple(f"{bound:.3f}" for bound in expected[0].interval)
+        guess = predictions(hits(model, tokenizer, merged, [task], heads=heads))[adapter.task]
+        assert f1 == f"{f1_score(task.labels, guess, average='macro', zero_division=0.0):.3f}"
+        assert correlation == f"{matthews_corrcoef(task.labels, guess):.3f}"
         assert int(rows) == ROWS
     assert lines[-1].split()[0] == "average"
 
