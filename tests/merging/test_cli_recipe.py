@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from merging import METHODS, Adapter, MergeError, Task, evaluate, merge
 from merging.cli import cli
-from merging.evaluation import encode_task
+from merging.evaluation import encode_task, hits
+from merging.metrics import predictions
 from merging.models import load_base
 from merging.recipe import Recipe
 from merging.search import SCALINGS
