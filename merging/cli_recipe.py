@@ -137,7 +137,7 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
         )
         found.append((accuracy, ours.value["macro_f1"], ours.value["matthews"], alone, bare))
         interval = f"{low:.3f} to {high:.3f}"
-        yield _row(adapter.task, interval, found[-1]) + f" {rows_seen:6}"
+        yield _row(adapter.task, interval, found[-1]) + f" {int(rows_seen):6}"
     yield _row("average", "", [sum(column) / len(found) for column in zip(*found, strict=True)])
 
 
