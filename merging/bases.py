@@ -17,7 +17,7 @@ from torch import nn
 from .adapter import Adapter
 from .embedded_models import EMBEDDED
 from .errors import MergeError
-from .models import DTYPES, load_base, load_config, load_language_model
+from .models import DTYPES, linear_kinds, load_base, load_config, load_language_model, usual_targets
 from .pool import base_key
 
 KEPT = 2
@@ -36,6 +36,8 @@ class Description:
     writes : it has a language-model head, so that labels can be its words
     parameters : how many numbers it has
     gigabytes : what its weights take in the dtype asked for
+    kinds : last parts of the names of its linear layers, in their order
+    usual : those that PEFT adapts unless told otherwise; the first two where it has no opinion
     """
 
     source: str
@@ -44,6 +46,8 @@ class Description:
     writes: bool
     parameters: int
     gigabytes: float
+    kinds: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +110,9 @@ def describe(source: str, dtype: str = "float32") -> Description:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     width = {"bfloat16": 2, "float16": 2}.get(dtype) or _stored_width(config) if dtype != "float32" else 4
     title = EMBEDDED[source].title if source in EMBEDDED else source.rstrip("/").rsplit("/", 1)[-1]
-    return Description(source, title, kind, writes, parameters, parameters * width / 1e9)
+    kinds = linear_kinds(model)
+    usual = tuple(name for name in usual_targets(config.model_type) if name in kinds) or kinds[:2]
+    return Description(source, title, kind, writes, parameters, parameters * width / 1e9, kinds, usual)
 
 
 def _stored_width(config: Any) -> int:

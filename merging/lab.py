@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
+from .bases import base_of, describe
 from .diagnostics import RANK_KS, rank_curve
 from .engine import merge
 from .errors import MergeError
@@ -189,6 +190,11 @@ class Lab:
         if plan.k < 1 or plan.epochs < 1 or plan.rows < 1 or not plan.learning_rate > 0:
             raise MergeError("k, epochs and rows start at 1, and the learning rate is above 0.")
 
+    def kinds(self, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return (the kinds of modules of a base that can be adapted, the usual ones), without loading it."""
+        description = describe(base)
+        return description.kinds, description.usual
+
     def modules(self, plan: Plan) -> list[str]:
         """Return the full names of the modules that a plan adapts."""
         return target_names(self.base(plan.base, plan.dtype)[0], plan.modules)
@@ -356,11 +362,10 @@ class Lab:
         scaling: float,
         method: str = "task_arithmetic",
         rows: int = 100,
-        base: tuple[str, str] = ("minilm", "float32"),
     ) -> Iterator[tuple[str, float, float, float, int, int]]:
         """Merge trained adapters {task: folder} and yield (task, accuracy, low, high, done, total) as `evaluate` does."""
-        model, tokenizer = self.base(*base)
         adapters = [Adapter.load(folder, task=task) for task, folder in folders.items()]
+        model, tokenizer = self.base(base_of(adapters), "float32")
         merged = merge(adapters, method, scaling=scaling)
         tasks = [self.task(task) for task in folders]
         encoded = [encode_task(tokenizer, task, "test", rows, MAX_LENGTH) for task in tasks]

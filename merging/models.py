@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,22 @@ def bare(model: nn.Module) -> nn.Module:
     """Return the encoder inside a model with a head, or the model itself."""
     inner = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
     return inner if isinstance(inner, nn.Module) else model
+
+
+def linear_kinds(model: nn.Module) -> tuple[str, ...]:
+    """Return the last parts of the names of the encoder's linear layers, in their order; a pooler or a head does not count."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
+
+    names = [name for name, module in bare(model).named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names if not set(name.split(".")) & set(NOT_ENCODER)))
+
+
+def usual_targets(architecture: str) -> Sequence[str]:
+    """Return the last parts of the names that PEFT adapts by default in an architecture; none where it has no default."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as defaults  # noqa: PLC0415, N811
+
+    known: dict[str, Sequence[str]] = {**defaults, "distilbert": ["q_lin", "v_lin"]}
+    return known.get(architecture, ())
 
 
 def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:

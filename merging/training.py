@@ -23,7 +23,7 @@ from .diagnostics import drift
 from .errors import MergeError
 from .features import Features
 from .lowrank import LowRank
-from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in
+from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in, usual_targets
 from .objectives import LabelWords, Objective, PooledClassifier, encoded_split, probe_head
 from .osrm import official_init, osrm_init, random_orthonormal
 from .tasks import Task
@@ -107,13 +107,10 @@ def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
         If there is none, or PEFT has no default for the architecture.
     """
     if not targets:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as defaults  # noqa: PLC0415, N811
-
         kind = bare(model).config.model_type  # type: ignore[union-attr]
-        known = {**defaults, "distilbert": ["q_lin", "v_lin"]}
-        if kind not in known:
+        targets = usual_targets(str(kind))
+        if not targets:
             raise MergeError(f"There are no usual target modules for the architecture {kind!r}: name some.")
-        targets = known[kind]
     # what comes behind the pooled states (a pooler, a head) would never learn
     names = [
         name

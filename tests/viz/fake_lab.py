@@ -14,6 +14,7 @@ from merging.experiment import VARIANTS
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
 
+KINDS = ("query", "key", "value", "dense")
 WIDTH = 384
 TEXTS = 300
 STEPS = 4
@@ -40,6 +41,9 @@ class FakeLab:
             raise MergeError("choose at least two tasks.")
         if plan.rank > WIDTH:
             raise MergeError(f"rank = {plan.rank}: A has between 1 and {WIDTH} rows.")
+
+    def kinds(self, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return (("q_proj", "v_proj", "o_proj"), ("q_proj", "v_proj")) if base == "smollm2" else (KINDS, ("query", "value"))
 
     def modules(self, plan: Plan) -> list[str]:
         parts = {"query": ["attention.self.query"], "key": ["attention.self.key"], "value": ["attention.self.value"]}

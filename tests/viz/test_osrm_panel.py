@@ -25,6 +25,7 @@ NO_PART = ("", "", "")
 def form(**changes: Any) -> dict[str, Any]:
     """The values of a freshly opened page."""
     values = {
+        "base": "minilm",
         "tasks": ["trec", "sms_spam", "movie"],
         "variant": "osrm",
         "freeze_A": "trained",
@@ -362,3 +363,14 @@ def test_missing_tables_name_the_command_that_makes_them(tmp_path: Path) -> None
     assert "mergescope experiment osrm" in found.sentence
     for name, value in found.views(None).items():
         assert "mergescope experiment osrm" in json.loads(value)["caption"], name
+
+
+def test_another_base_has_other_modules_and_its_texts_are_read_anew(panel: OsrmHandlers, session: OsrmSession) -> None:
+    assert panel.modules("smollm2") == {"choices": ["q_proj", "v_proj", "o_proj"], "value": ["q_proj", "v_proj"]}
+    assert read_plan(form(base="smollm2", modules=["q_proj"])).base == "smollm2"
+    panel.redraw(session, form(), NO_PART)
+    session.stopped = True
+    panel.redraw(session, form(k=50), NO_PART)
+    session.stopped = True
+    panel.redraw(session, form(k=50, base="smollm2"), NO_PART)
+    assert not session.stopped

@@ -99,6 +99,14 @@ class OsrmHandlers(TrainingHandlers):
             "note": notes_html(views.warnings(titles, plan, view)),
         }
 
+    def modules(self, base: str) -> Values:
+        """Give the kinds of modules that another base has, with the usual ones chosen; or say why it cannot be had."""
+        try:
+            kinds, usual = self.lab.kinds(base)
+        except MergeError as error:
+            return {"note": alert(error)}
+        return {"choices": list(kinds), "value": list(usual)}
+
     def add_task(self, session: OsrmSession, path: str) -> Values:
         """Read a visitor's own task; gives the new choices, or says what is wrong with the file."""
         try:
@@ -133,7 +141,7 @@ class OsrmHandlers(TrainingHandlers):
 
 
 def _same_texts(one: Plan, other: Plan) -> bool:
-    return (one.tasks, one.modules, one.k) == (other.tasks, other.modules, other.k)
+    return (one.base, one.tasks, one.modules, one.k) == (other.base, other.tasks, other.modules, other.k)
 
 
 def _numbered(name: str) -> Iterator[str]:

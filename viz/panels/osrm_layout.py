@@ -49,7 +49,7 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
 
     with gr.Row(elem_id="ms-osrm"):
         with gr.Column(elem_id="ms-plan"):
-            controls = plan_controls(panel.lab.titles())
+            controls = plan_controls(panel.lab.titles(), panel.lab.kinds("minilm")[0])
         with gr.Column(elem_id="ms-training-card", elem_classes="ms-card"):
             outputs["training"] = html("ms-training")
             cancel = gr.Button("Cancel training", size="sm", elem_id="ms-cancel-training")

@@ -72,8 +72,11 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
     demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
     everything = components((*TRAINING, *FOUND, "found"))
     look(tab.select(opened, [state, layout.method, *inputs[1:]], [*everything, *planned], **NOW))
-    moved = [component.input for component in [*form.values(), *layout.parts]]
+    base = form["base"]
+    moved = [component.input for component in [*form.values(), *layout.parts] if component is not base]
     look(gr.on(moved, redraw, inputs, planned, **NOW))
+    rebased = base.input(_rebased(panel), base, [form["modules"], layout.plan.note], **QUIET)
+    look(rebased.success(redraw, inputs, planned, **QUIET))  # it may fetch the base first
     form["variant"].input(variant_help, form["variant"], layout.plan.help, **NOW)
     uploaded = layout.plan.upload.upload(
         add_task, [state, form["tasks"], layout.plan.upload], [form["tasks"], layout.plan.note], **QUIET
@@ -90,17 +93,33 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
         train, [state, own], [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
     )
     layout.cancel.click(lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW)
+    _wire_sets(layout, panel, state, trained)
+    layout.method.input(lambda method: _send(found.views(method), FOUND), layout.method, components(FOUND), **NOW)
+
+
+def _wire_sets(layout: Layout, panel: OsrmHandlers, state: gr.State, trained: Any) -> None:
+    """Merge the visitor's sets after a training and at another λ, and let them be downloaded."""
+    sets = layout.outputs["sets"]
     rescaled = layout.scaling.input(
         lambda session, scaling: _send(panel.rescale(session, scaling), ("sets",)),
         [state, layout.scaling],
-        layout.outputs["sets"],
+        sets,
         **NOW,
     )
     for event in (trained, rescaled):
         measure = _stream(panel.measure, ("sets",))
-        event.then(measure, state, components(("sets",)), concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+        event.then(measure, state, sets, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
     layout.choice.input(panel.archive, [state, layout.choice], layout.download, **NOW)
-    layout.method.input(lambda method: _send(found.views(method), FOUND), layout.method, components(FOUND), **NOW)
+
+
+def _rebased(panel: OsrmHandlers) -> Callable[[str], list[Any]]:
+    """Make what gives the kinds of modules of another base, or says why it cannot be had."""
+
+    def rebased(base: str) -> list[Any]:
+        news = panel.modules(base)
+        return [gr.skip(), news["note"]] if "note" in news else [gr.update(**news), gr.skip()]
+
+    return rebased
 
 
 def _sentence(found: Found) -> str:

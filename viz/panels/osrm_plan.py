@@ -1,17 +1,17 @@
 """The plan of a training: its controls, read back as a `Plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from merging.embedded_models import EMBEDDED
 from merging.errors import MergeError
 from viz.panels.controls import MOST_TASKS
 from viz.panels.osrm_services import VARIANTS, Plan
 
 DEFAULT_TASKS = ("trec", "sms_spam", "movie")  # few classes and short texts: quick to read and to train
-KINDS = ("query", "key", "value", "dense")
 LIMITS = {"rank": (1, 4096), "epochs": (1, 20), "rows": (1, 10_000), "seed": (0, 1_000_000), "k": (1, 600)}
 HELP = {
     "default_shared": "PEFT's random A, the same for all tasks: the usual baseline. How bad is a merge when every task reads the same directions?",
@@ -36,14 +36,22 @@ class PlanControls:
     stop: gr.Button
 
 
-def plan_controls(titles: Mapping[str, str]) -> PlanControls:
-    """Lay out the controls, at a plan that trains in a few minutes on two cores."""
+def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanControls:
+    """Lay out the controls, at a plan that trains in a few minutes on two cores.
+
+    Parameters
+    ----------
+    titles : {name: title} of the tasks
+    kinds : the kinds of modules that the first base has
+    """
     start = Plan(DEFAULT_TASKS)
     form: dict[str, gr.components.Component] = {}
 
     def add(name: str, kind: type[gr.components.Component], label: str, value: Any, **options: Any) -> None:
         form[name] = kind(label=label, value=value, container=True, elem_id=f"ms-plan-{name}", **options)
 
+    bases = [(base.title, source) for source, base in EMBEDDED.items()]
+    add("base", gr.Dropdown, "Base", start.base, choices=bases)
     tasks = [(title, name) for name, title in titles.items()]
     add("tasks", gr.CheckboxGroup, "Tasks", list(start.tasks), choices=tasks, elem_classes="ms-checks")
     upload = gr.UploadButton(
@@ -60,7 +68,7 @@ def plan_controls(titles: Mapping[str, str]) -> PlanControls:
     info = "Training texts of each task that OSRM looks at. The figures are solved again while it moves."
     limits = {"minimum": 5, "maximum": LIMITS["k"][1], "step": 5}
     add("k", gr.Slider, "Texts per task k", start.k, **limits, info=info, elem_classes="ms-slider")
-    add("modules", gr.CheckboxGroup, "Adapted modules", list(start.modules), choices=list(KINDS), elem_classes="ms-checks")
+    add("modules", gr.CheckboxGroup, "Adapted modules", list(start.modules), choices=list(kinds), elem_classes="ms-checks")
     with gr.Row(elem_classes="ms-numbers"):
         add("rank", gr.Number, "Rank", start.rank, precision=0, min_width=80)
         add("epochs", gr.Number, "Epochs", start.epochs, precision=0, min_width=80)
@@ -103,7 +111,7 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
     rate = form["learning_rate"]
     if rate is None or not 0 < rate < 1:
         raise MergeError("The learning rate must be above 0 and below 1.")
-    chosen = {"tasks": tuple(form["tasks"]), "variant": form["variant"], "modules": tuple(form["modules"])}
+    chosen = {"base": form["base"], "tasks": tuple(form["tasks"]), "variant": form["variant"], "modules": tuple(form["modules"])}
     return Plan(**chosen, **numbers, learning_rate=float(rate), freeze_A=form["freeze_A"] == "frozen")
 
 

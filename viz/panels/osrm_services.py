@@ -32,6 +32,9 @@ class Lab(Protocol):
     def check(self, plan: Plan) -> None:
         """Raise MergeError if a plan cannot be carried out."""
 
+    def kinds(self, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the kinds of modules of a base that can be adapted, and the usual ones."""
+
     def modules(self, plan: Plan) -> list[str]:
         """Name the modules that a plan adapts, in full."""
 
