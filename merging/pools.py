@@ -61,7 +61,7 @@ POOLS: dict[str, PoolSpec] = {
 SHIPPED: dict[str, PoolSpec] = POOLS | {
     "smollm2": PoolSpec(
         "smollm2", "SmolLM2-135M, PEFT init", "default", False, "A language model that answers with the label; own seeds.",
-        base="smollm2", tasks=("trec", "sms_spam", "movie", "tweets3"), words=True, test_rows=400,
+        base="smollm2", tasks=("trec", "sms_spam", "movie"), words=True, test_rows=400,
     )
 }  # fmt: skip
 

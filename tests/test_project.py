@@ -12,19 +12,22 @@ import yaml
 from packaging.requirements import Requirement
 
 from merging import METHODS, Adapter, Recipe
+from merging.embedded_models import EMBEDDED
+from merging.evaluation import own_head
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
-from merging.pools import POOLS, assets_folder, train_command
+from merging.pools import SHIPPED, assets_folder, train_command
 from merging.prediction import markdown, read_bank
 from merging.report import markdown_adapters, markdown_full, markdown_osrm, markdown_results
 from merging.search import best_scalings, read_table
-from merging.tasks import DEFAULT_TASKS, Task
+from merging.tasks import Task
 from merging.tasks import fingerprint as data_fingerprint
 from merging.training import TrainingSettings
+from merging.verbalisers import Verbaliser
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SHIPPED = [(pool, task) for pool in POOLS for task in DEFAULT_TASKS]
+ADAPTERS = [(pool, task) for pool, spec in SHIPPED.items() for task in spec.tasks]
 
 
 def front_matter() -> dict:
@@ -64,26 +67,28 @@ def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
     readme = (ROOT / "README.md").read_text()
     assert markdown_results(assets_folder() / "tables") in readme
     assert markdown_adapters() in readme
+    assert markdown_adapters(["smollm2"]) in readme
     assert markdown_osrm(assets_folder() / "tables") in readme
     assert markdown_full(assets_folder() / "tables") in readme
     assert markdown(read_bank(assets_folder() / "tables" / "bank.csv")) in readme
 
 
-@pytest.mark.parametrize(("pool", "task"), SHIPPED)
+@pytest.mark.parametrize(("pool", "task"), ADAPTERS)
 def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
     adapter = Adapter.load(assets_folder() / "adapters" / pool / task)
-    metadata, spec = adapter.metadata, POOLS[pool]
+    metadata, spec = adapter.metadata, SHIPPED[pool]
     settings = TrainingSettings(**metadata["training"] | {"modules": tuple(metadata["training"]["modules"])})
     assert (adapter.task, settings.init, settings.seed) == (task, spec.init, spec.seed(task))
-    assert metadata["command"] == train_command(task, settings)
+    assert metadata["command"] == train_command(task, settings, spec.base, spec.words)
     assert metadata["data_fingerprint"] == data_fingerprint(Task.load(task))
     assert set(metadata["versions"]) >= {"torch", "transformers", "peft"}
     assert 0 < metadata["validation_accuracy"] <= 1
-    assert adapter.head is not None
-    assert adapter.head.labels == Task.load(task).labels
+    head, labels = own_head(adapter), Task.load(task).labels
+    assert isinstance(head, Verbaliser) == spec.words
+    assert tuple(head.words if isinstance(head, Verbaliser) else head.labels) == labels
 
 
-@pytest.mark.parametrize(("pool", "task"), SHIPPED)
+@pytest.mark.parametrize(("pool", "task"), ADAPTERS)
 def test_a_shipped_adapter_is_no_worse_than_the_probe(pool: str, task: str) -> None:
     path = assets_folder() / "adapters" / pool / task / "mergescope.json"
     measured = json.loads(path.read_text())["test_accuracy"]
@@ -91,13 +96,15 @@ def test_a_shipped_adapter_is_no_worse_than_the_probe(pool: str, task: str) -> N
     assert measured["adapter"] >= measured["probe"] + margin
 
 
-def test_the_shipped_pools_belong_to_the_embedded_base() -> None:
-    expected = fingerprint(load_base("minilm")[0])
-    recorded = {Adapter.load(assets_folder() / "adapters" / pool / task).base_fingerprint for pool, task in SHIPPED}
+@pytest.mark.parametrize("base", EMBEDDED)
+def test_the_shipped_pools_belong_to_the_embedded_bases(base: str) -> None:
+    expected = fingerprint(load_base(base)[0])
+    mine = [(pool, task) for pool, task in ADAPTERS if SHIPPED[pool].base == base]
+    recorded = {Adapter.load(assets_folder() / "adapters" / pool / task).base_fingerprint for pool, task in mine}
     assert recorded == {expected}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", SHIPPED)
 def test_the_slider_can_stand_at_every_tuned_scaling(pool: str) -> None:
     tuned = best_scalings(read_table(assets_folder() / "tables" / f"sweep_{pool}.csv"))
     for method, scaling in tuned.items():
