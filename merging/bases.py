@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -89,7 +90,7 @@ def describe(source: str, dtype: str = "float32") -> Description:
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config, trust_remote_code=False)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise MergeError(
             f"{source} is a {config.model_type}, which transformers does not know without code from elsewhere."
         ) from error
@@ -122,8 +123,12 @@ def _stored_width(config: Any) -> int:
 
 
 def free_gigabytes() -> float:
-    """Return how much memory a new model could take."""
-    return float(psutil.virtual_memory().available) / 1e9
+    """Return how much memory a new model could take: of the machine, or of the container where that has less."""
+    free = float(psutil.virtual_memory().available)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and limit.read_text().strip().isdecimal():
+        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    return free / 1e9
 
 
 def check_memory(description: Description, free: float | None = None) -> None:
@@ -131,7 +136,7 @@ def check_memory(description: Description, free: float | None = None) -> None:
     free = free_gigabytes() if free is None else free
     if description.gigabytes * HEADROOM > free:
         raise MergeError(
-            f"{description.title} needs {description.gigabytes:.1f} GB and as much again for the layers that a merge changes; {free:.1f} GB are "
+            f"{description.title} needs {description.gigabytes:.1f} GB and a quarter more for the layers that a merge changes; {free:.1f} GB are "
             "free here: choose bfloat16, a smaller base, or a larger machine."
         )
 
@@ -141,6 +146,7 @@ class Bases:
 
     def __init__(self) -> None:
         self._loaded: OrderedDict[tuple[str, str], Base] = OrderedDict()
+        self._loading: dict[tuple[str, str], Lock] = {}
         self._lock = Lock()
 
     def get(self, source: str = "minilm", dtype: str = "float32") -> Base:
@@ -151,15 +157,30 @@ class Bases:
         MergeError
             If there is none, or not enough memory for it.
         """
+        key = (source, dtype)
         with self._lock:
-            key = (source, dtype)
-            if key not in self._loaded:
-                self._loaded[key] = self._load(source, dtype)
-            self._loaded.move_to_end(key)
+            loading = self._loading.setdefault(key, Lock())
+        with loading:  # one lock for each base: a large one keeps nobody waiting who wants another
+            known = self._known(key)
+            if known is None:
+                self._make_room()
+                known = self._load(source, dtype)
+                with self._lock:
+                    self._loaded[key] = known
+            return known
+
+    def _known(self, key: tuple[str, str]) -> Base | None:
+        with self._lock:
+            if key in self._loaded:
+                self._loaded.move_to_end(key)
+            return self._loaded.get(key)
+
+    def _make_room(self) -> None:
+        """Forget what was not used for longest, so that one more is as many as are kept."""
+        with self._lock:
             others = [known for known in self._loaded if known != ("minilm", "float32")]
-            for known in others[:-KEPT]:
+            for known in others[: len(others) - KEPT + 1]:
                 del self._loaded[known]
-            return self._loaded[key]
 
     def _load(self, source: str, dtype: str) -> Base:
         description = describe(source, dtype)

@@ -84,7 +84,9 @@ def train(
     rows: Annotated[int, typer.Option(min=1, help="Training rows at most.")] = 10_000,
     validation_rows: Annotated[int, typer.Option(min=1, help="Validation rows at most.")] = 10_000,
     max_length: Annotated[int | None, typer.Option(min=1, help="Cut texts below the task's own limit.")] = None,
-    modules: Annotated[str, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them.")] = "query,value",
+    modules: Annotated[
+        str | None, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them (query and value in BERT).")
+    ] = None,
     freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
     base: Annotated[
         str | None,
@@ -97,16 +99,19 @@ def train(
 ) -> None:
     """Fine-tune one adapter (--task) or a whole pool (--pool), as the shipped ones were made."""
     from .models import load_base, load_language_model
-    from .pools import SHIPPED, train_command, train_pool, train_task
+    from .pools import POOLS, SHIPPED, train_command, train_pool, train_task
     from .tasks import Task
     from .training import Progress, TrainingSettings
     from .verbalisers import default_verbaliser
 
     if (task is None) == (pool is None):
         raise MergeError("Say either --task or --pool.")
+    encoder = base in (None, "minilm") and (pool is None or pool in POOLS)
+    named = "query,value" if modules is None and encoder else modules or ""
+    chosen_modules = tuple(filter(None, named.split(",")))
     settings = TrainingSettings(
         init=init, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs, learning_rate=lr, batch_size=batch_size,
-        rows=rows, validation_rows=validation_rows, max_length=max_length, freeze_A=freeze_a, modules=tuple(filter(None, modules.split(","))),
+        rows=rows, validation_rows=validation_rows, max_length=max_length, freeze_A=freeze_a, modules=chosen_modules,
     )  # fmt: skip
 
     def report(name: str, progress: Progress) -> None:
@@ -242,7 +247,9 @@ def evaluate(
     for adapter in adapters:
         rows = settings_of(adapter.metadata).rows
         found = test_accuracies(model, tokenizer, Task.load(adapter.task), adapter, rows, split, limit)
-        print(f"{adapter.task:12} {found['adapter']:8.3f} {found['probe']:8.3f} {found['base']:8.3f}", flush=True)
+        print(
+            f"{adapter.task:12} {found['adapter']:8.3f} {found.get('probe', float('nan')):8.3f} {found['base']:8.3f}", flush=True
+        )
 
 
 @cli.command()

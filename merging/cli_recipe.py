@@ -92,12 +92,14 @@ def features_of(adapters: Sequence[Adapter], base: str | None, k: int = 100) -> 
     from .bases import base_of  # noqa: PLC0415 - takes seconds
     from .features import collect_features  # noqa: PLC0415
     from .models import load_base  # noqa: PLC0415
+    from .reading import READ_LENGTH, texts_for  # noqa: PLC0415
     from .tasks import Task  # noqa: PLC0415
 
-    texts = {adapter.task: Task.load(adapter.task).train.texts[:k] for adapter in adapters}
+    size = texts_for(k)  # texts that are read together share their padding, and so decide the last bits
+    texts = {adapter.task: Task.load(adapter.task).train.texts[:size] for adapter in adapters}
     model, tokenizer = load_base(base_of(adapters, base))
     modules = sorted({module for adapter in adapters for module in adapter.deltas})
-    return collect_features(model, tokenizer, texts, k, modules, keep_tokens=False)
+    return collect_features(model, tokenizer, texts, size, modules, READ_LENGTH, keep_tokens=size != k).first(k)
 
 
 def recipe_features(recipe: Recipe, base: str | None) -> Features | None:

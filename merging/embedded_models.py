@@ -21,12 +21,15 @@ class EmbeddedModel:
     name : what it is called on the hub
     title, note : for people
     megabytes : to fetch, once
+    kinds, usual : see `merging.bases.Description`; here so that they are known before anything is fetched
     """
 
     name: str
     title: str
     note: str
     megabytes: int
+    kinds: tuple[str, ...]
+    usual: tuple[str, ...]
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
@@ -35,12 +38,16 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "all-MiniLM-L6-v2",
         "an encoder, 22.7 M parameters (Reimers & Gurevych 2019)",
         84,
+        ("query", "key", "value", "dense"),
+        ("query", "value"),
     ),
     "smollm2": EmbeddedModel(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "SmolLM2-135M-Instruct",
         "a decoder, 134.5 M parameters (Allal et al. 2025), here as 4-bit weights made float32 again: not bit-equal to the hub's",
         93,
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        ("q_proj", "v_proj"),
     ),
 }
 
@@ -61,8 +68,8 @@ def model_folder(source: str | Path) -> str | Path:
 
 
 def base_name(source: str | Path) -> str:
-    """Return the name that adapters record of their base."""
-    return EMBEDDED[str(source)].name if source in EMBEDDED else str(source)
+    """Return the name that adapters record of their base: PEFT takes no revision in it."""
+    return EMBEDDED[str(source)].name if source in EMBEDDED else str(source).partition("@")[0]
 
 
 def _dequantised(folder: Path) -> None:

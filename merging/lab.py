@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .bases import base_of, describe
 from .diagnostics import RANK_KS, rank_curve
+from .embedded_models import EMBEDDED
 from .engine import merge
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
@@ -28,6 +29,8 @@ from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_
 
 BaseOf = Callable[[str, str], tuple[nn.Module, Any]]
 """(source, dtype) -> (model, tokenizer), see `merging.models.load_base`."""
+KEPT_FEATURES = 3
+"""Readings that are kept, a gigabyte each at most times; the oldest goes."""
 LARGEST_FEATURES = 3e9
 """Bytes of features that one reading may keep, if every text had as many tokens as are read."""
 MAX_LENGTH = 64
@@ -42,9 +45,10 @@ class Plan:
     ----------
     tasks : names in `Lab.tasks`; every one gets an adapter, and OSRM keeps each away from all others
     variant : a name in `merging.experiment.VARIANTS`
-    modules : last parts of the names to adapt
+    modules : last parts of the names to adapt, or whole names
     seed : of the repetition; variants with own seeds add the task's place
     base, dtype : see `merging.models.load_base`
+    max_length : tokens of each text that features are taken from
     """
 
     tasks: tuple[str, ...]
@@ -59,6 +63,7 @@ class Plan:
     seed: int = 0
     base: str = "minilm"
     dtype: str = "float32"
+    max_length: int = MAX_LENGTH
 
     def settings(self, task: str) -> TrainingSettings:
         """Return the trainer's settings for one task."""
@@ -192,8 +197,8 @@ class Lab:
 
     def kinds(self, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return (the kinds of modules of a base that can be adapted, the usual ones), without loading it."""
-        description = describe(base)
-        return description.kinds, description.usual
+        known = EMBEDDED[base] if base in EMBEDDED else describe(base)
+        return known.kinds, known.usual
 
     def modules(self, plan: Plan) -> list[str]:
         """Return the full names of the modules that a plan adapts."""
@@ -209,9 +214,12 @@ class Lab:
         """Read the texts that a plan needs; yields (texts read, texts to read). Closing stops and keeps nothing."""
         if not self.ready(plan):
             features = yield from self._read(plan)
-            self._features[self._key(plan)] = features
-            while len(self._features) > 2:
-                del self._features[next(iter(self._features))]
+            self._keep_features(plan, features)
+
+    def _keep_features(self, plan: Plan, features: Features) -> None:
+        self._features[self._key(plan)] = features
+        while len(self._features) > KEPT_FEATURES:
+            self._features.pop(next(iter(self._features)), None)
 
     def _read(self, plan: Plan) -> Generator[tuple[int, int], None, Features]:
         self.check(plan)
@@ -222,14 +230,14 @@ class Lab:
         widths = {name: out_in(layer)[1] for name, layer in linear_layers(model, modules).items()}
         self._check_size(plan, sum(map(len, texts.values())), widths)
         copy = working_copy(model, modules)
-        return (yield from reading_features(copy, tokenizer, texts, size, modules, max_length=MAX_LENGTH))
+        return (yield from reading_features(copy, tokenizer, texts, size, modules, max_length=plan.max_length))
 
     @staticmethod
     def _check_size(plan: Plan, texts: int, widths: Mapping[str, int]) -> None:
         """Refuse to read what might not fit into memory; query, key and value of a layer share their input."""
         alike = (".query", ".key", ".value", ".q_proj", ".k_proj", ".v_proj", ".q_lin", ".k_lin", ".v_lin", ".q", ".k", ".v")
         shared = {name.rsplit(".", 1)[0] if name.endswith(alike) else name: width for name, width in widths.items()}
-        size = 4 * MAX_LENGTH * texts * sum(shared.values())
+        size = 4 * plan.max_length * texts * sum(shared.values())
         if size > LARGEST_FEATURES:
             raise MergeError(
                 f"Features of {len(plan.tasks)} tasks at {len(widths)} modules would need up to {size / 1e9:.0f} GB: choose k = 100 or "
@@ -238,9 +246,16 @@ class Lab:
 
     def features(self, plan: Plan) -> Features:
         """Return the features of a plan, limited to its k."""
-        for _ in self.reading(plan):
-            pass
-        return self._features[self._key(plan)].first(plan.k)
+        found = self._features.get(self._key(plan))
+        if found is None:  # never read, or another visitor's took the place
+            reading = self._read(plan)
+            while found is None:
+                try:
+                    next(reading)
+                except StopIteration as finished:
+                    found = finished.value
+            self._keep_features(plan, found)
+        return found.first(plan.k)
 
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
         """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
@@ -376,4 +391,4 @@ class Lab:
         return VARIANTS[plan.variant].init == "osrm"
 
     def _key(self, plan: Plan) -> tuple[Any, ...]:
-        return plan.base, plan.dtype, plan.tasks, plan.modules, texts_for(plan.k)
+        return plan.base, plan.dtype, plan.max_length, plan.tasks, plan.modules, texts_for(plan.k)

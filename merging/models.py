@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .embedded_models import base_name, model_folder
@@ -16,6 +18,8 @@ from .errors import MergeError
 
 DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 """What a base can be loaded in; "auto" is what its files are in. Merges are computed in float32 in any case."""
+UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError)
+"""What transformers raises for files that are missing, damaged or of an unknown kind."""
 FINGERPRINT_SAMPLES = 256
 NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_classifier", "cls")
 
@@ -76,8 +80,8 @@ def load_config(source: str | Path) -> Any:
     place, options = _place(source)
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}") from error
+    except UNREADABLE as error:
+        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}.") from error
 
 
 def _load(kind: Any, source: str | Path, dtype: str, device_map: Any) -> tuple[nn.Module, Any]:
@@ -100,8 +104,11 @@ def _load(kind: Any, source: str | Path, dtype: str, device_map: Any) -> tuple[n
         # what reads pictures or sounds has a processor where a text model has a tokenizer
         reader = AutoTokenizer if model.main_input_name == "input_ids" else AutoProcessor
         tokenizer = reader.from_pretrained(place, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}") from error
+    except UNREADABLE as error:
+        raise MergeError(f"No base model could be loaded from {str(source)!r}: {first_line(error)}.") from error
+    if getattr(tokenizer, "pad_token", "") is None:
+        # padding is masked everywhere, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     model.name_or_path = base_name(source)
     model.untrained = frozenset(found["missing_keys"])  # random now (a pooler, as a rule): no head may build on them
     return model.eval().requires_grad_(False), tokenizer
@@ -117,8 +124,8 @@ def _place(source: str | Path) -> tuple[str | Path, dict[str, str]]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what a library says, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def language_model_kind(model: Any) -> str:

@@ -16,6 +16,7 @@ from .adapter import METADATA_FILE, Adapter
 from .errors import MergeError
 from .evaluation import encode_task, evaluate, own_head
 from .features import Features, collect_features
+from .models import bare
 from .tasks import DEFAULT_TASKS, Task, fingerprint
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, probe, target_names
 from .verbalisers import Verbaliser, default_verbaliser
@@ -153,15 +154,13 @@ def train_task(
 def test_accuracies(
     model: nn.Module, tokenizer: Any, task: Task, adapter: Adapter, rows: int, split: str = "test", limit: int | None = None
 ) -> dict[str, float]:
-    """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows)."""
+    """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows; none of an encoder-decoder)."""
     own = own_head(adapter)
-    assert own is not None
-    own_probe = probe(model, tokenizer, task, TrainingSettings(rows=rows))
-    subjects: Mapping[str, tuple[Adapter | None, Any]] = {
-        "adapter": (adapter, own),
-        "base": (None, own),
-        "probe": (None, own_probe),
-    }
+    if own is None:
+        raise MergeError(f"{adapter.name} brings no head to classify with, so it cannot be evaluated on its task.")
+    subjects: dict[str, tuple[Adapter | None, Any]] = {"adapter": (adapter, own), "base": (None, own)}
+    if not bare(model).config.is_encoder_decoder:  # type: ignore[union-attr]
+        subjects["probe"] = (None, probe(model, tokenizer, task, TrainingSettings(rows=rows)))
     test = encode_task(tokenizer, task, split, limit)
     return {
         name: [e.accuracy for e in evaluate(model, tokenizer, subject, [test], heads={task.name: head})][-1]

@@ -8,6 +8,8 @@ from threading import Lock
 
 from .features import Features
 
+READ_LENGTH = 128
+"""Tokens of each text that the features of a merge are taken from."""
 TEXTS = (100, 600)
 """Texts per task that are read at a time."""
 

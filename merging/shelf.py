@@ -17,7 +17,7 @@ from .errors import MergeError
 from .evaluation import encode_task, evaluate
 from .fetch import Source
 from .models import bare
-from .pool import compatibility
+from .pool import base_key, compatibility
 from .tasks import Task
 from .training import TrainingSettings, probe
 from .verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
@@ -68,8 +68,14 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
         return brought
     try:
         check_fits(model, {module: update.shape for module, update in adapter.deltas.items()}, adapter.base_fingerprint)
+        recorded_verbaliser(adapter.metadata, adapter.name)
     except MergeError as error:
         return replace(brought, problem=str(error))
+    ours = str(getattr(model, "name_or_path", ""))
+    # names and shapes alone would take an adapter of any model of the same size
+    if not adapter.base_fingerprint and adapter.base and ours and base_key(adapter.base) != base_key(ours):
+        problem = f"{adapter.name} records the base {base_key(adapter.base)}, this one is {base_key(ours)}: choose its own base."
+        return replace(brought, problem=problem)
     return replace(brought, problem="")
 
 
@@ -113,8 +119,11 @@ def _head_text(adapter: Adapter) -> str:
     """Say for people what an adapter brings to classify with."""
     if adapter.head is not None:
         return ", ".join(adapter.head.labels) or "unnamed"
-    words = adapter.metadata.get("verbaliser")
-    return f"words: {', '.join(map(str, words['words']))}" if isinstance(words, dict) and "words" in words else "no head"
+    try:
+        words = recorded_verbaliser(adapter.metadata, adapter.name)
+    except MergeError:
+        return "malformed"  # its problem says more
+    return f"words: {', '.join(words.words)}" if words else "no head"
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Progress:
 
 
 def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
-    """Return the full names of the encoder's linear layers whose last part is in ``targets``.
+    """Return the full names of the encoder's linear layers that are in ``targets``, whole or by their last part.
 
     Parameters
     ----------
@@ -115,7 +115,9 @@ def target_names(model: nn.Module, targets: Sequence[str] = ()) -> list[str]:
     names = [
         name
         for name, module in bare(model).named_modules()
-        if name.rsplit(".", 1)[-1] in targets and hasattr(module, "weight") and not set(name.split(".")) & set(NOT_ENCODER)
+        if (name in targets or name.rsplit(".", 1)[-1] in targets)
+        and hasattr(module, "weight")
+        and not set(name.split(".")) & set(NOT_ENCODER)
     ]
     if not names:
         raise MergeError(f"The base model has no module called {' or '.join(targets)}.")

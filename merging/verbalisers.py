@@ -28,6 +28,9 @@ LARGEST_LOGITS = 1 << 26
 """Numbers in one batch's logits (256 MB); what would have more is cut into smaller batches."""
 
 
+LONGEST_TEMPLATE = 10_000
+
+
 @dataclass(frozen=True)
 class Verbaliser:
     """What a language model is asked, and which words stand for which label.
@@ -174,9 +177,14 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int
 
 def _check(verbaliser: Verbaliser, rows: Texts, labels: Sequence[str], task: str) -> None:
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(verbaliser.template) if name is not None}
+        parts = [part for part in string.Formatter().parse(verbaliser.template) if part[1] is not None]
     except ValueError as error:
         raise MergeError(f"The template for {task!r} is malformed ({error}): write braces that are signs twice.") from error
+    fields = {str(name) for _, name, _, _ in parts}
+    if len(verbaliser.template) > LONGEST_TEMPLATE or any(spec or conversion for _, _, spec, conversion in parts):
+        raise MergeError(
+            f"The template for {task!r} should be {LONGEST_TEMPLATE} signs at most, with {{text}} as it is: nothing after a colon or a mark."
+        )
     wanted = {"text", "pair"} if rows.pairs else {"text"}
     if fields != wanted:
         raise MergeError(

@@ -15,9 +15,10 @@ from torch import nn
 
 from .adapter import Adapter
 from .apply import add_update, check_fits
-from .bases import Bases, describe
+from .bases import Bases
 from .diagnosis import Diagnosis, Known, diagnose, know
 from .diagnostics import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
+from .embedded_models import EMBEDDED
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
 from .evaluation import EncodedTask, Estimate, encode_task, evaluate, own_head
@@ -28,7 +29,7 @@ from .models import linear_layers, working_copy
 from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, SHIPPED, assets_folder, load_pool
-from .reading import TEXTS, Progress, Reading, texts_for
+from .reading import READ_LENGTH, TEXTS, Progress, Reading, texts_for
 from .search import averages, best_scalings, read_table
 from .tasks import DEFAULT_TASKS, Task
 
@@ -149,7 +150,8 @@ class Workbench:
 
     def base_title(self, pool: str) -> str:
         """Return the name of a pool's base for people."""
-        return describe(*self.base_of(pool)).title
+        source, _ = self.base_of(pool)
+        return EMBEDDED[source].title if source in EMBEDDED else source.rstrip("/").rsplit("/", 1)[-1]
 
     def _trained(self, task: str) -> Adapter | None:
         """Return the first pool's adapter of a task, if it has one."""
@@ -181,7 +183,7 @@ class Workbench:
 
     def _own_pool(self, pool: str) -> OwnPool:
         if pool not in self._own:
-            raise MergeError("This set of adapters is no longer kept: train it again, or choose another pool.")
+            raise MergeError("This set of adapters is no longer kept: train or bring it again, or choose another pool.")
         return self._own[pool]
 
     def tasks(self, pool: str) -> list[str]:
@@ -271,6 +273,8 @@ class Workbench:
 
         No text is read here: what soft OSRM changes is left out until `read` has been through.
         """
+        if settings.mu and not self.measured(settings.pool):
+            raise MergeError(f"Soft OSRM {NO_TEXTS}")
         if settings.mu and not self.texts_read(settings):
             merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
@@ -340,6 +344,7 @@ class Workbench:
 
     def read(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
+        self.base(*self.base_of(settings.pool))  # here, and not first where a GPU is only borrowed
         if needs_data(settings):
             if not self.measured(settings.pool):
                 raise MergeError(f"{METHODS[settings.method].title if not settings.mu else 'Soft OSRM'} {NO_TEXTS}")
@@ -382,8 +387,8 @@ class Workbench:
         if pool not in self.pools:
             return replace(self._own_pool(pool).plan, k=k)
         source, dtype = self.base_of(pool)
-        modules = tuple(sorted({module.rsplit(".", 1)[-1] for module in self.modules(pool)}))
-        return Plan(tasks=tuple(self.tasks(pool)), k=k, modules=modules, base=source, dtype=dtype)
+        modules = tuple(self.modules(pool))
+        return Plan(tasks=tuple(self.tasks(pool)), k=k, modules=modules, base=source, dtype=dtype, max_length=READ_LENGTH)
 
     def texts(self, pool: str, k: int) -> Features:
         """Return the features that belong to a pool: of its own base, tasks and modules, where it is not one of `POOLS`."""

@@ -1,10 +1,13 @@
 """Bases are described before they are loaded, refused where they do not fit, and loaded once."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
-from builders import HIDDEN, WORDS, one_sentence, tiny_model, tiny_tokenizer
+from builders import HIDDEN, WORDS, one_sentence, random_adapter, tiny_model, tiny_tokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -17,8 +20,9 @@ from transformers import (
     Wav2Vec2Config,
 )
 
-from merging import MergeError
-from merging.bases import Bases, check_memory, describe, described
+from merging import MergeError, collect_features
+from merging.bases import Bases, base_of, check_memory, describe, described
+from merging.embedded_models import EMBEDDED, base_name
 from merging.models import load_base, pooled_states
 
 TEXT = {
@@ -124,3 +128,61 @@ def test_an_encoder_decoder_has_no_pooled_states() -> None:
     with pytest.raises(MergeError) as refused:
         pooled_states(T5ForConditionalGeneration(T5), batch)
     assert one_sentence(refused.value, "Verbaliser")
+
+
+@pytest.mark.parametrize("source", EMBEDDED)
+def test_what_is_known_of_the_embedded_bases_before_they_are_fetched_is_right(source: str) -> None:
+    found, known = describe(source), EMBEDDED[source]
+    assert (found.title, found.kinds, found.usual) == (known.title, known.kinds, known.usual)
+
+
+def test_the_base_of_adapters_is_what_they_record() -> None:
+    mine = [random_adapter(0)]
+    assert base_of([replace(mine[0], base="hub/all-MiniLM-L6-v2")]) == "minilm"
+    assert base_of([replace(mine[0], base="user/model")]) == "user/model"
+    assert base_of([replace(mine[0], base="user/model")], "folder") == "folder"
+    assert base_name("user/model@v2") == "user/model"
+
+
+def test_a_tokenizer_without_padding_gets_some(tmp_path: Path) -> None:
+    place = saved(tmp_path / "base", LlamaForCausalLM(LlamaConfig(**TEXT)))
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(place)
+    model, loaded = load_base(place)
+    texts = {"a": ["the cat sings", "no"], "b": ["one tall bird runs here"]}
+    features = collect_features(model, loaded, texts, 2, ["layers.0.self_attn.q_proj"])
+    alone = collect_features(model, loaded, {"a": texts["a"][1:]}, 1, ["layers.0.self_attn.q_proj"])
+    module = "layers.0.self_attn.q_proj"
+    assert torch.allclose(features.samples("a", module)[1], alone.samples("a", module)[0], atol=1e-6)
+
+
+def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
+    place = saved(tmp_path / "base", tiny_model())
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(MergeError) as refused:
+        load_base(place)
+    assert one_sentence(refused.value, "No base model")
+
+
+def test_a_large_base_keeps_nobody_waiting_who_wants_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = Bases()
+    small = saved(tmp_path / "small", tiny_model())
+    asked, go_on = Event(), Event()
+    load = Bases._load
+
+    def slowly(self, source, dtype):
+        if source == "large":
+            asked.set()
+            assert go_on.wait(60)
+            source = small
+        return load(self, source, dtype)
+
+    monkeypatch.setattr(Bases, "_load", slowly)
+    with ThreadPoolExecutor() as pool:
+        large = pool.submit(bases.get, "large")
+        assert asked.wait(60)
+        base = bases.get(small)
+        assert not large.done()
+        go_on.set()
+        assert large.result() is not base

@@ -165,3 +165,18 @@ def _writer():
     torch.manual_seed(0)
     size = {"vocab_size": 5 + len(WORDS), "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 1}
     return LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=2)).eval().requires_grad_(False)
+
+
+def test_an_adapter_of_another_base_of_the_same_size_does_not_fit(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.name_or_path = "somebody/tiny@main".partition("@")[0]
+    adapter = replace(random_adapter(0), base="somebody/else")
+    assert "records the base else" in held_against(Brought("one", adapter), model).problem
+    assert held_against(Brought("one", replace(adapter, base="elsewhere/Tiny")), model).problem == ""
+
+
+def test_an_adapter_whose_words_are_malformed_is_shown_with_its_reason() -> None:
+    adapter = replace(random_adapter(0), base="", metadata={"verbaliser": {"words": 5}})
+    brought = held_against(Brought("one", adapter), tiny_model())
+    assert "template" in brought.problem
+    assert overview([brought])["labels"].tolist() == ["malformed"]

@@ -4,14 +4,16 @@ from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
+import torch
 
+from merging.cli_recipe import features_of
 from merging.errors import MergeError
 from merging.evaluation import evaluate
 from merging.lab import Plan
 from merging.methods import METHODS
 from merging.models import working_copy
 from merging.pools import POOLS
-from merging.reading import Progress, Reading
+from merging.reading import READ_LENGTH, Progress, Reading
 from merging.workbench import Settings, Workbench
 from viz.panels.controls import opening
 
@@ -150,3 +152,18 @@ def test_a_set_that_is_no_longer_kept_says_so(bench: Workbench) -> None:
     bench.remove_pool("own-2")
     with pytest.raises(MergeError, match="no longer kept"):
         bench.tasks("own-2")
+
+
+@pytest.mark.parametrize("k", [30, 100])
+def test_the_command_line_reads_the_very_features_of_the_app(bench: Workbench, start: Settings, k: int) -> None:
+    folders = {task: str(bench.root / "adapters" / "default" / task) for task in ("sms_spam", "movie")}
+    modules = ("encoder.layer.0.attention.self.query", "encoder.layer.1.attention.self.value")
+    bench.add_pool("own-5", "Yours", folders, Plan(tuple(folders), modules=modules, max_length=READ_LENGTH))
+    adapters = [
+        replace(adapter, deltas={module: adapter.deltas[module] for module in modules}) for adapter in bench.adapters("own-5")
+    ]
+    there, here = features_of(adapters, None, k), bench.texts("own-5", k)
+    assert here.modules == there.modules == modules
+    for task in folders:
+        for module in modules:
+            assert torch.equal(here.second_moment(task, module), there.second_moment(task, module))

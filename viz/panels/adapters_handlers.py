@@ -15,6 +15,7 @@ import pandas as pd
 
 from merging.errors import MergeError
 from merging.lab import Lab, Plan
+from merging.reading import READ_LENGTH
 from merging.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from viz.panels.controls import MOST_TASKS
 from viz.panels.osrm_services import Pools
@@ -132,6 +133,7 @@ class AdaptersHandlers:
         """Load another base and hold every adapter on the shelf against it."""
         model, _ = self.base(source, dtype)
         session.base = (source, dtype)
+        session.run += 1  # what is being measured was of the base before
         session.shelf[:] = [held_against(brought, model) for brought in session.shelf]
         return self.view(session) | {"note": ""}
 
@@ -188,7 +190,7 @@ class AdaptersHandlers:
     def make(self, session: AdaptersSession, tasks: Sequence[str]) -> Iterator[Values]:
         """Measure every chosen adapter alone, and offer them as a pool."""
         session.run += 1
-        mine, drawn = session.run, 0.0
+        mine, drawn, base = session.run, 0.0, session.base
         placed = [(task, brought) for task, brought in zip(tasks, session.shelf, strict=False) if task]
         twice = [task for task, _ in placed if sum(other == task for other, _ in placed) > 1]
         if twice:
@@ -203,7 +205,7 @@ class AdaptersHandlers:
                 if brought.adapter is not None and brought.adapter.head is not None:
                     fitted(brought.adapter.head, known[name], brought.name)
             yield {"note": '<p role="status">Starting.</p>', "busy": True}
-            with closing(self.prepare(chosen, known, str(root), session.base)) as steps:
+            with closing(self.prepare(chosen, known, str(root), base)) as steps:
                 for step in steps:
                     if session.run != mine:
                         shutil.rmtree(root, ignore_errors=True)
@@ -218,7 +220,7 @@ class AdaptersHandlers:
         except MergeError as error:
             yield {"note": alert(error), "busy": False}
             return
-        yield self._offer(session, folders, {brought.name for brought in chosen.values()})
+        yield self._offer(session, folders, {brought.name for brought in chosen.values()}, base)
 
     def open(self, session: AdaptersSession) -> Iterator[Values]:
         """Offer all that fit as a pool, without tasks: to merge, look at and export, not to measure."""
@@ -231,19 +233,18 @@ class AdaptersHandlers:
         except MergeError as error:
             yield {"note": alert(error)}
             return
-        yield self._offer(session, folders, set(folders), measured=False)
+        yield self._offer(session, folders, set(folders), session.base, measured=False)
 
-    def _offer(self, session: AdaptersSession, folders: Mapping[str, str], names: set[str], measured: bool = True) -> Values:
+    def _offer(
+        self, session: AdaptersSession, folders: Mapping[str, str], names: set[str], base: tuple[str, str], measured: bool = True
+    ) -> Values:
         key = f"{session.owner}-pool{len(session.pools) + 1}"
         title = f"Your adapters {len(session.pools) + 1}: {', '.join(sorted(names))}"
         modules = {
-            module.rsplit(".", 1)[-1]
-            for one in session.shelf
-            if one.adapter is not None and one.name in names
-            for module in one.adapter.deltas
+            module for one in session.shelf if one.adapter is not None and one.name in names for module in one.adapter.deltas
         }
-        source, dtype = session.base
-        plan = Plan(tasks=tuple(folders), modules=tuple(sorted(modules)), base=source, dtype=dtype)
+        source, dtype = base
+        plan = Plan(tasks=tuple(folders), modules=tuple(sorted(modules)), base=source, dtype=dtype, max_length=READ_LENGTH)
         self.pools.add_pool(key, title, folders, plan, measured)
         session.pools.append((title, key))
         said = "They are a pool now: the Merge tab has it open, Diagnose and Export follow it."

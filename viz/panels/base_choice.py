@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from merging import hub
-from merging.bases import check_memory, describe, described
+from merging.bases import describe, described
 from merging.embedded_models import EMBEDDED
 from merging.errors import MergeError
 from viz.panels.adapters_handlers import AdaptersHandlers, AdaptersSession, Values
@@ -43,7 +44,8 @@ class BaseHandlers:
         if choice in EMBEDDED or choice in self.folders:
             return choice
         name = name.strip()
-        if choice != OTHER or hub.BASE_ID.fullmatch(name) is None:
+        # a name that is a folder here would be read from the disk
+        if choice != OTHER or hub.BASE_ID.fullmatch(name) is None or Path(name.partition("@")[0]).exists():
             raise MergeError(f"{name or 'Nothing'} is no hub id of a base model: write user/name or user/name@revision.")
         return name
 
@@ -53,20 +55,22 @@ class BaseHandlers:
             return '<p class="ms-muted">Write the base’s hub id, such as user/name, and press Enter.</p>'
         try:
             source = self.source(choice, name)
-            said = described(describe(source, dtype))
+            if source in EMBEDDED:
+                base = EMBEDDED[source]
+                said = f"{base.title}: {base.note}. It is fetched once, {base.megabytes} MB."
+            else:
+                said = described(describe(source, dtype))
         except MergeError as error:
             return alert(error)
-        fetched = f" It is fetched once, {EMBEDDED[source].megabytes} MB." if source in EMBEDDED else ""
-        return f'<p class="ms-muted">{escape(said + fetched)}</p>'
+        return f'<p class="ms-muted">{escape(said)}</p>'
 
     def use(self, session: AdaptersSession, choice: str, name: str, dtype: str) -> Iterator[Values]:
         """Load a base for a visitor, and hold the adapters that are there against it."""
         try:
             source = self.source(choice, name)
-            base = describe(source, dtype)
-            check_memory(base)
-            yield {"base": f'<p role="status">Loading {escape(base.title)}, {base.gigabytes:.2f} GB.</p>', "busy": True}
+            yield {"base": '<p role="status">Loading.</p>', "busy": True}
             values = self.panel.rebase(session, source, dtype)
+            base = describe(source, dtype)
         except MergeError as error:
             yield {"base": alert(error), "busy": False}
             return
