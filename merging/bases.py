@@ -169,6 +169,10 @@ class Bases:
                     self._loaded[key] = known
             return known
 
+    def loaded(self, source: str, dtype: str) -> bool:
+        """Tell whether a base is there already."""
+        return (source, dtype) in self._loaded
+
     def _known(self, key: tuple[str, str]) -> Base | None:
         with self._lock:
             if key in self._loaded:

@@ -54,7 +54,7 @@ def write_zip(
         As `Merged.save` and `save_full_model`.
     """
     for step in bench.read(settings):
-        yield Written(f"Reading texts: {step.done} of {step.total}.")
+        yield Written(step.sentence)
     merged = bench.merged(settings)
     yield Written("Merging and writing.")
     if "task_id" in merged.needs:

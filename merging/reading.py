@@ -25,12 +25,19 @@ class Progress:
 
     Attributes
     ----------
-    what : "reading" (texts, through the base model) or "merging" (modules)
+    what : "loading" (the base model), "reading" (texts, through it) or "merging" (modules)
     """
 
     what: str
     done: int
     total: int
+
+    @property
+    def sentence(self) -> str:
+        """What goes on, for people."""
+        if self.what == "loading":
+            return "Loading the base model."
+        return f"{'Reading texts' if self.what == 'reading' else 'Merging modules'}: {self.done} of {self.total}."
 
 
 class Reading:

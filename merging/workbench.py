@@ -343,8 +343,12 @@ class Workbench:
     # -- features ------------------------------------------------------------------------------------------------------
 
     def read(self, settings: Settings) -> Iterator[Progress]:
-        """Read the texts that a merge needs and that nobody has read yet; closing the iterator stops between two batches."""
-        self.base(*self.base_of(settings.pool))  # here, and not first where a GPU is only borrowed
+        """Load the base and read the texts that a merge needs, as far as nobody has; closing the iterator stops between two batches."""
+        if not self.bases.loaded(*self.base_of(settings.pool)):
+            # here, and not first where a GPU is only borrowed
+            yield Progress("loading", 0, 1)
+            self.base(*self.base_of(settings.pool))
+            yield Progress("loading", 1, 1)
         if needs_data(settings):
             if not self.measured(settings.pool):
                 raise MergeError(f"{METHODS[settings.method].title if not settings.mu else 'Soft OSRM'} {NO_TEXTS}")

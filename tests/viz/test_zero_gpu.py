@@ -86,8 +86,10 @@ def test_what_is_streamed_crosses_the_process_boundary(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert [step["done"] for step in result["progress"]] == list(range(result["modules"] + 1))
-    assert all(step["what"] == "merging" and step["total"] == result["modules"] for step in result["progress"])
+    loading, merging = result["progress"][:2], result["progress"][2:]
+    assert [step["what"] for step in loading] == ["loading"] * 2
+    assert [step["done"] for step in merging] == list(range(result["modules"] + 1))
+    assert all(step["what"] == "merging" and step["total"] == result["modules"] for step in merging)
     assert {item["task"] for item in result["estimates"]} == set(result["tasks"])
     for item in result["estimates"]:
         low, high = item["interval"]

@@ -122,7 +122,7 @@ class Demand:
             for step in steps:
                 if session.run != token:
                     return
-                words = f"Reading texts: {step.done} of {step.total}."
+                words = step.sentence
                 yield {where: self._view(settings, part, pd.DataFrame(), words) if part else _paragraph(words)}
 
     def _view(self, settings: Settings, part: str, changes: pd.DataFrame, words: str) -> str:

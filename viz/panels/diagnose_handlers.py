@@ -150,7 +150,7 @@ class DiagnoseHandlers:
                 read = True
                 if monotonic() - drawn > PAUSE:
                     drawn = monotonic()
-                    yield session.changed(note=f'<p role="status">Reading texts: {step.done} of {step.total}.</p>')
+                    yield session.changed(note=f'<p role="status">{step.sentence}</p>')
         if read or "linked" not in session.sent:
             yield self.draw(session)
 

@@ -18,6 +18,7 @@ STATES = {
     "unmeasured": "merged, not measured",
 }
 STAGES = {  # what a running evaluation does, what it counts, and the bar's name
+    "loading": ("loading the base model", "fetched first where it is not here yet", "Base model loaded"),
     "reading": ("reading texts", "training texts, without labels", "Texts read"),
     "merging": ("merging", "modules", "Modules merged"),
     "evaluating": ("evaluating", "test split, up to {limit:,} rows a task", "Texts evaluated"),
