@@ -122,12 +122,15 @@ def _stored_width(config: Any) -> int:
     return dtype.itemsize if isinstance(dtype, torch.dtype) else 4
 
 
-def free_gigabytes() -> float:
-    """Return how much memory a new model could take: of the machine, or of the container where that has less."""
+def free_gigabytes(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how much memory a new model could take: of the machine, or of the container (``group``) where that has less."""
     free = float(psutil.virtual_memory().available)
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    limit = group / "memory.max"
     if limit.exists() and limit.read_text().strip().isdecimal():
-        free = min(free, float(limit.read_text()) - float(used.read_text()))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # files that were read stay in memory until it is needed
+        used = float((group / "memory.current").read_text()) - float(statistics.get("inactive_file", 0))
+        free = min(free, float(limit.read_text()) - used)
     return free / 1e9
 
 

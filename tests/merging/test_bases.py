@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from merging import MergeError, collect_features
-from merging.bases import Bases, base_of, check_memory, describe, described
+from merging.bases import Bases, base_of, check_memory, describe, described, free_gigabytes
 from merging.embedded_models import EMBEDDED, base_name
 from merging.models import load_base, pooled_states
 
@@ -105,6 +105,15 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path) -> Non
         check_memory(large, free=large.gigabytes)
     assert one_sentence(refused.value, "all-MiniLM-L6-v2", "bfloat16")
     check_memory(large, free=2 * large.gigabytes)
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("3000000000\n")
+    (tmp_path / "memory.current").write_text("2500000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000000\n")
+    assert free_gigabytes(tmp_path) == pytest.approx(1.0)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_gigabytes(tmp_path) > 1.0
 
 
 def test_what_is_no_base_is_refused(tmp_path: Path) -> None:
