@@ -24,7 +24,7 @@ from .checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Checkpoint, Reader, find_che
 from .errors import MergeError
 from .export import can_have_recipe, head_owner, model_card
 from .export_head import check_complete, head_options
-from .models import linear_layers
+from .models import DTYPES, linear_layers
 from .recipe import Recipe
 from .untrusted import read_object
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .engine import Merged
     from .evaluation import Estimate
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WRITTEN = {name: dtype for name, dtype in DTYPES.items() if dtype != "auto"}
 OnShard = Callable[[str, int, int], None]
 
 
@@ -244,11 +244,12 @@ def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
+    if dtype is None or dtype in WRITTEN.values():
         return dtype  # type: ignore[return-value]
-    if dtype not in DTYPES:
-        raise MergeError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}, or none for the base's own.")
-    return DTYPES[str(dtype)]
+    if dtype not in WRITTEN:
+        raise MergeError(f"dtype = {dtype!r}: choose one of {', '.join(WRITTEN)}, or none for the base's own.")
+    chosen: torch.dtype = WRITTEN[str(dtype)]
+    return chosen
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

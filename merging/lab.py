@@ -30,7 +30,7 @@ from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_
 BaseOf = Callable[[str, str], tuple[nn.Module, Any]]
 """(source, dtype) -> (model, tokenizer), see `merging.models.load_base`."""
 KEPT_FEATURES = 3
-"""Readings that are kept, a gigabyte each at most times; the oldest goes."""
+"""Readings that are kept; the oldest goes. See `LARGEST_FEATURES` for what one may weigh."""
 LARGEST_FEATURES = 3e9
 """Bytes of features that one reading may keep, if every text had as many tokens as are read."""
 MAX_LENGTH = 64

@@ -97,7 +97,7 @@ class OwnPool:
 
 
 class Workbench:
-    """The shipped pools, the embedded base and tasks, and measurements on them.
+    """The shipped pools and those of visitors, their bases and tasks, and measurements on them.
 
     Nothing heavy happens before it is asked for. Every evaluation runs on its own copy of the layers that it changes.
     """

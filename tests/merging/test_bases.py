@@ -20,7 +20,7 @@ from transformers import (
     Wav2Vec2Config,
 )
 
-from merging import MergeError, collect_features
+from merging import MergeError, collect_features, merge
 from merging.bases import Bases, base_of, check_memory, describe, described, free_gigabytes
 from merging.embedded_models import EMBEDDED, base_name
 from merging.models import load_base, pooled_states
@@ -97,6 +97,21 @@ def test_files_of_half_the_width_need_half_the_memory_as_they_are(tmp_path: Path
     assert describe(place, "auto").gigabytes == describe(place).gigabytes / 2
     assert load_base(place, "auto")[0].dtype == torch.bfloat16
     assert load_base(place)[0].dtype == torch.float32
+
+
+def test_a_base_that_transformers_spreads_takes_a_merge_like_any_other(tmp_path: Path) -> None:
+    place = saved(tmp_path / "base", tiny_model())
+    adapter = replace(random_adapter(0), base="base")
+    batch = tiny_tokenizer()(["the cat sings"], return_tensors="pt")
+    outputs = []
+    for device_map in (None, "cpu"):
+        model, _ = load_base(place, device_map=device_map)
+        with merge([adapter, adapter.renamed("twin")], "average").applied_to(model), torch.no_grad():
+            outputs.append(model(**batch).last_hidden_state)
+    assert torch.equal(*outputs)
+    with pytest.raises(MergeError) as refused:  # so it is transformers that decides
+        load_base(place, device_map="nowhere")
+    assert one_sentence(refused.value, "device_map")
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
