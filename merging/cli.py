@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -64,13 +64,21 @@ def app(
 
 @cli.command()
 def train(
+    context: typer.Context,
     task: Annotated[
         str | None, typer.Option(help="One task: trec, sms_spam, movie, bbc, tweets3, newspaper, amazon, tweets2.")
     ] = None,
     pool: Annotated[
-        str | None, typer.Option(help="A whole pool: default, default_shared_seed, osrm or smollm2; skips what exists.")
+        str | None,
+        typer.Option(help="A whole pool: papers, osrm, default, unequal, easy, smollm2 or smollm2_osrm; skips what exists."),
     ] = None,
-    init: Annotated[str, typer.Option(help="Initialisation of A: default, orthonormal or osrm.")] = "default",
+    init: Annotated[str, typer.Option(help="Initialisation of A: default, gaussian, orthonormal or osrm.")] = "default",
+    row_norm: Annotated[
+        str | None, typer.Option(help="Length of A's rows at the start: a number, or gaussian for sqrt(in) / rank.")
+    ] = None,
+    head: Annotated[
+        str, typer.Option(help="Where the classifier starts: scratch, or probe (logistic regression on the base).")
+    ] = "scratch",
     rank: Annotated[int, typer.Option(min=1)] = 8,
     alpha: Annotated[float, typer.Option(help="LoRA alpha; the scaling is alpha / rank.")] = 16.0,
     k: Annotated[int, typer.Option(min=1, help="Texts per task for OSRM's second moments.")] = 100,
@@ -88,6 +96,12 @@ def train(
         str | None, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them (query and value in BERT).")
     ] = None,
     freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--no-bf16", help="Compute in bfloat16 where it does no harm; none = on a GPU.")
+    ] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Epochs, comma separated, after which the adapter is written to epoch-N as well.")
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; None = minilm, or the pool's."),
@@ -99,46 +113,62 @@ def train(
 ) -> None:
     """Fine-tune one adapter (--task) or a whole pool (--pool), as the shipped ones were made."""
     from .models import load_base, load_language_model
-    from .pools import POOLS, SHIPPED, train_command, train_pool, train_task
+    from .pools import check_pool, train_command, train_pool, train_task
     from .tasks import Task
     from .training import Progress, TrainingSettings
     from .verbalisers import default_verbaliser
 
     if (task is None) == (pool is None):
         raise MergeError("Say either --task or --pool.")
-    encoder = base in (None, "minilm") and (pool is None or pool in POOLS)
-    named = "query,value" if modules is None and encoder else modules or ""
-    chosen_modules = tuple(filter(None, named.split(",")))
-    settings = TrainingSettings(
-        init=init, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs, learning_rate=lr, batch_size=batch_size,
-        rows=rows, validation_rows=validation_rows, max_length=max_length, freeze_A=freeze_a, modules=chosen_modules,
-    )  # fmt: skip
 
     def report(name: str, progress: Progress) -> None:
-        if progress.validation is not None:
+        if progress.validation is not None and progress.checkpoint is None:
             print(
                 f"{name}: epoch {progress.epoch + 1}, validation accuracy {progress.validation:.3f}, {progress.seconds:.0f} s",
                 flush=True,
             )
 
     if pool is not None:
-        if pool not in SHIPPED:
-            raise MergeError(f"Unknown pool {pool!r}: choose one of {', '.join(SHIPPED)}.")
-        if base is not None or words:
-            raise MergeError(f"The pool {pool} decides on its base and its heads: leave out --base and --words.")
-        model, tokenizer = (load_language_model if SHIPPED[pool].words else load_base)(SHIPPED[pool].base)
-        for folder in train_pool(model, tokenizer, SHIPPED[pool], settings, output, report):
+        spec = check_pool(pool)
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+        if extra := sorted(given - {"pool", "output"}):
+            raise MergeError(f"The pool {pool} decides on its training itself: leave out --{extra[0].replace('_', '-')}.")
+        model, tokenizer = (load_language_model if spec.words else load_base)(spec.base)
+        for folder in train_pool(model, tokenizer, spec, output, report):
             print(folder)
         return
+    named = "query,value" if modules is None and base in (None, "minilm") else modules or ""
+    settings = TrainingSettings(
+        init=init, row_norm=_row_norm(row_norm), head=head, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs,
+        learning_rate=lr, batch_size=batch_size, rows=rows, validation_rows=validation_rows, max_length=max_length, bf16=bf16,
+        freeze_A=freeze_a, modules=tuple(filter(None, named.split(","))), checkpoints=_numbers(checkpoints),
+    )  # fmt: skip
     assert task is not None
     chosen, source = Task.load(task), base or "minilm"
     model, tokenizer = (load_language_model if words else load_base)(source)
-    head = default_verbaliser(task, chosen.description, chosen.labels) if words else None
+    written = default_verbaliser(task, chosen.description, chosen.labels) if words else None
     command = train_command(task, settings, source, words)
-    for progress in train_task(model, tokenizer, chosen, settings, output, command=command, head=head):
+    for progress in train_task(model, tokenizer, chosen, settings, output, command=command, head=written):
         if progress.adapter is None:
             report(task, progress)
     print(output)
+
+
+def _row_norm(text: str | None) -> float | Literal["gaussian"] | None:
+    if text is None or text == "gaussian":
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise MergeError(f"--row-norm {text!r} is neither a number nor gaussian.") from error
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise MergeError(f"--checkpoints {text!r} is no list of whole numbers, such as 1,3,10.") from error
 
 
 def inspect_adapters(

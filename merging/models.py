@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .embedded_models import base_name, model_folder
 from .errors import MergeError
+from .lowrank import LowRank
 
 DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 """What a base can be loaded in; "auto" is what its files are in. Merges are computed in float32 in any case."""
@@ -241,6 +242,18 @@ def fingerprint_of(names: Iterable[str], parameter_of: Callable[[str], Tensor]) 
         sample = flat[places].to("cpu", torch.bfloat16).view(torch.int16).numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()
+
+
+def relative_norms(model: nn.Module, updates: Mapping[str, LowRank]) -> dict[str, float]:
+    """Return {module: ||ΔW||_F / ||W_0||_F}: the best single sign of how hard adapters will be to merge.
+
+    Raises
+    ------
+    MergeError
+        See `linear_layers`.
+    """
+    layers = linear_layers(model, updates)
+    return {name: updates[name].norm() / float(layer.weight.detach().float().norm()) for name, layer in layers.items()}  # type: ignore[operator]
 
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:

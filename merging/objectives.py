@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .adapter import Head
 from .batches import Encoded, bucketed, encode
 from .errors import MergeError
-from .models import pooled_states
+from .models import bare, pooled_states
 from .tasks import Split, Task
 from .verbalisers import Texts, Verbaliser, label_scorer
 
@@ -43,11 +43,11 @@ class PooledClassifier:
     def __init__(
         self, model: nn.Module, tokenizer: Any, task: Task, train: Split, validation: Split, max_length: int | None, head: Head | None
     ) -> None:  # fmt: skip
+        """``head`` is where the classifier starts; None = the logistic-regression probe on the training rows."""
         self.model, self.classes = model, task.labels
         self.encoded, self.labels = encoded_split(tokenizer, task, train, max_length)
         self.validation = encoded_split(tokenizer, task, validation, max_length)
         self.lengths = self.encoded.lengths
-        # None = the logistic-regression probe on the training rows
         start = head or probe_head(model, self.encoded, self.labels, len(self.classes), self.classes)
         device = next(model.parameters()).device
         self.parameters = [nn.Parameter(start.tensors[key].to(device).clone()) for key in ("weight", "bias")]
@@ -63,7 +63,9 @@ class PooledClassifier:
     def score(self) -> tuple[float, float]:
         """Return (accuracy, mean negative log-likelihood) on the validation rows."""
         encoded, labels = self.validation
-        logits = self.head().logits(frozen_states(self.model, encoded))
+        states = frozen_states(self.model, encoded)
+        with torch.autocast(states.device.type, enabled=False):
+            logits = self.head().logits(states)
         return float((logits.argmax(1) == labels).double().mean()), float(nn.functional.cross_entropy(logits, labels))
 
     def head(self) -> Head:
@@ -132,6 +134,13 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
     if classes == 2:  # one row of coefficients: half of it for and against
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return Head("pooled", {"weight": weight, "bias": bias}, names)
+
+
+def scratch_head(model: nn.Module, names: tuple[str, ...], seed: int) -> Head:
+    """Return a new classifier on pooled states: weights N(0, 0.02²) as transformers draws them, biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = 0.02 * torch.randn(len(names), bare(model).config.hidden_size, generator=generator)  # type: ignore[union-attr, arg-type]
+    return Head("pooled", {"weight": weight, "bias": torch.zeros(len(names))}, names)
 
 
 def encoded_split(tokenizer: Any, task: Task, split: Split, max_length: int | None) -> tuple[Encoded, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,32 @@ from .training import Progress, TrainingSettings, fine_tune, osrm_start, probe, 
 from .verbalisers import Verbaliser, default_verbaliser
 
 
+TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
+"""How the pools on the encoder are trained, where they don't say otherwise."""
+WORDS_TRAINING = replace(TRAINING, epochs=2, rows=1000, batch_size=16, max_length=48, modules=())
+BUDGETS: dict[str, dict[str, Any]] = {
+    "trec": {"rows": 600, "learning_rate": 5e-4},
+    "sms_spam": {"rows": 150, "learning_rate": 2e-3},
+    "movie": {"rows": 8_500, "learning_rate": 2e-3},
+    "bbc": {"rows": 300, "learning_rate": 2e-3},
+    "tweets3": {"rows": 10_000, "learning_rate": 5e-4},
+    "newspaper": {"rows": 1_900, "learning_rate": 5e-4},
+    "amazon": {"rows": 150, "learning_rate": 2e-3},
+    "tweets2": {"rows": 1_200, "learning_rate": 5e-4},
+}
+"""Rows and learning rates of the pool `unequal`: norms that differ for reasons that have nothing to do with what a task needs."""
+
+
 @dataclass(frozen=True)
 class PoolSpec:
     """How a shipped pool is trained.
 
     Attributes
     ----------
-    init, shared_seed : how A starts, and whether with the same random numbers in all tasks
+    help : one sentence: what the pool teaches
+    training : all hyper-parameters but the seed; ``init`` is how A starts
+    shared_seed : A starts from the same random numbers in all tasks
+    budgets : {task: hyper-parameters of its own}
     base : see `merging.models.load_base`
     words : the base is a language model that learns to write the label; else adapters come with a classifier
     test_rows : on which the adapters are measured alone; None = all
@@ -36,35 +55,73 @@ class PoolSpec:
 
     name: str
     title: str
-    init: str
-    shared_seed: bool
     help: str
+    training: TrainingSettings
+    shared_seed: bool = False
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     base: str = "minilm"
     tasks: tuple[str, ...] = DEFAULT_TASKS
     words: bool = False
     test_rows: int | None = None
 
-    def seed(self, task: str, repetition: int = 0) -> int:
+    def seed(self, task: str) -> int:
         """Return the seed of one task's run."""
-        own = 0 if self.shared_seed else self.tasks.index(task) + 1
-        return 100 * repetition + own
+        return 0 if self.shared_seed else self.tasks.index(task) + 1
+
+    def settings(self, task: str) -> TrainingSettings:
+        """Return the hyper-parameters of one task's run."""
+        return replace(self.training, seed=self.seed(task), **self.budgets.get(task, {}))
 
 
+WORD_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
 POOLS: dict[str, PoolSpec] = {
     spec.name: spec
     for spec in (
-        PoolSpec("default", "PEFT init, own seeds", "default", False, "PEFT's random A, another one for each task: what strangers' adapters look like."),
-        PoolSpec("default_shared_seed", "PEFT init, one seed", "default", True, "The same random A in every task: what a script that sets one seed gives."),
-        PoolSpec("osrm", "OSRM init", "osrm", False, "A starts where the other tasks' features have least energy (full second moment)."),
+        PoolSpec(
+            "papers", "As in the papers: gaussian A, one seed",
+            "OSRM's own baseline: large random rows, the same in every task. A plain sum collapses at λ = 1; this is where both papers' methods show.",
+            replace(TRAINING, init="gaussian"), shared_seed=True,
+        ),
+        PoolSpec(
+            "osrm", "OSRM's init",
+            "The same training, but each A starts where the other tasks' texts have least energy: what OSRM gains on the pool above.",
+            replace(TRAINING, init="osrm"),
+        ),
+        PoolSpec(
+            "default", "PEFT's default, own seeds",
+            "What strangers' adapters look like: PEFT's random A, another one for each task, heads trained with the adapter.",
+            TRAINING,
+        ),
+        PoolSpec(
+            "unequal", "Unequal budgets",
+            "150 to 10,000 rows and two learning rates: norms differ for reasons that have nothing to do with need, which is DO-Merging's premise.",
+            TRAINING, budgets=BUDGETS,
+        ),
+        PoolSpec(
+            "easy", "Easy: heads from the base's probe",
+            "The contrast: heads that already work on the bare base leave the adapters little to carry, so merging hardly hurts and no method matters.",
+            replace(TRAINING, head="probe"),
+        ),
     )
 }  # fmt: skip
-"""The pools on the embedded encoder: what the tables in assets were measured on."""
+"""The pools on the embedded encoder: what the tables in assets were measured on. The app opens on the first."""
 SHIPPED: dict[str, PoolSpec] = POOLS | {
-    "smollm2": PoolSpec(
-        "smollm2", "SmolLM2-135M, PEFT init", "default", False, "A language model that answers with the label; own seeds.",
-        base="smollm2", tasks=("trec", "sms_spam", "movie"), words=True, test_rows=400,
+    spec.name: spec
+    for spec in (
+        PoolSpec(
+            "smollm2", "SmolLM2-135M, PEFT's default",
+            "A language model that must write the label: its base can hardly answer, so the merge has to carry everything.",
+            WORDS_TRAINING, base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400,
+        ),
+        PoolSpec(
+            "smollm2_osrm", "SmolLM2-135M, OSRM's init",
+            "The same language model and texts, with A started where the other tasks' texts have least energy.",
+            replace(WORDS_TRAINING, init="osrm"), base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400,
+        ),
     )
 }  # fmt: skip
+RETIRED = {"default_shared_seed": "papers"}
+"""Pools of earlier versions: {name: the one that took its place}."""
 
 
 def assets_folder() -> Path:
@@ -81,6 +138,24 @@ def assets_folder() -> Path:
     return folder
 
 
+def check_pool(name: str) -> PoolSpec:
+    """Return how a shipped pool was made.
+
+    Raises
+    ------
+    MergeError
+        For an unknown pool, and for one of an earlier version, with the name of the one that took its place.
+    """
+    if name in RETIRED:
+        raise MergeError(
+            f"The pool {name!r} of earlier versions is no longer shipped, since merging hardly hurt its adapters: "
+            f"choose {RETIRED[name]!r} instead (there are {', '.join(SHIPPED)})."
+        )
+    if name not in SHIPPED:
+        raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(SHIPPED)}.")
+    return SHIPPED[name]
+
+
 def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
     """Return the adapters of a shipped pool in the order of its tasks.
 
@@ -89,8 +164,7 @@ def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
     MergeError
         For an unknown pool.
     """
-    if name not in SHIPPED:
-        raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(SHIPPED)}.")
+    check_pool(name)
     folder = (root or assets_folder() / "adapters") / name
     return [Adapter.load(folder / task) for task in SHIPPED[name].tasks if (folder / task / METADATA_FILE).exists()]
 
@@ -133,7 +207,10 @@ def train_task(
         modules = target_names(model, settings.modules)
         A_init = osrm_start(features, task.name, settings, modules, names)
     adapter: Adapter | None = None
+    checkpoints: dict[int, Adapter] = {}
     for progress in fine_tune(model, tokenizer, task, settings, A_init, head):
+        if progress.checkpoint is not None:
+            checkpoints[progress.epoch + 1] = progress.checkpoint
         adapter = progress.adapter
         yield progress
     assert adapter is not None
@@ -149,6 +226,8 @@ def train_task(
         "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
     }
     replace(adapter, metadata=metadata).save(folder)
+    for epoch, checkpoint in checkpoints.items():
+        checkpoint.save(folder / f"epoch-{epoch}")
 
 
 def test_accuracies(
@@ -169,22 +248,16 @@ def test_accuracies(
 
 
 def train_pool(
-    model: nn.Module,
-    tokenizer: Any,
-    spec: PoolSpec,
-    settings: TrainingSettings,
-    root: Path,
-    report: Callable[[str, Progress], None],
+    model: nn.Module, tokenizer: Any, spec: PoolSpec, root: Path, report: Callable[[str, Progress], None]
 ) -> list[Path]:
     """Train every adapter of a pool that is not there yet; returns the folders made."""
     made = []
-    base = replace(settings, init=spec.init)
-    features = collect_for_osrm(model, tokenizer, spec.tasks, base) if spec.init == "osrm" else None
+    features = collect_for_osrm(model, tokenizer, spec.tasks, spec.training) if spec.training.init == "osrm" else None
     for name in spec.tasks:
         folder = root / spec.name / name
         if (folder / METADATA_FILE).exists():
             continue
-        task, own = Task.load(name), replace(base, seed=spec.seed(name))
+        task, own = Task.load(name), spec.settings(name)
         head = default_verbaliser(name, task.description, task.labels) if spec.words else None
         command = train_command(name, own, spec.base, spec.words)
         for progress in train_task(model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows):
@@ -213,6 +286,8 @@ def train_command(task: str, settings: TrainingSettings, base: str = "minilm", w
         line += ["--k", settings.k]
         line += ["--pooling", settings.pooling] if settings.pooling != default.pooling else []
     options = {
+        "row_norm": "--row-norm",
+        "head": "--head",
         "alpha": "--alpha",
         "epochs": "--epochs",
         "learning_rate": "--lr",
@@ -228,6 +303,10 @@ def train_command(task: str, settings: TrainingSettings, base: str = "minilm", w
         line += ["--modules", ",".join(settings.modules)]
     if settings.freeze_A:
         line += ["--freeze-a"]
+    if settings.bf16 is not None:
+        line += ["--bf16" if settings.bf16 else "--no-bf16"]
+    if settings.checkpoints:
+        line += ["--checkpoints", ",".join(map(str, settings.checkpoints))]
     line += ["--base", base] if base != "minilm" else []
     line += ["--words"] if words else []
     return shlex.join([str(word) for word in line]) + " -o out/"
@@ -242,4 +321,6 @@ def versions() -> dict[str, str]:
 def settings_of(metadata: Mapping[str, Any]) -> TrainingSettings:
     """Return the settings recorded in an adapter's metadata."""
     stored = dict(metadata.get("training") or asdict(TrainingSettings()))
-    return TrainingSettings(**(stored | {"modules": tuple(stored["modules"])}))
+    # files from before heads could start from scratch
+    stored |= {"head": stored.get("head", "probe")} | {name: tuple(stored.get(name, ())) for name in ("modules", "checkpoints")}
+    return TrainingSettings(**stored)

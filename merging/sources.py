@@ -168,7 +168,6 @@ SOURCES: dict[str, Source] = {
         "texts copyright BBC, for non-commercial research; read from the package, never stored by us",
         "Greene & Cunningham (2006), Practical solutions to the problem of diagonal dominance in kernel document "
         "clustering, ICML",
-        max_length=128,
     ),
     "tweets3": Source(
         _tweets3,

@@ -21,7 +21,7 @@ from .errors import MergeError
 from .sources import SOURCES, clean
 from .splitting import SPLITS, Row, deduplicate, rank, row_of, stratified
 
-DEFAULT_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
+DEFAULT_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper", "amazon", "tweets2")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""LoRA fine-tuning with a chosen initialisation of A: PEFT's default, random orthonormal, or OSRM.
+"""LoRA fine-tuning with a chosen initialisation of A: PEFT's default, PEFT's gaussian, random orthonormal, or OSRM.
 
-Every run starts its classifier from the logistic-regression probe on the frozen base, so that an adapter can only add to
-it, and keeps the epoch with the best validation accuracy; a language model may learn to write the label instead. The loop knows
-neither what it trains (`Attached`: `merging.full` puts the weights themselves through it) nor what for (`merging.objectives`).
+A classifier starts from small random weights and is trained together with the adapter, as both papers do it, or from the
+logistic-regression probe on the frozen base, which then knows most of the task already. The epoch with the best validation
+accuracy is kept; a language model may learn to write the label instead. The loop knows neither what it trains (`Attached`:
+`merging.full` puts the weights themselves through it) nor what for (`merging.objectives`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,14 @@ from .diagnostics import drift
 from .errors import MergeError
 from .features import Features
 from .lowrank import LowRank
-from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in, usual_targets
-from .objectives import LabelWords, Objective, PooledClassifier, encoded_split, probe_head
+from .models import NOT_ENCODER, bare, fingerprint, linear_layers, out_in, relative_norms, usual_targets
+from .objectives import LabelWords, Objective, PooledClassifier, encoded_split, probe_head, scratch_head
 from .osrm import official_init, osrm_init, random_orthonormal
 from .tasks import Task
 from .verbalisers import Verbaliser, task_type
 
-INITS = ("default", "orthonormal", "osrm")
+INITS = ("default", "gaussian", "orthonormal", "osrm")
+HEADS = ("scratch", "probe")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,12 @@ class TrainingSettings:
 
     Attributes
     ----------
-    init : "default" (PEFT's Kaiming-uniform A), "orthonormal" (random) or "osrm"
-    seed : of A, of the order of the rows, and of nothing else
+    init : "default" (PEFT's Kaiming-uniform A), "gaussian" (PEFT's N(0, 1/rank²)), "orthonormal" (random) or "osrm"
+    row_norm : length to which every row of A is brought at the start: a number, or "gaussian" for sqrt(in) / rank, which PEFT's
+        gaussian rows have on average; None = as the init gives them (orthonormal and OSRM: 1)
+    head : where a classifier starts: "scratch" (small random weights) or "probe" (logistic regression on the frozen base)
+    seed : of A, of a head from scratch, of the order of the rows, and of nothing else
+    checkpoints : epochs (counted from 1) after which the adapter is handed out as it is then, out of this one run
     k : texts per task from which OSRM's second moments are taken
     pooling : of those moments; "official" is OSRM's released code (task means, see `merging.osrm.official_init`)
     rows, validation_rows : so many rows of the splits (the first, whose order is random, and one of each label missing there)
@@ -50,6 +56,8 @@ class TrainingSettings:
     """
 
     init: str = "default"
+    row_norm: float | Literal["gaussian"] | None = None
+    head: str = "scratch"
     rank: int = 8
     alpha: float = 16.0
     seed: int = 0
@@ -66,6 +74,7 @@ class TrainingSettings:
     max_length: int | None = None
     bf16: bool | None = None
     checkpointing: bool | None = None
+    checkpoints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +85,8 @@ class Progress:
     ----------
     validation, drift : accuracy and (Frobenius, Procrustes) drift of A, see `merging.diagnostics.drift`; after an epoch only
     seconds, left : gone by, and the estimate of what remains
-    adapter : at the end only
+    checkpoint : the adapter as it is after an epoch that `TrainingSettings.checkpoints` names
+    adapter : at the end only, the epoch with the best validation accuracy
     """
 
     step: int
@@ -86,6 +96,7 @@ class Progress:
     validation: float | None = None
     drift: tuple[float, float] | None = None
     seconds: float = 0.0
+    checkpoint: Adapter | None = field(default=None, repr=False)
     adapter: Adapter | None = field(default=None, repr=False)
 
     @property
@@ -152,14 +163,14 @@ def fine_tune(
     ----------
     model : bare encoder or decoder; it carries the LoRA layers while the generator runs and is itself again afterwards
     A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
-    head : where the classifier starts; None = the logistic-regression probe on the same rows. With a `Verbaliser` there is none: a
-        language model learns to write its words, which the adapter's metadata keep.
+    head : where the classifier starts; None = as ``settings.head`` says. With a `Verbaliser` there is none: a language model learns to
+        write its words, which the adapter's metadata keep.
     stop : asked after every step; True ends the training early and keeps the best state so far
 
     Raises
     ------
     MergeError
-        For an unknown init, a missing A, a rank above a layer's width.
+        For an unknown init or head, a missing A, a rank above a layer's width, a row norm that is not positive.
     """
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
@@ -203,18 +214,17 @@ def train_attached(
     from transformers import get_linear_schedule_with_warmup  # noqa: PLC0415 - takes seconds
 
     objective = _objective(model, tokenizer, task, settings, head)
-    base_hash, base_name = fingerprint(model), getattr(model, "name_or_path", "")
     device = next(model.parameters()).device
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
-    best_head = objective.head()
+    state = _State(epoch=0, updates={}, head=objective.head())
     with attach() as attached, _checkpointed(model, settings):
         trained = [*attached.parameters, *objective.parameters]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
         steps = settings.epochs * -(-len(objective.lengths) // settings.batch_size)
         schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
         generator = torch.Generator().manual_seed(settings.seed)
-        started, step, best = time.monotonic(), 0, (-1.0, 0.0)
-        best_drift, best_state = (0.0, 0.0) if attached.drift else None, attached.read()
+        started, step = time.monotonic(), 0
+        best, kept = replace(state, updates=attached.read(), drift=(0.0, 0.0) if attached.drift else None), []
         for epoch in range(settings.epochs):
             for rows in bucketed(objective.lengths, settings.batch_size, generator):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -228,36 +238,77 @@ def train_attached(
                 yield Progress(step, steps, epoch, float(loss.detach()), seconds=time.monotonic() - started)
                 if stopped := stop():
                     break
-            accuracy, nll = objective.score()
-            moved = attached.drift() if attached.drift else None
-            if (accuracy, -nll) > best:
-                best, best_drift, best_state, best_head = (accuracy, -nll), moved, attached.read(), objective.head()
-            yield Progress(step, steps, epoch, float(loss.detach()), accuracy, moved, time.monotonic() - started)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                accuracy, nll = objective.score()
+            state = _State(
+                epoch + 1, attached.read(), objective.head(), accuracy, nll, attached.drift() if attached.drift else None, step
+            )
+            best = max(best, state, key=_State.rank)
+            kept += [state] if epoch + 1 in settings.checkpoints else []
+            yield Progress(step, steps, epoch, float(loss.detach()), accuracy, state.drift, time.monotonic() - started)
             if stopped:
                 break
-    metadata: dict[str, Any] = {
-        "task": task.name,
-        "labels": list(task.labels),
-        "training": asdict(settings),
-        "validation_accuracy": best[0],
-        "steps": {"done": step, "planned": steps},
-    }
-    if best_drift is not None:
-        metadata["drift"] = dict(zip(("frobenius", "procrustes"), best_drift, strict=True))
-    words = isinstance(best_head, Verbaliser)
-    adapter = Adapter(
-        name=task.name,
-        deltas=best_state,
-        task=task.name,
-        base=base_name,
-        head=None if isinstance(best_head, Verbaliser) else best_head,
-        base_fingerprint=base_hash,
-        metadata=metadata | ({"verbaliser": asdict(best_head)} if isinstance(best_head, Verbaliser) else {}),
-        # a language model's adapter is put on the model with its language-model head, where the names have its prefix
-        prefix=f"{model.base_model_prefix}." if words else "",
-        config={"task_type": task_type(model)} if words else {},
-    )
-    yield Progress(step, steps, settings.epochs, float(loss.detach()), best[0], best_drift, time.monotonic() - started, adapter)
+    # only now the base is itself again, which fingerprint and relative norms are taken of
+    finished = _Finished(model, task, settings, steps)
+    for state in kept:
+        checkpoint = finished.adapter(state)
+        seconds = time.monotonic() - started
+        yield Progress(step, steps, state.epoch - 1, float(loss.detach()), state.validation, state.drift, seconds, checkpoint)
+    adapter = finished.adapter(replace(best, step=step))
+    seconds = time.monotonic() - started
+    yield Progress(step, steps, settings.epochs, float(loss.detach()), best.validation, best.drift, seconds, adapter=adapter)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a training has reached after an epoch."""
+
+    epoch: int
+    updates: dict[str, LowRank]
+    head: Head | Verbaliser
+    validation: float = -1.0
+    nll: float = 0.0
+    drift: tuple[float, float] | None = None
+    step: int = 0
+
+    def rank(self) -> tuple[float, float]:
+        """Return what makes one epoch better than another: validation accuracy, then the likelihood."""
+        return self.validation, -self.nll
+
+
+class _Finished:
+    """Makes adapters of states, once the base carries nothing of the training any more."""
+
+    def __init__(self, model: nn.Module, task: Task, settings: TrainingSettings, steps: int) -> None:
+        self.model, self.task, self.settings, self.steps = model, task, settings, steps
+        self.base_hash, self.base_name = fingerprint(model), getattr(model, "name_or_path", "")
+
+    def adapter(self, state: _State) -> Adapter:
+        """Return the adapter of one state, with what a repetition needs in its metadata."""
+        metadata: dict[str, Any] = {
+            "task": self.task.name,
+            "labels": list(self.task.labels),
+            "training": asdict(self.settings),
+            "epoch": state.epoch,
+            "validation_accuracy": state.validation,
+            "steps": {"done": state.step, "planned": self.steps},
+            "relative_norms": relative_norms(self.model, state.updates),
+        }
+        if state.drift is not None:
+            metadata["drift"] = dict(zip(("frobenius", "procrustes"), state.drift, strict=True))
+        words = isinstance(state.head, Verbaliser)
+        return Adapter(
+            name=self.task.name,
+            deltas=state.updates,
+            task=self.task.name,
+            base=self.base_name,
+            head=None if isinstance(state.head, Verbaliser) else state.head,
+            base_fingerprint=self.base_hash,
+            metadata=metadata | ({"verbaliser": asdict(state.head)} if isinstance(state.head, Verbaliser) else {}),
+            # a language model's adapter is put on the model with its language-model head, where the names have its prefix
+            prefix=f"{self.model.base_model_prefix}." if words else "",
+            config={"task_type": task_type(self.model)} if words else {},
+        )
 
 
 @contextmanager
@@ -285,14 +336,22 @@ def _lora_layers(
         torch.manual_seed(settings.seed)  # PEFT draws its A from the global generator
         # a pattern: PEFT shortens a long list of names to suffixes, which may fit more
         targets = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, names))})"
-        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=targets,
+            lora_dropout=0.0,
+            init_lora_weights="gaussian" if settings.init == "gaussian" else True,
+        )
         wrapped = get_peft_model(model, config)
     try:
         layers = {name: layer for name, layer in bare(model).named_modules() if name in names}
         for name, A in initial.items():
             layers[name].lora_A["default"].weight.data.copy_(A)
         for layer in layers.values():
-            layer.lora_A["default"].weight.requires_grad_(not settings.freeze_A)
+            A = layer.lora_A["default"].weight
+            A.data.copy_(with_row_norm(A.data, settings.row_norm))
+            A.requires_grad_(not settings.freeze_A)
         start = _read_A(layers)
         trained = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
         yield Attached(trained, lambda: _read_lora(layers), lambda: drift(start, _read_A(layers)))
@@ -312,6 +371,8 @@ def _objective(
     rows = task.train.first(settings.rows), task.validation.first(settings.validation_rows)
     if isinstance(head, Verbaliser):
         return LabelWords(model, tokenizer, task, *rows, settings.max_length, head)
+    if head is None and settings.head == "scratch":
+        head = scratch_head(model, task.labels, settings.seed)
     return PooledClassifier(model, tokenizer, task, *rows, settings.max_length, head)
 
 
@@ -320,7 +381,9 @@ def _initial_A(
 ) -> dict[str, Tensor]:
     if settings.init not in INITS:
         raise MergeError(f"Unknown initialisation {settings.init!r}: choose one of {', '.join(INITS)}.")
-    if settings.init == "default":
+    if settings.head not in HEADS:
+        raise MergeError(f"Unknown head {settings.head!r}: choose one of {', '.join(HEADS)}.")
+    if settings.init in ("default", "gaussian"):
         return {}
     if settings.init == "osrm":
         missing = [name for name in names if name not in (A_init or {})]
@@ -337,6 +400,23 @@ def _initial_A(
         name: random_orthonormal(settings.rank, out_in(layer)[1], generator)
         for name, layer in linear_layers(model, names).items()
     }
+
+
+def with_row_norm(A: Tensor, row_norm: float | Literal["gaussian"] | None) -> Tensor:
+    """Return A (rank, in) with every row brought to one length, see `TrainingSettings.row_norm`.
+
+    Raises
+    ------
+    MergeError
+        If the length is not positive.
+    """
+    if row_norm is None:
+        return A
+    length = A.shape[1] ** 0.5 / A.shape[0] if row_norm == "gaussian" else row_norm
+    if not length > 0:
+        raise MergeError(f"row_norm = {row_norm}: give a length above 0, or gaussian.")
+    scaled: Tensor = A.double() * (length / A.double().norm(dim=1, keepdim=True))
+    return scaled.to(A.dtype)
 
 
 def _read_A(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
