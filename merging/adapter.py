@@ -53,7 +53,9 @@ class Head:
     def logits(self, pooled: Tensor) -> Tensor:
         """Return the logits (batch, labels) of mean-pooled states (batch, hidden); for kind "pooled" only."""
         weight, bias = (self.tensors[key].to(pooled) for key in ("weight", "bias"))
-        return torch.nn.functional.linear(pooled, weight, bias)
+        # a classifier in bfloat16 would round its logits to three digits
+        with torch.autocast(pooled.device.type, enabled=False):
+            return torch.nn.functional.linear(pooled, weight, bias)
 
 
 @dataclass(frozen=True, eq=False)

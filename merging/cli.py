@@ -288,12 +288,13 @@ def sweep(
         str | None, typer.Argument(help="A recipe.yaml, whose merge is swept over its scaling; none = pools.")
     ] = None,
     pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = those on all-MiniLM.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Methods; none = all.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 200,
+    method: Annotated[list[str] | None, typer.Option(help="Methods, or all; none = those that every pool has.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 100,
+    test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 250,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
     base: Base = None,
 ) -> None:
-    """Measure accuracy against the scaling on validation, then each method at its best scaling on the whole test split.
+    """Measure accuracy against the scaling on validation, then on test at λ 0.3, 1 and the best.
 
     Resumable: what the tables hold already is not measured again. With a recipe only its own merge on validation, and a table only
     where -o says so.
@@ -301,19 +302,20 @@ def sweep(
     if recipe is not None:
         _sweep_recipe(recipe, pool, method, rows, output, base)
         return
-    from .pools import POOLS, SHIPPED, assets_folder
+    from .pools import POOLS, assets_folder, check_pool
     from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
-    from .search import CONTENDERS
+    from .search import CONTENDERS, MAIN
 
+    if method == ["all"]:
+        method = list(dict.fromkeys((*MAIN, *CONTENDERS)))
     unknown = [name for name in method or () if name not in CONTENDERS]
     if unknown:
         raise MergeError(f"Unknown method {unknown[0]!r}: choose one of {', '.join(CONTENDERS)}.")
 
     folder = output or assets_folder() / "tables"
     for name in pool or POOLS:
-        if name not in SHIPPED:
-            raise MergeError(f"Unknown pool {name!r}: choose one of {', '.join(SHIPPED)}.")
-        for line in measure_pool(name, folder, method, rows):
+        check_pool(name)
+        for line in measure_pool(name, folder, method, rows, test_rows):
             print(line, flush=True)
     write_rank_curves(folder)
     print(f"{markdown_results(folder)}\n\n{markdown_adapters()}")

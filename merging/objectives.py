@@ -63,9 +63,7 @@ class PooledClassifier:
     def score(self) -> tuple[float, float]:
         """Return (accuracy, mean negative log-likelihood) on the validation rows."""
         encoded, labels = self.validation
-        states = frozen_states(self.model, encoded)
-        with torch.autocast(states.device.type, enabled=False):
-            logits = self.head().logits(states)
+        logits = self.head().logits(frozen_states(self.model, encoded))
         return float((logits.argmax(1) == labels).double().mean()), float(nn.functional.cross_entropy(logits, labels))
 
     def head(self) -> Head:

@@ -21,7 +21,6 @@ from .tasks import DEFAULT_TASKS, Task, fingerprint
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, probe, target_names
 from .verbalisers import Verbaliser, default_verbaliser
 
-
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""
 WORDS_TRAINING = replace(TRAINING, epochs=2, rows=1000, batch_size=16, max_length=48, modules=())
@@ -296,9 +295,9 @@ def train_command(task: str, settings: TrainingSettings, base: str = "minilm", w
         "validation_rows": "--validation-rows",
         "max_length": "--max-length",
     }
-    for field, option in options.items():
-        if getattr(settings, field) != getattr(default, field):
-            line += [option, getattr(settings, field)]
+    for name, option in options.items():
+        if getattr(settings, name) != getattr(default, name):
+            line += [option, getattr(settings, name)]
     if settings.modules != default.modules:
         line += ["--modules", ",".join(settings.modules)]
     if settings.freeze_A:

@@ -19,9 +19,9 @@ from .adapter import Adapter
 from .bank import KEYS, ON_DATA, WEIGHTS_ONLY
 from .engine import Merged
 from .errors import MergeError
+from .intervals import Values
 from .plugins import Orthogonalize
 from .pool import problems_of
-from .search import Values
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 

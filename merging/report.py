@@ -5,45 +5,75 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .diagnostics import RANK_KS, rank_curve
 from .evaluation import encode_task
 from .experiment import EFFECTS, VARIANTS
 from .features import collect_features
+from .intervals import average, difference, gap_recovered
 from .models import load_base, load_language_model
-from .pools import POOLS, SHIPPED, collect_for_osrm, load_pool, settings_of
-from .search import CONTENDERS, append, averages, best_scalings, missing_points, paired_difference, read_table, sweep
+from .pools import POOLS, SHIPPED, check_pool, collect_for_osrm, load_pool, settings_of
+from .search import (
+    ALONE,
+    BASE,
+    CONTENDERS,
+    FIXED,
+    MAIN,
+    append,
+    averages,
+    best_scalings,
+    marks_of,
+    measure_ends,
+    missing_points,
+    read_table,
+    sweep,
+    test_scalings,
+)
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
 
 REFERENCE = "task_arithmetic"
 
 
-def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int) -> Iterator[str]:
-    """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv`` (each method at its best scaling); yields a line per merge."""
-    names = list(methods or CONTENDERS)
-    adapters, spec = load_pool(pool), SHIPPED[pool]
+def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int, test_rows: int) -> Iterator[str]:
+    """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv``; yields a line per merge.
+
+    Validation only chooses scalings, so it may be computed in bfloat16. On test, in float32: the base and each adapter alone on the
+    whole split, since the app shows them beside merges on any number of rows; each method at the fixed and its best scaling.
+    """
+    names = list(methods or MAIN)
+    adapters, spec = load_pool(pool), check_pool(pool)
     model, tokenizer = (load_language_model if spec.words else load_base)(spec.base)
     tasks = [Task.load(adapter.task) for adapter in adapters]
     features = None
     if any("data" in CONTENDERS[name].needs for name in names):
         settings = settings_of(adapters[0].metadata)
         features = collect_for_osrm(model, tokenizer, [task.name for task in tasks], settings)
-    validation = folder / f"sweep_{pool}.csv"
-    encoded = [encode_task(tokenizer, task, "validation", rows) for task in tasks]
-    while points := missing_points(read_table(validation), names):
-        for table in sweep(model, tokenizer, adapters, encoded, points, features):
-            append(validation, table.drop(columns="hits"))
-            yield f"{pool} validation {_line(table)}"
-    best = best_scalings(read_table(validation))
-    test = folder / f"test_{pool}.csv"
-    done = {(row.method, row.scaling) for row in read_table(test).itertuples()}
-    points = [(name, best[name]) for name in names if (name, best[name]) not in done]
-    encoded = [encode_task(tokenizer, task, "test", spec.test_rows) for task in tasks] if points else []
-    for table in sweep(model, tokenizer, adapters, encoded, points, features):
-        append(test, table)
-        yield f"{pool} test {_line(table)}"
+    test, validation = folder / f"test_{pool}.csv", folder / f"sweep_{pool}.csv"
+    for path, split, limit in ((test, "test", spec.test_rows), (validation, "validation", rows)):
+        if ALONE not in set(read_table(path).method):
+            rows_of = [encode_task(tokenizer, task, split, limit) for task in tasks]
+            for table in measure_ends(model, tokenizer, adapters, rows_of, bf16=split == "validation"):
+                append(path, table if split == "test" else table.drop(columns="hits"))
+                yield f"{pool} {split} {_line(table)}"
+    encoded = {
+        split: [encode_task(tokenizer, task, split, n) for task in tasks]
+        for split, n in (("validation", rows), ("test", test_rows))
+    }
+    for name in names:
+        while points := missing_points(read_table(validation), [name]):
+            for table in sweep(model, tokenizer, adapters, encoded["validation"], points, features, bf16=True):
+                append(validation, table.drop(columns="hits"))
+                yield f"{pool} validation {_line(table)}"
+        best = best_scalings(read_table(validation))[name]
+        done = read_table(test)
+        done = done[done.method == name].scaling.to_numpy(float)
+        points = [(name, scaling) for scaling in test_scalings(name, best) if not np.isclose(done, scaling).any()]
+        for table in sweep(model, tokenizer, adapters, encoded["test"], points, features):
+            append(test, table)
+            yield f"{pool} test {_line(table)}"
 
 
 def _line(table: pd.DataFrame) -> str:
@@ -73,17 +103,11 @@ def write_rank_curves(folder: Path) -> None:
 
 
 def markdown_results(folder: Path) -> str:
-    """Return the README's tables: every measured method at its best validation scaling, on the whole test splits."""
-    parts = []
-    for pool in SHIPPED:
-        table = read_table(folder / f"test_{pool}.csv")
-        if table.empty:
-            continue
-        best = best_scalings(read_table(folder / f"sweep_{pool}.csv"))
-        table = table[[best.get(m) == s for m, s in zip(table.method, table.scaling, strict=True)]]
-        single = {a.task: a.metadata["test_accuracy"]["adapter"] for a in load_pool(pool)}
-        parts.append(_pool_table(pool, table, single))
-    return "\n\n".join(parts)
+    """Return a table per measured pool: each method on test at λ 0.3, 1 and its best, as gap recovered and average accuracy."""
+    parts = [
+        _pool_table(pool, read_table(folder / f"test_{pool}.csv"), read_table(folder / f"sweep_{pool}.csv")) for pool in SHIPPED
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
@@ -99,28 +123,44 @@ def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
     return "\n".join(lines)
 
 
-def _pool_table(pool: str, table: pd.DataFrame, single: dict[str, float]) -> str:
-    mean = sum(single.values()) / len(single)
+def _pool_table(pool: str, test: pd.DataFrame, validation: pd.DataFrame) -> str:
+    if test.empty:
+        return ""
+    measured = [name for name in CONTENDERS if name in set(test.method) & set(validation.method)]
+    rows = int(test[test.method.isin(measured)].total.max()) if measured else None
+    base, alone = (marks_of(test, name, rows=rows) for name in (BASE, ALONE))
+    best = best_scalings(validation)
     lines = [
-        f"**Pool `{pool}`** ({SHIPPED[pool].title}); each adapter alone: {mean:.3f}",
+        f"**Pool `{pool}`** ({SHIPPED[pool].title}): base {average(base)[0]:.3f}, each adapter alone {average(alone)[0]:.3f}, "
+        f"{len(base)} tasks, up to {rows} test rows each",
         "",
-        "| method | best λ | test average (95 %) | share of single-task | worst task | against Task Arithmetic (95 %, paired) |",
-        "|---|---|---|---|---|---|",
+        f"| method | {' | '.join(f'λ {scaling:g}' for scaling in FIXED)} | best λ | gap recovered there (95 %) | "
+        "average accuracy there | worst task there | against Task Arithmetic there, points (95 %, paired) |",
+        "|---|" + "---|" * (len(FIXED) + 5),
     ]
-    order = {name: place for place, name in enumerate(CONTENDERS)}
-    summary = averages(table).sort_values("method", key=lambda column: column.map(order))
-    for row in summary.itertuples():
-        contender = CONTENDERS[row.method]
-        if row.method == REFERENCE or REFERENCE not in set(table.method):
-            paired = ""
-        else:
-            difference, low, high = paired_difference(table, row.method, REFERENCE)
-            paired = f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
-        lines.append(
-            f"| {contender.title} | {f'{row.scaling:g}' if contender.scaled else ''} | {row.average:.3f} ({row.low:.3f} to {row.high:.3f}) "
-            f"| {row.average / mean:.1%} | {task_title(row.worst_task)} {row.worst:.3f} | {paired} |"
-        )
+    reference = marks_of(test, REFERENCE, best[REFERENCE]) if REFERENCE in measured else None
+    for name in measured:
+        scaled = CONTENDERS[name].scaled
+        fixed = [marks_of(test, name, scaling) if scaled else {} for scaling in FIXED]
+        cells = [f"{gap_recovered(base, alone, marks).mean:.0%} ({average(marks)[0]:.3f})" if marks else "" for marks in fixed]
+        marks = marks_of(test, name, best[name] if scaled else 1.0)
+        if not marks:
+            continue
+        gap, worst = gap_recovered(base, alone, marks), min(marks, key=lambda task: marks[task].mean())
+        cells += [
+            f"{best[name]:g}" if scaled else "",
+            f"{gap.mean:.0%} ({gap.low:.0%} to {gap.high:.0%})",
+            f"{average(marks)[0]:.3f}",
+        ]
+        paired = "" if reference is None or name == REFERENCE else _signed(difference(marks, reference))
+        cells += [f"{task_title(worst)} {marks[worst].mean():.3f}", paired]
+        lines.append(f"| {CONTENDERS[name].title} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _signed(interval: tuple[float, float, float]) -> str:
+    value, low, high = (100 * part for part in interval)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def markdown_osrm(folder: Path) -> str:

@@ -1,4 +1,7 @@
-"""Sweeps: a method's accuracy against its scaling on validation, the best scaling, and then the test split once.
+"""Sweeps: a method's accuracy against its scaling on validation; on test at 0.3, at 1 and at the scaling that validation prefers.
+
+Papers fix the scaling, users do not: so each table has the three. The bare base under the tasks' heads and each adapter alone are measured
+on the same rows, since a merge is judged by how much of the gap between them it recovers.
 
 Tables are long (a row per method, scaling and task, with counts and the hits themselves), so that every average, interval and
 paired difference can be computed again from the shipped files.
@@ -14,19 +17,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from .adapter import Adapter
 from .engine import Merged, merge
-from .evaluation import Z95, EncodedTask, hits
+from .evaluation import Z95, EncodedTask, hits, own_head
 from .features import Features
+from .intervals import Marks, Values
 from .methods import METHODS
 
+BASE, ALONE = "base", "alone"
+"""What stands in the column method for the bare base under the tasks' heads, and for each adapter on its own task."""
+FIXED = (0.3, 1.0)
+"""Scalings that papers fix; every method is tested at them and at its best on validation."""
 SCALINGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 COLUMNS = ["method", "scaling", "task", "correct", "total", "hits"]
-BOOTSTRAP = 2000
-Values = np.ndarray[Any, np.dtype[np.float64]]
-"""One number per row of a task."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,15 @@ class Contender:
 
 
 CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, method in METHODS.items()} | {
+    "orthogonalize": Contender("Task Arithmetic + orthogonalize", "task_arithmetic", {"orthogonalize": "balanced"}),
+    "decouple": Contender("Task Arithmetic + decouple", "task_arithmetic", {"decouple": 1.0}),
     "soft_osrm": Contender("Task Arithmetic + soft OSRM (μ 0.3)", "task_arithmetic", {"soft_osrm": 0.3}, frozenset({"data"})),
 }
-"""Every method as it is, and the plug-in that needs texts but no training in front of the simplest one."""
+"""Every method as it is, and each plug-in in front of the simplest one."""
+MAIN = (
+    "task_arithmetic", "do_merging", "orthogonalize", "decouple", "soft_osrm", "average", "ties", "knots", "tsv", "regmean", "emr",
+)  # fmt: skip
+"""What every pool is measured with; the rest only where it is asked for."""
 
 
 def grid(method: str, scalings: Sequence[float] = SCALINGS) -> Sequence[float]:
@@ -66,13 +78,41 @@ def grid(method: str, scalings: Sequence[float] = SCALINGS) -> Sequence[float]:
     return scalings if CONTENDERS[method].scaled else (1.0,)
 
 
-def measure(model: nn.Module, tokenizer: Any, merged: Merged | Adapter, tasks: Sequence[EncodedTask]) -> dict[str, str]:
-    """Return {task: one character per row, 1 = right}."""
+def measure(
+    model: nn.Module,
+    tokenizer: Any,
+    subject: Merged | Adapter | None,
+    tasks: Sequence[EncodedTask],
+    bf16: bool = False,
+    heads: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Return {task: one character per row, 1 = right}.
+
+    Parameters
+    ----------
+    bf16 : autocast to bfloat16, twice as fast on processors that have it; about one row in 300 comes out otherwise
+    heads : see `merging.evaluation.evaluate`
+    """
     right = {task.name: ["0"] * len(task.encoded) for task in tasks}
-    for batch in hits(model, tokenizer, merged, tasks):
-        for row, hit in zip(batch.rows, batch.right.tolist(), strict=True):
-            right[batch.task][row] = "1" if hit else "0"
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        for batch in hits(model, tokenizer, subject, tasks, heads=heads):
+            for row, hit in zip(batch.rows, batch.right.tolist(), strict=True):
+                right[batch.task][row] = "1" if hit else "0"
     return {task: "".join(marks) for task, marks in right.items()}
+
+
+def measure_ends(
+    model: nn.Module, tokenizer: Any, adapters: Sequence[Adapter], tasks: Sequence[EncodedTask], bf16: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Yield the rows of the base under the adapters' heads, then those of each adapter alone: what a merge lies between."""
+    heads = {adapter.task: own_head(adapter) for adapter in adapters}
+    yield as_rows(measure(model, tokenizer, None, tasks, bf16, heads), BASE, 0.0)
+    alone: dict[str, str] = {}
+    for task in tasks:
+        adapter = next(adapter for adapter in adapters if adapter.task == task.name)
+        alone |= measure(model, tokenizer, adapter, [task], bf16)
+    yield as_rows(alone, ALONE, 0.0)
 
 
 def sweep(
@@ -82,10 +122,11 @@ def sweep(
     tasks: Sequence[EncodedTask],
     points: Iterable[tuple[str, float]],
     features: Features | None = None,
+    bf16: bool = False,
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of one (method, scaling) after the other; close the generator to stop."""
     for method, scaling in points:
-        marks = measure(model, tokenizer, CONTENDERS[method].merge(adapters, scaling, features), tasks)
+        marks = measure(model, tokenizer, CONTENDERS[method].merge(adapters, scaling, features), tasks, bf16)
         yield as_rows(marks, method, scaling)
 
 
@@ -111,25 +152,19 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
 
 def best_scalings(table: pd.DataFrame) -> dict[str, float]:
     """Return {method: the scaling with the best validation average}; the smaller one where two are equal."""
-    ranked = averages(table).sort_values(["average", "scaling"], ascending=[False, True])
+    ranked = averages(table[table.method.isin(CONTENDERS)]).sort_values(["average", "scaling"], ascending=[False, True])
     return {str(row.method): float(row.scaling) for row in ranked.drop_duplicates("method").itertuples()}
 
 
-def paired_difference(table: pd.DataFrame, method: str, reference: str, seed: int = 0) -> tuple[float, float, float]:
-    """Return (difference of the averages, low, high): 95 % bootstrap over the rows of each task, the same for both methods."""
-    marks = {m: {r.task: unpack(r.hits, r.total) for r in table[table.method == m].itertuples()} for m in (method, reference)}
-    return bootstrapped([marks[method][task] - marks[reference][task] for task in marks[method]], seed)
+def test_scalings(method: str, best: float) -> tuple[float, ...]:
+    """Return the scalings at which a method is tested: those that papers fix, and its best."""
+    return tuple(dict.fromkeys((*FIXED, best))) if CONTENDERS[method].scaled else (1.0,)
 
 
-def bootstrapped(tasks: Sequence[Values], seed: int = 0) -> tuple[float, float, float]:
-    """Return (mean over tasks of the mean over rows, low, high): a 95 % bootstrap that draws the rows of every task anew."""
-    generator = np.random.default_rng(seed)
-    samples = np.zeros(BOOTSTRAP)
-    for values in tasks:
-        picks = generator.integers(0, len(values), (BOOTSTRAP, len(values)))
-        samples += values[picks].mean(1) / len(tasks)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(np.mean([values.mean() for values in tasks])), float(low), float(high)
+def marks_of(table: pd.DataFrame, method: str, scaling: float = 0.0, rows: int | None = None) -> Marks:
+    """Return {task: marks (rows,)} of one (method, scaling) of a table that holds hits; the first ``rows`` of them."""
+    mine = table[(table.method == method) & np.isclose(table.scaling, scaling)]
+    return {str(row.task): unpack(row.hits, row.total)[:rows] for row in mine.itertuples()}
 
 
 def pack(marks: str) -> str:
@@ -159,7 +194,7 @@ def append(path: Path, rows: pd.DataFrame) -> None:
 
 def missing_points(table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS) -> list[tuple[str, float]]:
     """Return the (method, scaling) that ``table`` lacks: the grid, then what extends it where the best value is at its edge."""
-    measured = averages(table)
+    measured = averages(table[table.method.isin(methods)])
     missing = []
     for method in methods:
         mine = measured[measured.method == method]
