@@ -355,7 +355,7 @@ def experiment(
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
     from .embedded import cache_dir
-    from .experiment import QUICK, Experiment, OsrmExperiment
+    from .experiments.osrm import QUICK, Experiment, OsrmExperiment
     from .models import load_base
     from .pools import assets_folder
     from .report import markdown_osrm
@@ -383,7 +383,7 @@ def experiment(
 
 def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
     from .embedded import cache_dir
-    from .full_reference import QUICK, FullReference, Plan
+    from .experiments.full import QUICK, FullReference, Plan
     from .models import load_base
     from .pools import assets_folder
     from .report import markdown_full

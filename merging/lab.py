@@ -18,7 +18,7 @@ from .embedded_models import EMBEDDED
 from .engine import merge
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
-from .experiment import VARIANTS, Variant
+from .experiments.osrm import VARIANTS, Variant
 from .features import Features, reading_features
 from .models import linear_layers, out_in, working_copy
 from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
@@ -44,7 +44,7 @@ class Plan:
     Attributes
     ----------
     tasks : names in `Lab.tasks`; every one gets an adapter, and OSRM keeps each away from all others
-    variant : a name in `merging.experiment.VARIANTS`
+    variant : a name in `merging.experiments.osrm.VARIANTS`
     modules : last parts of the names to adapt, or whole names
     seed : of the repetition; variants with own seeds add the task's place
     base, dtype : see `merging.models.load_base`

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .diagnostics import RANK_KS, rank_curve
 from .evaluation import encode_task
-from .experiment import EFFECTS, VARIANTS
+from .experiments.osrm import EFFECTS, VARIANTS
 from .features import collect_features
 from .intervals import average, difference, gap_recovered
 from .models import load_base, load_language_model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from merging.experiment import EFFECTS, VARIANTS, summarise
+from merging.experiments.osrm import EFFECTS, VARIANTS, summarise
 from merging.search import pack
 
 TABLES = ("runs", "interference", "sweep", "test", "tasks", "summary", "effects")

@@ -16,8 +16,8 @@ from builders import KINDS, QUERY_AND_VALUE, random_adapter, state, tiny_gpt2, t
 
 from merging import Adapter, LowRank, MergeError, Task, evaluate
 from merging.diagnostics import column_norms, magnitude_variance
+from merging.experiments.full import QUANTILES, column_quantiles, variance_rows
 from merging.full import full_fine_tune
-from merging.full_reference import QUANTILES, column_quantiles, variance_rows
 from merging.models import fingerprint, linear_layers
 from merging.report import markdown_full
 from merging.training import TrainingSettings, fine_tune

@@ -10,7 +10,7 @@ import pandas as pd
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.experiment import VARIANTS
+from merging.experiments.osrm import VARIANTS
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
 

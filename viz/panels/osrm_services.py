@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from merging.experiment import VARIANTS, Variant
+from merging.experiments.osrm import VARIANTS, Variant
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
 

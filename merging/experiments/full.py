@@ -22,16 +22,16 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .adapter import METADATA_FILE, Adapter, Head
-from .diagnostics import log_column_norms, magnitude_variance
-from .errors import MergeError
-from .evaluation import EncodedTask, encode_task
-from .full import full_fine_tune
-from .plugins import decouple
-from .pools import POOLS, load_pool, settings_of
-from .search import append, measure, pack, read_table
-from .tasks import DEFAULT_TASKS, Task
-from .training import TrainingSettings, fine_tune, probe
+from ..adapter import METADATA_FILE, Adapter, Head
+from ..diagnostics import log_column_norms, magnitude_variance
+from ..errors import MergeError
+from ..evaluation import EncodedTask, encode_task
+from ..full import full_fine_tune
+from ..plugins import decouple
+from ..pools import POOLS, load_pool, settings_of
+from ..search import append, measure, pack, read_table
+from ..tasks import DEFAULT_TASKS, Task
+from ..training import TrainingSettings, fine_tune, probe
 
 QUANTILES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Where the distributions of column norms are kept: 0.05, 0.10 .. 0.95."""

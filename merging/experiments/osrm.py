@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .adapter import METADATA_FILE, Adapter, Head
-from .diagnostics import interference
-from .errors import MergeError
-from .evaluation import EncodedTask, encode_task
-from .features import Features, collect_features
-from .search import CONTENDERS, Values, append, as_rows, best_scalings, bootstrapped, grid, measure, pack, read_table, unpack
-from .tasks import DEFAULT_TASKS, Task
-from .training import TrainingSettings, fine_tune, osrm_start, probe, target_names
+from ..adapter import METADATA_FILE, Adapter, Head
+from ..diagnostics import interference
+from ..errors import MergeError
+from ..evaluation import EncodedTask, encode_task
+from ..features import Features, collect_features
+from ..search import CONTENDERS, Values, append, as_rows, best_scalings, bootstrapped, grid, measure, pack, read_table, unpack
+from ..tasks import DEFAULT_TASKS, Task
+from ..training import TrainingSettings, fine_tune, osrm_start, probe, target_names
 
 METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging", "soft_osrm")
 
