@@ -338,7 +338,7 @@ def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy; "
+            help="osrm: how much of its gain is the subspace, how much an own A; bank: what goes with the gap recovered; "
             "full: magnitudes of full fine-tunes beside LoRA's."
         ),
     ],
@@ -348,27 +348,31 @@ def experiment(
     repetition: Annotated[
         list[int] | None, typer.Option(help="Only these repetitions; several processes can share the work.")
     ] = None,
-    adapters: Annotated[Path | None, typer.Option(help="Folder of the trained adapters; none = in the user's cache.")] = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
     ] = None,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
-    from .embedded import cache_dir
-    from .experiments.osrm import QUICK, Experiment, OsrmExperiment
-    from .models import load_base
-    from .pools import assets_folder
-    from .report import markdown_osrm
-
     if name == "bank":
-        tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
-        _fill_bank(tables / "bank.csv", quick)
+        _fill_bank(adapters, output, quick)
         return
     if name == "full":
         _full_reference(quick, adapters, output)
         return
     if name != "osrm":
         raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
+    from .embedded import cache_dir
+    from .experiments.osrm import QUICK, Experiment, OsrmExperiment
+    from .models import load_base
+    from .pools import assets_folder
+    from .report import markdown_osrm
+
     chosen = QUICK if quick else Experiment()
     if repetition:
         chosen = replace(chosen, repetitions=tuple(repetition))
@@ -396,30 +400,39 @@ def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> 
     print(markdown_full(tables))
 
 
-def _fill_bank(path: Path, quick: bool) -> None:
-    from .bank import ROWS, SIZE, Bank, missing
+def _fill_bank(adapters: Path | None, output: Path | None, quick: bool) -> None:
+    from .embedded import cache_dir
+    from .experiments.bank import ROWS, SIZE, Bank
+    from .experiments.correlations import markdown, read_bank, write_correlations
     from .models import load_base
-    from .prediction import markdown, read_bank
+    from .pools import assets_folder
 
-    size = 12 if quick else SIZE
-    if missing(path, size):
-        model, tokenizer = load_base("minilm")
-        for line in Bank(model, tokenizer, path, rows=8 if quick else ROWS).fill(size):
+    tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
+    size, rows = (12, 8) if quick else (SIZE, ROWS)
+    bank = Bank(None, None, tables, adapters, rows)
+    if bank.missing(size):
+        bank.model, bank.tokenizer = load_base("minilm")
+        for line in bank.fill(size):
             print(line, flush=True)
-    print(markdown(read_bank(path)))
+    if left := len(bank.missing(size)):
+        print(f"{left} of {size} merges are left: the same command goes on with them.")
+    else:
+        path = bank.ledger.path("merges")
+        print(markdown(write_correlations(path), read_bank(path)))
 
 
 @cli.command()
 def correlations(
     bank: Annotated[
-        Path | None, typer.Argument(help="A bank.csv of `mergescope experiment bank`; none = the shipped one.")
+        Path | None, typer.Argument(help="A bank_merges.csv of `mergescope experiment bank`; none = the shipped one.")
     ] = None,
 ) -> None:
-    """Print which diagnostics go with the accuracy that merges keep, and how far off the predictor is; from the table alone."""
+    """Print which diagnostics go with the gap that merges recover, and write it beside the bank as correlations.csv."""
+    from .experiments.correlations import markdown, read_bank, write_correlations
     from .pools import assets_folder
-    from .prediction import markdown, read_bank
 
-    print(markdown(read_bank(bank or assets_folder() / "tables" / "bank.csv")))
+    path = bank or assets_folder() / "tables" / "bank_merges.csv"
+    print(markdown(write_correlations(path), read_bank(path)))
 
 
 def _merge(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from merging.prediction import markdown, read_bank
 from packaging.requirements import Requirement
 
 from merging import METHODS, Adapter, Recipe
@@ -17,7 +18,6 @@ from merging.evaluation import own_head
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import SHIPPED, assets_folder, train_command
-from merging.prediction import markdown, read_bank
 from merging.report import markdown_adapters, markdown_full, markdown_osrm, markdown_results
 from merging.search import best_scalings, read_table
 from merging.tasks import Task

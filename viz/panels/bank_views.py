@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from merging.experiments.correlations import read_bank, statement
 from merging.methods import METHODS
 from merging.pools import POOLS
-from merging.prediction import Prediction, correlations, cross_validated, read_bank, statement
 from merging.tasks import task_title
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_accuracy, predicted_against_measured
 from viz.panels.component import payload
