@@ -111,7 +111,8 @@ def _cosines(centred: pd.DataFrame, outcome: str) -> list[float]:
     # what is left of a constant is rounding
     lengths = lengths.where(lengths > 1e-6)
     products = centred.mul(centred[outcome], axis=0).sum()
-    return (products / np.sqrt(lengths * lengths[outcome])).drop(outcome).tolist()
+    cosines: list[float] = (products / np.sqrt(lengths * lengths[outcome])).drop(outcome).tolist()
+    return cosines
 
 
 def _bounds(values: Values) -> tuple[float, float]:
