@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_plugins import decouple_of, orthogonalize_of, own_plugins
 from .cli_recipe import (
     evaluate_recipe,
     features_of,
@@ -241,6 +242,8 @@ def methods(name: Annotated[str | None, typer.Argument(help="A method; none = a 
         raise MergeError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
     method = METHODS[name]
     print(f"{method.title}\n\n{method.doc}")
+    for line in own_plugins(method):
+        print(f"\n{line}")
     for param in method.params:
         print(f"\n--{param.name.replace('_', '-')} ({param.label}, default {param.default}): {param.help}")
 
@@ -451,6 +454,12 @@ def _merge(
     orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
+    granularity: Annotated[str | None, typer.Option(help="Decouple: one magnitude per column or per module.")] = None,
+    max_up: Annotated[float | None, typer.Option(help="Decouple: amplify at most so many times; no limit unless given.")] = None,
+    renormalise: Annotated[
+        bool | None,
+        typer.Option("--renormalise/--no-renormalise", help="Decouple: bring the sum of the directions to length 1 first."),
+    ] = None,
     full_model: Annotated[bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")] = False,
     base: Base = None,
     **params: Any,
@@ -463,6 +472,7 @@ def _merge(
         options = {
             "method": method, "weight": [_weight(text) for text in weight or ()], "seed": seed, "rank": rank, "head": head,
             "prefix": prefix, "soft_osrm": soft_osrm, "orthogonalize": orthogonalize, "penalty": penalty, "decouple": decouple,
+            "granularity": granularity, "max_up": max_up, "renormalise": renormalise,
         }  # fmt: skip
         refuse_contradictions(recipe, options | given)
         _merge_recipe(recipe, output, base, full_model)
@@ -471,24 +481,16 @@ def _merge(
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
     from .adapter import Adapter
     from .engine import merge
-    from .plugins import Orthogonalize
 
-    if penalty is not None:
-        from .methods import METHODS
-
-        mode = orthogonalize or (METHODS[method].orthogonalize if method in METHODS else "balanced")
-        if mode == "off":
-            raise MergeError("--penalty does nothing without --orthogonalize balanced or raw.")
-        chosen: str | Orthogonalize | None = Orthogonalize(mode, penalty)
-    else:
-        chosen = orthogonalize
+    ortho = orthogonalize_of(method, orthogonalize, penalty)
+    magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
     adapters = [Adapter.load(folder) for folder in inputs]
     features = None
     if soft_osrm is not None or needs_data(method):
         features = features_of(adapters, base)
     merged = merge(
         adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed or 0, features=features,
-        soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
+        soft_osrm=soft_osrm, orthogonalize=ortho, decouple=magnitude, **given,
     )  # fmt: skip
     if full_model:
         _save_full_model(merged, base, output, head)

@@ -13,9 +13,9 @@ import torch
 from builders import (
     MODULES,
     QUERY,
+    deltas_of,
     dense,
     dense_sum,
-    deltas_of,
     distance,
     equal_pool,
     furthest,
