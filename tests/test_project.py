@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from merging.prediction import markdown, read_bank
 from packaging.requirements import Requirement
 
 from merging import METHODS, Adapter, Recipe
 from merging.embedded_models import EMBEDDED
 from merging.evaluation import own_head
+from merging.experiments.correlations import markdown_bank
 from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import SHIPPED, assets_folder, train_command
@@ -70,7 +70,7 @@ def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
     assert markdown_adapters(["smollm2"]) in readme
     assert markdown_osrm(assets_folder() / "tables") in readme
     assert markdown_full(assets_folder() / "tables") in readme
-    assert markdown(read_bank(assets_folder() / "tables" / "bank.csv")) in readme
+    assert markdown_bank(assets_folder() / "tables") in readme
 
 
 @pytest.mark.parametrize(("pool", "task"), ADAPTERS)
