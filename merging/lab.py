@@ -349,9 +349,10 @@ class Lab:
         assert adapter is not None and adapter.head is not None
         test = encode_task(tokenizer, task, "test", test_rows, MAX_LENGTH)
         heads = {task.name: adapter.head}
-        single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1].accuracy for s in (adapter, None))
+        single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1] for s in (adapter, None))
         metadata = dict(adapter.metadata) | {
-            "test_accuracy": {"adapter": single, "base": base},
+            "test_accuracy": {"adapter": single.accuracy, "base": base.accuracy},
+            "test_marks": {"adapter": single.marks, "base": base.marks},
             "rows": {
                 "train": min(plan.rows, len(task.train)),
                 "validation": min(300, len(task.validation)),
@@ -360,7 +361,7 @@ class Lab:
             "variant": plan.variant,
         }
         folder = replace(adapter, metadata=metadata).save(root / task.name)
-        return replace(self._event(plan, place, progress), folder=str(folder), single=single, base=base)
+        return replace(self._event(plan, place, progress), folder=str(folder), single=single.accuracy, base=base.accuracy)
 
     @staticmethod
     def _event(plan: Plan, place: int, progress: Progress) -> Trained:

@@ -178,6 +178,11 @@ def unpack(packed: str, total: int) -> Values:
     return np.array([float(bit) for bit in bits[:total]])
 
 
+def unpacked(row: Any) -> str:
+    """Return the marks of a table's row as a character per test row, 1 = right: what `pack` was given."""
+    return "".join("1" if mark else "0" for mark in unpack(row.hits, row.total))
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Return a shipped table, or an empty one if it is not there yet."""
     return pd.read_csv(path, dtype={"hits": str}) if path.exists() else pd.DataFrame(columns=COLUMNS)

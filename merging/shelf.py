@@ -173,17 +173,18 @@ def prepare(
             head = probe(model, tokenizer, task, TrainingSettings(rows=PROBE_ROWS))
         yield Prepared(name, place, len(chosen), "measuring it alone")
         test = encode_task(tokenizer, task, "test", REFERENCE_ROWS)
-        accuracy = {}
+        accuracy, marks = {}, {}
         for what, subject in (("base", None), ("adapter", adapter)):
             for estimate in evaluate(model, tokenizer, subject, [test], heads={task.name: head}):
-                accuracy[what] = estimate.accuracy
+                accuracy[what], marks[what] = estimate.accuracy, estimate.marks
                 yield Prepared(
                     name,
                     place,
                     len(chosen),
                     f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
                 )
-        metadata = dict(adapter.metadata) | {"task": name, "test_accuracy": accuracy, "rows": {"test": len(test.encoded)}}
+        measured = {"test_accuracy": accuracy, "test_marks": marks, "rows": {"test": len(test.encoded)}}
+        metadata = dict(adapter.metadata) | {"task": name} | measured
         if isinstance(head, Verbaliser):
             ready = replace(adapter, name=name, task=name, metadata=metadata | {"verbaliser": asdict(head)})
         else:
