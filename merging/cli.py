@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -190,9 +191,10 @@ def inspect_adapters(
         missing = f", {row.missing} missing" if row.missing else ""
         unusual = f", unusual targets {row.unusual}" if row.unusual else ""
         prefix = f", prefix {row.prefix}" if row.prefix else ""
+        relative = "" if math.isnan(row.relative_norm) else f" ({row.relative_norm:.1%} of the base's weights)"
         print(
             f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} modules{missing}{unusual}, "
-            f"norm {row.norm:.4g}, {row.head}{prefix}"
+            f"norm {row.norm:.4g}{relative}, {row.head}{prefix}"
         )
     print("compatible" if report.ok else "not compatible")
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):

@@ -28,8 +28,8 @@ from .search import (
     measure_ends,
     missing_points,
     read_table,
+    scalings_on_test,
     sweep,
-    test_scalings,
 )
 from .tasks import DEFAULT_TASKS, Task, task_title
 from .training import target_names
@@ -70,7 +70,7 @@ def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: i
         best = best_scalings(read_table(validation))[name]
         done = read_table(test)
         done = done[done.method == name].scaling.to_numpy(float)
-        points = [(name, scaling) for scaling in test_scalings(name, best) if not np.isclose(done, scaling).any()]
+        points = [(name, scaling) for scaling in scalings_on_test(name, best) if not np.isclose(done, scaling).any()]
         for table in sweep(model, tokenizer, adapters, encoded["test"], points, features):
             append(test, table)
             yield f"{pool} test {_line(table)}"

@@ -156,7 +156,7 @@ def best_scalings(table: pd.DataFrame) -> dict[str, float]:
     return {str(row.method): float(row.scaling) for row in ranked.drop_duplicates("method").itertuples()}
 
 
-def test_scalings(method: str, best: float) -> tuple[float, ...]:
+def scalings_on_test(method: str, best: float) -> tuple[float, ...]:
     """Return the scalings at which a method is tested: those that papers fix, and its best."""
     return tuple(dict.fromkeys((*FIXED, best))) if CONTENDERS[method].scaled else (1.0,)
 

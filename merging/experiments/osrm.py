@@ -24,7 +24,8 @@ from ..diagnostics import interference
 from ..errors import MergeError
 from ..evaluation import EncodedTask, encode_task
 from ..features import Features, collect_features
-from ..search import CONTENDERS, Values, append, as_rows, best_scalings, bootstrapped, grid, measure, pack, read_table, unpack
+from ..intervals import Values, average
+from ..search import CONTENDERS, append, as_rows, best_scalings, grid, measure, pack, read_table, unpack
 from ..tasks import DEFAULT_TASKS, Task
 from ..training import TrainingSettings, fine_tune, osrm_start, probe, target_names
 
@@ -312,13 +313,13 @@ def summarise(tables: Path) -> None:
         mine = both[both.method == method]
         for variant in mine.variant.unique():
             marks = _marks(mine[mine.variant == variant])
-            summary.append((variant, method, len(marks), *bootstrapped(_mean(marks))))
+            summary.append((variant, method, len(marks), *average(dict(enumerate(_mean(marks))))))
         for effect, (variant, reference) in EFFECTS.items():
             one, other = (_marks(mine[mine.variant == name]) for name in (variant, reference))
             shared = sorted(one.keys() & other.keys())
             if shared:
                 differences = {r: {task: one[r][task] - other[r][task] for task in one[r]} for r in shared}
-                effects.append((effect, variant, reference, method, len(shared), *bootstrapped(_mean(differences))))
+                effects.append((effect, variant, reference, method, len(shared), *average(dict(enumerate(_mean(differences))))))
     columns = ["method", "n", "average", "low", "high"]
     pd.DataFrame(summary, columns=["variant", *columns]).to_csv(tables / "osrm_summary.csv", index=False)
     columns = ["effect", "variant", "reference", "method", "n", "difference", "low", "high"]

@@ -99,7 +99,7 @@ def on_same_rows(scores: Mapping[str, Score], references: pd.DataFrame) -> pd.Da
     table = references.copy()
     for place, row in enumerate(references.itertuples()):
         score = scores.get(str(row.task))
-        if score is not None and score.done and row.base_marks and row.single_marks:
+        if score is not None and score.marks and row.base_marks and row.single_marks:
             seen = _seen(score.marks, row.base_marks, row.single_marks)
             for column, marks in (("base", row.base_marks), ("single", row.single_marks)):
                 table.iloc[place, table.columns.get_loc(column)] = _values(marks)[seen].mean()
@@ -134,7 +134,7 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     down = sqrt(sum((score.accuracy - score.low) ** 2 for score in mine)) / len(mine)
     up = sqrt(sum((score.high - score.accuracy) ** 2 for score in mine)) / len(mine)
     change = pd.Series([score.accuracy for score in mine], index=tasks) - single
-    marked = [task for task in tasks if scores[task].done and table.base_marks[task] and table.single_marks[task]]
+    marked = [task for task in tasks if scores[task].marks and table.base_marks[task] and table.single_marks[task]]
     seen = {t: _seen(scores[t].marks, table.base_marks[t], table.single_marks[t]) for t in marked}
     base, alone = ({t: _values(table.loc[t, f"{end}_marks"])[seen[t]] for t in marked} for end in ("base", "single"))
     gap = gap_recovered(base, alone, {t: _values(scores[t].marks)[seen[t]] for t in marked}, draws=DRAWS)

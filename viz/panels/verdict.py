@@ -47,7 +47,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
         )
     return (
         f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
-        f'data-shipped="{str(run.shipped).lower()}" data-stage="{run.stage}">{_numbers(summary, len(run.tasks), title, run.state == "unmeasured")}'
+        f'data-stage="{run.stage}" data-shipped="{str(run.shipped).lower()}">{_numbers(summary, len(run.tasks), title, run.state == "unmeasured")}'
         f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
         f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
