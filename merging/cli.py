@@ -304,8 +304,8 @@ def sweep(
     if recipe is not None:
         _sweep_recipe(recipe, pool, method, rows, output, base)
         return
+    from .experiments.tables import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .pools import POOLS, assets_folder, check_pool
-    from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .search import CONTENDERS, MAIN
 
     if method == ["all"]:
@@ -336,6 +336,20 @@ def _sweep_recipe(
 
 
 @cli.command()
+def results(
+    files: Annotated[list[Path] | None, typer.Argument(help="Files; none = README.md and assets/results.md.")] = None,
+) -> None:
+    """Write every number of the README and of assets/results.md anew, from the tables that ship."""
+    from .experiments.results import refreshed
+    from .pools import assets_folder
+
+    folder = assets_folder()
+    for path in files or [folder.parent / "README.md", folder / "results.md"]:
+        path.write_text(refreshed(path.read_text(encoding="utf-8"), folder / "tables"), encoding="utf-8")
+        print(path)
+
+
+@cli.command()
 def experiment(
     name: Annotated[
         str,
@@ -358,9 +372,9 @@ def experiment(
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
     from .embedded import cache_dir
     from .experiments.osrm import QUICK, Experiment, OsrmExperiment
+    from .experiments.tables import markdown_osrm
     from .models import load_base
     from .pools import assets_folder
-    from .report import markdown_osrm
 
     if name == "bank":
         tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
@@ -386,9 +400,9 @@ def experiment(
 def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
     from .embedded import cache_dir
     from .experiments.full import QUICK, FullReference, Plan
+    from .experiments.tables import markdown_full
     from .models import load_base
     from .pools import assets_folder
-    from .report import markdown_full
 
     folder = adapters or cache_dir() / "experiments" / ("full_quick" if quick else "full")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
