@@ -292,7 +292,7 @@ def sweep(
     pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = those on all-MiniLM.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Methods, or all; none = those that every pool has.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 100,
-    test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 250,
+    test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 200,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
     base: Base = None,
 ) -> None:
