@@ -260,7 +260,7 @@ class Lab:
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
         """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
         # a cache of its own, so that the moments of every k ever asked for do not pile up
-        everything = replace(self.features(plan), limit=None, _cache={})
+        everything = replace(self.features(plan), limit=None)
         A, found = self._start(plan, everything, task, module)
         at_all = self._start(replace(plan, k=everything.k), everything, task, module)[0]
         count = len(found.eigenvalues)

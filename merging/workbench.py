@@ -472,7 +472,7 @@ class Workbench:
         while reading.features is None:
             reading.step()
         # a cache of its own, so that the moments of every k ever asked for do not pile up
-        return replace(reading.features.first(k), _cache={})
+        return reading.features.first(k)
 
     def _reading(self, k: int) -> Reading:
         return self._readings[texts_for(k)]
