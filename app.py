@@ -138,7 +138,7 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
 
     bench = workbench()
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
-    demand = Demand(bench, lambda settings: on_demand().forecast(settings), stream_accuracy, stream_leave_out)
+    demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, bases)
 

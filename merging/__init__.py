@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .features import Features, collect_features
     from .lowrank import LowRank
     from .methods import METHODS
-    from .plugins import PLUGINS, Orthogonalize, SoftOSRM
+    from .plugins import PLUGINS, Decouple, Orthogonalize, SoftOSRM
     from .pool import CompatibilityReport, compatibility
     from .recipe import Recipe
     from .tasks import Task
@@ -35,6 +35,7 @@ _HOME = {
     "LowRank": "lowrank",
     "METHODS": "methods",
     "PLUGINS": "plugins",
+    "Decouple": "plugins",
     "Orthogonalize": "plugins",
     "SoftOSRM": "plugins",
     "CompatibilityReport": "pool",
@@ -46,8 +47,8 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 - errors first
     "Cancelled", "MergeError", "ResourceError",
-    "Adapter", "CompatibilityReport", "Estimate", "Features", "Head", "LowRank", "METHODS", "Merged", "Orthogonalize",
-    "PLUGINS", "Recipe", "SoftOSRM", "Task", "Verbaliser", "collect_features", "compatibility", "evaluate", "merge",
+    "Adapter", "CompatibilityReport", "Decouple", "Estimate", "Features", "Head", "LowRank", "METHODS", "Merged",
+    "Orthogonalize", "PLUGINS", "Recipe", "SoftOSRM", "Task", "Verbaliser", "collect_features", "compatibility", "evaluate", "merge",
 ]  # fmt: skip
 
 

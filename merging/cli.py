@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_plugins import decouple_of, orthogonalize_of, own_plugins
 from .cli_recipe import (
     evaluate_recipe,
     features_of,
@@ -243,6 +244,8 @@ def methods(name: Annotated[str | None, typer.Argument(help="A method; none = a 
         raise MergeError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
     method = METHODS[name]
     print(f"{method.title}\n\n{method.doc}")
+    for line in own_plugins(method):
+        print(f"\n{line}")
     for param in method.params:
         print(f"\n--{param.name.replace('_', '-')} ({param.label}, default {param.default}): {param.help}")
 
@@ -354,7 +357,7 @@ def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy; "
+            help="osrm: how much of its gain is the subspace, how much an own A; bank: what goes with the gap recovered; "
             "full: magnitudes of full fine-tunes beside LoRA's."
         ),
     ],
@@ -364,27 +367,31 @@ def experiment(
     repetition: Annotated[
         list[int] | None, typer.Option(help="Only these repetitions; several processes can share the work.")
     ] = None,
-    adapters: Annotated[Path | None, typer.Option(help="Folder of the trained adapters; none = in the user's cache.")] = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
     ] = None,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
-    from .embedded import cache_dir
-    from .experiments.osrm import QUICK, Experiment, OsrmExperiment
-    from .experiments.tables import markdown_osrm
-    from .models import load_base
-    from .pools import assets_folder
-
     if name == "bank":
-        tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
-        _fill_bank(tables / "bank.csv", quick)
+        _fill_bank(adapters, output, quick)
         return
     if name == "full":
         _full_reference(quick, adapters, output)
         return
     if name != "osrm":
         raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
+    from .embedded import cache_dir
+    from .experiments.osrm import QUICK, Experiment, OsrmExperiment
+    from .experiments.tables import markdown_osrm
+    from .models import load_base
+    from .pools import assets_folder
+
     chosen = QUICK if quick else Experiment()
     if repetition:
         chosen = replace(chosen, repetitions=tuple(repetition))
@@ -412,30 +419,39 @@ def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> 
     print(markdown_full(tables))
 
 
-def _fill_bank(path: Path, quick: bool) -> None:
-    from .bank import ROWS, SIZE, Bank, missing
+def _fill_bank(adapters: Path | None, output: Path | None, quick: bool) -> None:
+    from .embedded import cache_dir
+    from .experiments.bank import ROWS, SIZE, Bank
+    from .experiments.correlations import markdown, read_bank, write_correlations
     from .models import load_base
-    from .prediction import markdown, read_bank
+    from .pools import assets_folder
 
-    size = 12 if quick else SIZE
-    if missing(path, size):
-        model, tokenizer = load_base("minilm")
-        for line in Bank(model, tokenizer, path, rows=8 if quick else ROWS).fill(size):
+    tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
+    size, rows = (12, 8) if quick else (SIZE, ROWS)
+    bank = Bank(None, None, tables, adapters, rows)
+    if bank.missing(size):
+        bank.model, bank.tokenizer = load_base("minilm")
+        for line in bank.fill(size):
             print(line, flush=True)
-    print(markdown(read_bank(path)))
+    if left := len(bank.missing(size)):
+        print(f"{left} of {size} merges are left: the same command goes on with them.")
+    else:
+        path = bank.ledger.path("merges")
+        print(markdown(write_correlations(path), read_bank(path)))
 
 
 @cli.command()
 def correlations(
     bank: Annotated[
-        Path | None, typer.Argument(help="A bank.csv of `mergescope experiment bank`; none = the shipped one.")
+        Path | None, typer.Argument(help="A bank_merges.csv of `mergescope experiment bank`; none = the shipped one.")
     ] = None,
 ) -> None:
-    """Print which diagnostics go with the accuracy that merges keep, and how far off the predictor is; from the table alone."""
+    """Print which diagnostics go with the gap that merges recover, and write it beside the bank as correlations.csv."""
+    from .experiments.correlations import markdown, read_bank, write_correlations
     from .pools import assets_folder
-    from .prediction import markdown, read_bank
 
-    print(markdown(read_bank(bank or assets_folder() / "tables" / "bank.csv")))
+    path = bank or assets_folder() / "tables" / "bank_merges.csv"
+    print(markdown(write_correlations(path), read_bank(path)))
 
 
 def _merge(
@@ -454,6 +470,12 @@ def _merge(
     orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
+    granularity: Annotated[str | None, typer.Option(help="Decouple: one magnitude per column or per module.")] = None,
+    max_up: Annotated[float | None, typer.Option(help="Decouple: amplify at most so many times; no limit unless given.")] = None,
+    renormalise: Annotated[
+        bool | None,
+        typer.Option("--renormalise/--no-renormalise", help="Decouple: bring the sum of the directions to length 1 first."),
+    ] = None,
     full_model: Annotated[bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")] = False,
     base: Base = None,
     **params: Any,
@@ -466,6 +488,7 @@ def _merge(
         options = {
             "method": method, "weight": [_weight(text) for text in weight or ()], "seed": seed, "rank": rank, "head": head,
             "prefix": prefix, "soft_osrm": soft_osrm, "orthogonalize": orthogonalize, "penalty": penalty, "decouple": decouple,
+            "granularity": granularity, "max_up": max_up, "renormalise": renormalise,
         }  # fmt: skip
         refuse_contradictions(recipe, options | given)
         _merge_recipe(recipe, output, base, full_model)
@@ -474,24 +497,16 @@ def _merge(
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
     from .adapter import Adapter
     from .engine import merge
-    from .plugins import Orthogonalize
 
-    if penalty is not None:
-        from .methods import METHODS
-
-        mode = orthogonalize or (METHODS[method].orthogonalize if method in METHODS else "balanced")
-        if mode == "off":
-            raise MergeError("--penalty does nothing without --orthogonalize balanced or raw.")
-        chosen: str | Orthogonalize | None = Orthogonalize(mode, penalty)
-    else:
-        chosen = orthogonalize
+    ortho = orthogonalize_of(method, orthogonalize, penalty)
+    magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
     adapters = [Adapter.load(folder) for folder in inputs]
     features = None
     if soft_osrm is not None or needs_data(method):
         features = features_of(adapters, base)
     merged = merge(
         adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed or 0, features=features,
-        soft_osrm=soft_osrm, orthogonalize=chosen, decouple=decouple, **given,
+        soft_osrm=soft_osrm, orthogonalize=ortho, decouple=magnitude, **given,
     )  # fmt: skip
     if full_model:
         _save_full_model(merged, base, output, head)

@@ -59,10 +59,11 @@ def refuse_contradictions(recipe: Recipe, options: Mapping[str, Any]) -> None:
 def _said(recipe: Recipe) -> dict[str, Any]:
     """Return what the recipe says, under the names of the options, with the method's own values where it names none."""
     from .methods import METHODS  # noqa: PLC0415 - imports torch
-    from .plugins import Orthogonalize  # noqa: PLC0415
+    from .plugins import Decouple, Orthogonalize  # noqa: PLC0415
 
     method = METHODS.get(recipe.method)
     defaults = {param.name: param.default for param in method.params} if method else {}
+    magnitude = recipe.magnitude or Decouple(method.decouple if method else 0.0)
     mode, penalty = (method.orthogonalize if method else "off"), None
     if recipe.orthogonalize is not None:
         mode, penalty = recipe.orthogonalize.mode, recipe.orthogonalize.penalty
@@ -76,7 +77,10 @@ def _said(recipe: Recipe) -> dict[str, Any]:
         "soft_osrm": recipe.soft_osrm.mu if recipe.soft_osrm else None,
         "orthogonalize": mode,
         "penalty": None if mode == "off" else Orthogonalize(mode, penalty).g,
-        "decouple": (method.decouple if method else 0.0) if recipe.decouple is None else recipe.decouple,
+        "decouple": magnitude.strength,
+        "granularity": magnitude.granularity,
+        "max_up": magnitude.max_up,
+        "renormalise": magnitude.renormalise,
     }  # fmt: skip
 
 

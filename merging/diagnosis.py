@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from .diagnostics import cosines, sign_conflict, subspace_overlap
 from .engine import Merged
 from .features import Features
 from .grams import Array, Grams, MergeGrams, grams, merge_grams
-from .plugins import Updates
+from .plugins import Updates, alive_columns
 
 SUMS = ("task_arithmetic", "do_merging")
 """Methods whose merge is λ sum_j w_j U_j."""
@@ -43,7 +44,9 @@ class Diagnosis:
     linear : "sum" (λ sum_j w_j U_j), "mean" (sum_j w_j U_j / sum_j w_j) or "" (λ times what ``merge`` measured at λ = 1)
     before, after : pairs as trained, and as they enter the merge
     norms : per module (T, in), column norms as trained
-    separated : the same after all plug-ins but decouple, whose strength thus stays free
+    separated : the same after all plug-ins but decouple, whose strength thus stays free; after decouple too where its options go beyond
+        what column norms tell (`merging.plugins.Decouple.follows_strength`)
+    alive : which columns of these decouple takes for more than round-off
     conflict, lost : (M,), see `merging.diagnostics.sign_conflict`, of what enters, weights included
     singular_values : [module][adapter], of what enters
     """
@@ -55,6 +58,7 @@ class Diagnosis:
     after: Pairs
     norms: tuple[Array, ...]
     separated: tuple[Array, ...]
+    alive: tuple[np.ndarray[Any, np.dtype[np.bool_]], ...]
     conflict: Array
     lost: Array
     singular_values: tuple[tuple[Array, ...], ...]
@@ -73,13 +77,14 @@ def diagnose(
     Parameters
     ----------
     merged : at scaling 1, of these adapters in this order
-    separated : the updates after all plug-ins but decouple
+    separated : the updates whose column norms are wanted, see `Diagnosis`
     features, model : for what is measured on data, and relative to the base's own output
     known : what does not depend on method and weights, from `know`; None = computed here
     """
     known = known or know(adapters, merged.updates, features, model)
     named = _with(adapters, merged.updates, merged.weights)
     signs = sign_conflict(named)
+    norms = _norms(separated, known.grams.modules)
     return Diagnosis(
         linear="sum" if merged.method.name in SUMS else "mean" if merged.method.name == "average" else "",
         grams=known.grams,
@@ -87,7 +92,8 @@ def diagnose(
         before=known.before,
         after=known.after,
         norms=_norms([dict(adapter.deltas) for adapter in adapters], known.grams.modules),
-        separated=_norms(separated, known.grams.modules),
+        separated=norms,
+        alive=tuple(alive_columns(torch.from_numpy(each)).numpy() for each in norms),
         conflict=signs.conflict.to_numpy(),
         lost=signs.lost.to_numpy(),
         singular_values=known.singular_values,

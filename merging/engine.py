@@ -25,7 +25,7 @@ from .lowrank import LowRank
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
 from .orthogonalize import nudges, orthogonalize
-from .plugins import DECOUPLE_PARAMS, Orthogonalize, SoftOSRM, Updates, decouple, modules_of, soft_osrm
+from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple, modules_of, soft_osrm
 from .pool import problems_of
 
 if TYPE_CHECKING:
@@ -42,25 +42,28 @@ class Plugins:
 
     soft_osrm: SoftOSRM | None
     orthogonalize: Orthogonalize
-    decouple: float
+    decouple: Decouple
 
     @staticmethod
     def resolve(
-        method: Method, soft: float | SoftOSRM | None, ortho: str | Orthogonalize | None, strength: float | None
+        method: Method,
+        soft: float | SoftOSRM | None,
+        ortho: str | Orthogonalize | None,
+        magnitude: float | Decouple | None,
     ) -> Plugins:
         """Fill in the method's defaults; raise MergeError for values that make no sense."""
         ortho = method.orthogonalize if ortho is None else ortho
         ortho = Orthogonalize(ortho) if isinstance(ortho, str) else ortho
         if not isinstance(ortho, Orthogonalize):
             raise MergeError(f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..).")
-        strength = method.decouple if strength is None else strength
+        magnitude = method.decouple if magnitude is None else magnitude
+        magnitude = magnitude if isinstance(magnitude, Decouple) else Decouple(magnitude)
         soft = soft if soft is None or isinstance(soft, SoftOSRM) else SoftOSRM(mu=soft)
-        strength = DECOUPLE_PARAMS[0].check(strength, "decouple")
-        if not method.plugins and (soft is not None or ortho.mode != "off" or strength):
+        if not method.plugins and (soft is not None or ortho.mode != "off" or magnitude.strength):
             raise MergeError(
                 f"{method.name} works on the factors as they are stored; a plug-in before it would make it another method."
             )
-        return Plugins(soft, ortho, strength)
+        return Plugins(soft, ortho, magnitude)
 
 
 def merge(
@@ -72,7 +75,7 @@ def merge(
     on_module: OnModule | None = None,
     soft_osrm: float | SoftOSRM | None = None,
     orthogonalize: str | Orthogonalize | None = None,
-    decouple: float | None = None,
+    decouple: float | Decouple | None = None,
     **params: Any,
 ) -> Merged:
     """Merge LoRA adapters of one base model.
@@ -91,7 +94,7 @@ def merge(
         `Cancelled` from it stops the merge
     soft_osrm : None (off), mu, or SoftOSRM(mu, ridge)
     orthogonalize : None (the method's own), "off", "balanced", "raw", or Orthogonalize(mode, penalty, steps)
-    decouple : None (the method's own), or a strength from 0 to 1
+    decouple : None (the method's own), a strength from 0 to 1, or Decouple(strength, granularity, max_up, renormalise)
     **params : the method's parameters, see ``METHODS[method].params``
 
     Raises
@@ -128,9 +131,7 @@ def plugged(adapters: Sequence[Adapter], plugins: Plugins, features: Features | 
         updates = soft_osrm(updates, features, [adapter.task for adapter in adapters], plugins.soft_osrm)
     if plugins.orthogonalize.mode != "off":
         updates = orthogonalize(updates, plugins.orthogonalize)
-    if plugins.decouple:
-        updates = decouple(updates, plugins.decouple)
-    return updates
+    return decouple(updates, plugins.decouple)
 
 
 @dataclass(eq=False)

@@ -190,7 +190,7 @@ def _method_lines(merged: Merged) -> list[str]:
     plugins = [
         f"soft OSRM (mu {soft.mu:g}, ridge {soft.ridge:g})" if soft else "",
         f"orthogonalize {ortho.mode} (penalty {ortho.g:g}, at most {ortho.steps} steps)" if ortho.mode != "off" else "",
-        f"decouple {decouple:g}" if decouple else "",
+        decouple.words,
     ]
     return [
         f"`{merged.method.name}`: {merged.method.title} ({merged.method.paper})",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from .errors import MergeError
 from .methods import METHODS, Method, Param
 from .orthogonalize import MODES
-from .plugins import DECOUPLE_PARAMS, ORTHOGONALIZE_PARAMS, RIDGE, SOFT_OSRM_PARAMS, Orthogonalize
+from .plugins import DECOUPLE_PARAMS, ORTHOGONALIZE_PARAMS, RIDGE, SOFT_OSRM_PARAMS, Decouple, Orthogonalize
 from .pools import RETIRED, SHIPPED, check_pool
 from .recipe import Recipe
 from .workbench import Settings
@@ -37,6 +37,8 @@ MOST_SEED = 2**53 - 1
 """Whole numbers above are not exact in a browser."""
 LONGEST = 20_000
 """Characters of a recipe that is read from a stranger."""
+MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
+"""Options of decouple beside its strength."""
 DEEPEST = 6
 """Levels of nesting in one."""
 
@@ -75,6 +77,8 @@ def to_query(settings: Settings, limit: int = LIMIT) -> str:
         "seed": settings.seed,
         "limit": limit,
     }
+    # a link from before there were these is the same link
+    values |= {name: value for name, default in MAGNITUDE.items() if (value := getattr(settings, name)) != default}
     return urlencode({key: value_text(value) for key, value in values.items()}, safe=",")
 
 
@@ -132,11 +136,11 @@ def _start(workbench: Workbench, pool: str, method: str) -> dict[str, Any]:
     tuned = workbench.defaults(pool, method)
     plugins = {name: tuned[name] for name in ("orthogonalize", "penalty", "decouple")}
     ones = [1.0] * len(workbench.tasks(pool))
-    return {**tuned["params"], **plugins, "mu": 0.0, "weights": ones, "k": K, "seed": 0, "limit": LIMIT}
+    return {**tuned["params"], **plugins, **MAGNITUDE, "mu": 0.0, "weights": ones, "k": K, "seed": 0, "limit": LIMIT}
 
 
 def _parsed(given: Mapping[str, str], method: Method) -> dict[str, Any]:
-    optional = {param.name for param in method.params if param.optional}
+    optional = {param.name for param in (*method.params, *DECOUPLE_PARAMS) if param.optional}
     values: dict[str, Any] = {key: None if key in optional and text == "auto" else text for key, text in given.items()}
     if "weights" in values:
         values["weights"] = values["weights"].split(",")
@@ -183,6 +187,7 @@ def _model(method: Method) -> type[BaseModel]:
         "orthogonalize": (Literal[MODES], ...),
         "penalty": (_type(ORTHOGONALIZE_PARAMS[0]), ...),
         "decouple": (_type(DECOUPLE_PARAMS[0]), ...),
+        **{param.name: (_type(param), ...) for param in DECOUPLE_PARAMS[1:]},
         "mu": (_type(SOFT_OSRM_PARAMS[0]), ...),
         "weights": (list[_between(float, *WEIGHT_RANGE)], ...),  # type: ignore[misc]
         "k": (_between(int, *K_RANGE), ...),
@@ -235,12 +240,14 @@ def settings_of_recipe(recipe_yaml: str, workbench: Workbench) -> Settings:
     ortho = Orthogonalize(method.orthogonalize) if chosen is None else Orthogonalize(chosen.mode, chosen.penalty, chosen.steps)
     if ortho.steps != Orthogonalize.steps:
         raise MergeError(f"The recipe's steps = {ortho.steps} has no control: the app takes {Orthogonalize.steps}.")
+    magnitude = Decouple(method.decouple) if recipe.magnitude is None else recipe.magnitude
     pool, weights = _place(recipe, workbench)
     values = {
         **method.check(recipe.params),
         "orthogonalize": ortho.mode,
         "penalty": ortho.g,
-        "decouple": method.decouple if recipe.decouple is None else recipe.decouple,
+        "decouple": magnitude.strength,
+        **{name: getattr(magnitude, name) for name in MAGNITUDE},
         "mu": 0.0 if soft is None else soft.mu,
         "weights": weights,
         "k": recipe.k or K,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .link import exact_rank, require_shipped, value_text
 from .methods import METHODS
-from .plugins import Orthogonalize
+from .plugins import Decouple, Orthogonalize
 from .pools import SHIPPED
 from .reading import texts_for
 from .workbench import Settings, needs_data
@@ -38,8 +38,12 @@ def snippet(settings: Settings, workbench: Workbench) -> str:
     if ortho.mode != method.orthogonalize or (ortho.mode != "off" and ortho.g != Orthogonalize(ortho.mode).g):
         arguments["orthogonalize"] = '"off"' if ortho.mode == "off" else f'Orthogonalize("{ortho.mode}", penalty={ortho.g!r})'
         names += ["Orthogonalize"] * (ortho.mode != "off")
-    if settings.decouple != method.decouple:
-        arguments["decouple"] = repr(float(settings.decouple))
+    magnitude = settings.magnitude
+    if not magnitude.follows_strength:
+        arguments["decouple"] = _decouple(magnitude)
+        names.append("Decouple")
+    elif magnitude.strength != method.decouple:
+        arguments["decouple"] = repr(float(magnitude.strength))
     imports, reading = ["from merging.pools import load_pool"], []
     if needs_data(settings):
         names += ["Task", "collect_features"]
@@ -49,6 +53,13 @@ def snippet(settings: Settings, workbench: Workbench) -> str:
     lines = [f"from merging import {', '.join(sorted(names, key=str.swapcase))}", *imports, ""]
     lines += [f'pool = load_pool("{settings.pool}")', *reading, *_call(settings.method, arguments)]
     return "\n".join([*lines, *_saving_lines(settings, workbench)]) + "\n"
+
+
+def _decouple(magnitude: Decouple) -> str:
+    given = [f'granularity="{magnitude.granularity}"'] if magnitude.granularity != Decouple.granularity else []
+    given += [f"max_up={magnitude.max_up!r}"] if magnitude.max_up is not None else []
+    given += ["renormalise=True"] if magnitude.renormalise else []
+    return f"Decouple({', '.join([repr(float(magnitude.strength)), *given])})"
 
 
 def _reading_lines(k: int, base: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -11,7 +12,7 @@ from .adapter import Adapter
 from .engine import merge
 from .errors import MergeError
 from .methods import METHODS
-from .plugins import Orthogonalize, SoftOSRM
+from .plugins import Decouple, Orthogonalize, SoftOSRM
 
 if TYPE_CHECKING:
     from .engine import Merged
@@ -54,6 +55,17 @@ class SoftOSRMEntry(BaseModel):
     ridge: float
 
 
+class DecoupleEntry(BaseModel):
+    """The decouple plug-in of a recipe, where more than its strength differs from the default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    strength: float
+    granularity: str = "column"
+    max_up: float | None = None
+    renormalise: bool = False
+
+
 class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
@@ -68,7 +80,7 @@ class Recipe(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict)
     soft_osrm: SoftOSRMEntry | None = None
     orthogonalize: OrthogonalizeEntry | None = None
-    decouple: float | None = None
+    decouple: float | DecoupleEntry | None = None
     seed: int = 0
     k: int | None = Field(default=None, ge=1)
     rank: int | None = None
@@ -99,7 +111,7 @@ class Recipe(BaseModel):
                     weight=weight if isinstance(weight, float) else dict(weight),
                 )
             )
-        soft, ortho = merged.plugins.soft_osrm, merged.plugins.orthogonalize
+        soft, ortho, magnitude = merged.plugins.soft_osrm, merged.plugins.orthogonalize, merged.plugins.decouple
         looks_at_texts = soft is not None or "data" in merged.method.needs
         return Recipe(
             adapters=entries,
@@ -107,7 +119,7 @@ class Recipe(BaseModel):
             params=merged.params,
             soft_osrm=None if soft is None else SoftOSRMEntry(mu=soft.mu, ridge=soft.ridge),
             orthogonalize=OrthogonalizeEntry(mode=ortho.mode, penalty=ortho.penalty, steps=ortho.steps),
-            decouple=merged.plugins.decouple,
+            decouple=DecoupleEntry(**asdict(magnitude)) if not magnitude.follows_strength else magnitude.strength,
             seed=merged.seed,
             k=merged.features.k if merged.features is not None and looks_at_texts else None,
             rank=rank,
@@ -141,6 +153,13 @@ class Recipe(BaseModel):
         """Return the recipe as YAML."""
         return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
 
+    @property
+    def magnitude(self) -> Decouple | None:
+        """The decouple plug-in; None = the method's own."""
+        if isinstance(self.decouple, DecoupleEntry):
+            return Decouple(**self.decouple.model_dump())
+        return None if self.decouple is None else Decouple(self.decouple)
+
     def load_adapters(self) -> list[Adapter]:
         """Read the adapters from where they are.
 
@@ -170,6 +189,6 @@ class Recipe(BaseModel):
             features=features,
             soft_osrm=None if soft is None else SoftOSRM(soft.mu, soft.ridge),
             orthogonalize=None if ortho is None else Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
-            decouple=self.decouple,
+            decouple=self.magnitude,
             **self.params,
         )

@@ -28,7 +28,7 @@ from .intervals import Recovered, gap_recovered
 from .lab import Lab, Plan
 from .methods import METHODS
 from .models import linear_layers, working_copy
-from .plugins import Orthogonalize, SoftOSRM, Updates, decouple
+from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, SHIPPED, assets_folder, load_pool
 from .reading import READ_LENGTH, TEXTS, Progress, Reading, texts_for
@@ -55,6 +55,7 @@ class Settings:
     params : the method's own, ``(("scaling", 0.5),)``
     weights : one per task of the pool, in its order
     k : texts per task that data-driven parts look at
+    decouple, granularity, max_up, renormalise : see `merging.plugins.Decouple`
     mu : strength of soft OSRM; 0 = off, and then no data are used
     """
 
@@ -68,6 +69,14 @@ class Settings:
     k: int = 100
     seed: int = 0
     mu: float = 0.0
+    granularity: str = "column"
+    max_up: float | None = None
+    renormalise: bool = False
+
+    @property
+    def magnitude(self) -> Decouple:
+        """The options of decouple."""
+        return Decouple(self.decouple, self.granularity, self.max_up, self.renormalise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,18 +311,17 @@ class Workbench:
     # -- merging -------------------------------------------------------------------------------------------------------
 
     def _orthogonalized(self, pool: str, mu: float, k: int, mode: str, penalty: float) -> Updates:
-        plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), 0.0)
+        plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), Decouple(0.0))
         return plugged(self.adapters(pool), plugins, self.texts(pool, k) if mu else None)
 
-    def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float) -> Updates:
-        updates = self._separated(pool, mu, k, mode, penalty)
-        return decouple(updates, strength) if strength else updates
+    def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, magnitude: Decouple) -> Updates:
+        return decouple(self._separated(pool, mu, k, mode, penalty), magnitude)
 
     def _plugged(self, settings: Settings) -> Updates:
         """Return the updates after the plug-ins; what does not depend on the moving slider comes from the caches."""
         k = settings.k if settings.mu else 0
         mode = settings.orthogonalize
-        return self._updates(settings.pool, settings.mu, k, mode, settings.penalty, settings.decouple)
+        return self._updates(settings.pool, settings.mu, k, mode, settings.penalty, settings.magnitude)
 
     def _merge(self, settings: Settings, updates: Updates, features: Features | None) -> Merged:
         adapters = list(self.adapters(settings.pool))
@@ -323,7 +331,7 @@ class Workbench:
         plugins = Plugins(
             SoftOSRM(settings.mu) if settings.mu else None,
             Orthogonalize(settings.orthogonalize, settings.penalty),
-            settings.decouple,
+            settings.magnitude,
         )
         params = spec.check(dict(settings.params))
         return Merged(adapters, spec, params, plugins, settings.weights, settings.seed, features, updates)
@@ -383,11 +391,12 @@ class Workbench:
         merged = self._merge(unscaled, self._plugged(unscaled), features if needs_data(settings) else None)
         plugins = (settings.pool, settings.mu, settings.k if settings.mu else 0, settings.orthogonalize, settings.penalty)
         k = settings.k if features is not None else None
-        known = self._known(*plugins, settings.decouple, k)
-        return diagnose(merged.adapters, merged, self._separated(*plugins), features, known=known)
+        known = self._known(*plugins, settings.magnitude, k)
+        separated = self._separated(*plugins) if settings.magnitude.follows_strength else merged.updates
+        return diagnose(merged.adapters, merged, separated, features, known=known)
 
-    def _know(self, pool: str, mu: float, k: int, mode: str, penalty: float, strength: float, data_k: int | None) -> Known:
-        updates = self._updates(pool, mu, k, mode, penalty, strength)
+    def _know(self, pool: str, mu: float, k: int, mode: str, penalty: float, magnitude: Decouple, data_k: int | None) -> Known:
+        updates = self._updates(pool, mu, k, mode, penalty, magnitude)
         features = self.texts(pool, data_k) if data_k else None
         reader = self._base_reader(*self.base_of(pool))[0] if data_k else None
         return know(self.adapters(pool), updates, features, reader)

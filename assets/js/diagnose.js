@@ -17,18 +17,24 @@
     return Float32Array.from(new Int16Array(bytes.buffer), (value) => (value === -32768 ? 0 : 10 ** (value / 1000)));
   };
 
+  /** Which columns have a direction, 1 or 0: not zero, and not among those that Python calls round-off. */
+  const living = (columns, dead) => columns.map((values, i) => {
+    const alive = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0));
+    for (const c of dead[i]) alive[c] = 0;
+    return alive;
+  });
+
   /** Decouple by gamma, column by column: alpha^(1 - gamma) abar^gamma, abar the mean over the adapters that are alive there. */
-  const decoupled = (columns, gamma) => {
+  const decoupled = (columns, alive, gamma) => {
     if (gamma === 0) return columns;
-    const result = columns.map((values) => new Float32Array(values.length));
+    const result = columns.map((values) => Float32Array.from(values)); // what is not alive stays as it is
     for (let c = 0; c < columns[0].length; c += 1) {
       let total = 0;
-      let alive = 0;
-      for (const values of columns) if (values[c] > 0) { total += values[c]; alive += 1; }
-      const average = total / alive;
+      let count = 0;
+      for (let i = 0; i < columns.length; i += 1) if (alive[i][c]) { total += columns[i][c]; count += 1; }
+      const average = total / count;
       for (let i = 0; i < columns.length; i += 1) {
-        const own = columns[i][c];
-        if (own > 0) result[i][c] = gamma === 1 ? average : own ** (1 - gamma) * average ** gamma;
+        if (alive[i][c]) result[i][c] = gamma === 1 ? average : columns[i][c] ** (1 - gamma) * average ** gamma;
       }
     }
     return result;
@@ -145,10 +151,12 @@
       }));
     };
 
-    /** The columns as gamma leaves them, kept until gamma or the bundle changes: a weight only shifts their logarithms. */
+    /** The columns as gamma leaves them, kept until gamma or the bundle changes: a weight only shifts their logarithms.
+        Where decouple's other options are on, they arrive as they enter the merge, since column norms do not tell what gamma makes of them. */
     const columnsNow = () => {
+      if (!bundle.follows_gamma) return norms.separated;
       if (shaped.from !== norms.separated || shaped.gamma !== live.decouple) {
-        shaped = { from: norms.separated, gamma: live.decouple, columns: decoupled(norms.separated, live.decouple) };
+        shaped = { from: norms.separated, gamma: live.decouple, columns: decoupled(norms.separated, norms.alive, live.decouple) };
       }
       return shaped.columns;
     };
@@ -501,7 +509,7 @@
       const name = block.id.slice("ms-diag-at-".length);
       const { min, max } = block.querySelector("input[type=range]"); // the number beside it takes any number until it is left
       live[name] = Math.min(Number(max), Math.max(Number(min), Number(target.value)));
-      if (/^(scaling|decouple|weight_)/.test(name)) soon(name); // the others are the server's
+      if (/^(scaling|weight_)/.test(name) || (name === "decouple" && bundle.follows_gamma)) soon(name); // the others are the server's
       if (name === "scaling") return;
       // the server merges again when the slider rests, so that it does not compete with the drawing
       clearTimeout(settling);
@@ -524,6 +532,7 @@
         return news.tasks.map((_, i) => all.subarray(i * width, (i + 1) * width));
       };
       norms = { trained: split(news.norms.trained), separated: split(news.norms.separated) };
+      norms.alive = living(norms.separated, news.dead);
       fillChoices();
       showChoice();
       draw();
@@ -531,4 +540,5 @@
     update();
     watch("value", update);
   };
+  Object.assign(window.mergescopeDiagnose, { columnNorms, living, decoupled }); // for the tests
 })();

@@ -27,7 +27,7 @@ from ..diagnostics import log_column_norms, magnitude_variance
 from ..errors import MergeError
 from ..evaluation import EncodedTask, encode_task
 from ..full import full_fine_tune
-from ..plugins import decouple
+from ..plugins import Decouple, decouple
 from ..pools import POOLS, load_pool, settings_of
 from ..search import append, measure, pack, read_table
 from ..tasks import DEFAULT_TASKS, Task
@@ -269,7 +269,7 @@ def variance_rows(source: str, adapters: Sequence[Adapter], decoupled: bool = Fa
     """Return `magnitude_variance` of a set: source, module, variance, norm_ratio; and once more after full decoupling, if asked."""
     tables = [magnitude_variance(adapters).assign(source=source)]
     if decoupled:
-        equalised = decouple([dict(adapter.deltas) for adapter in adapters], 1.0)
+        equalised = decouple([dict(adapter.deltas) for adapter in adapters], Decouple())
         changed = [replace(adapter, deltas=updates) for adapter, updates in zip(adapters, equalised, strict=True)]
         tables.append(magnitude_variance(changed).assign(source=f"{source}, decoupled"))
     return pd.concat(tables)[["source", "module", "variance", "norm_ratio"]]

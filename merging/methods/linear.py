@@ -60,8 +60,10 @@ def do_merging(stack: Stack, scaling: float) -> LowRank:
     B_i' A_i' and ᾱ is their mean over the adapters. It is Task Arithmetic with both plug-ins on: Orthogonalize (see its page
     for the loss) and Decouple at strength 1. It helps where adapters differ much in magnitude or share directions.
 
-    A reconstruction: no official code was published. Ours are the balanced gauge, the penalty 0.1, the solver in core
-    coordinates, the scale ᾱ (with equal magnitudes the result is Task Arithmetic with the same λ), and the strength γ.
+    A reconstruction: no official code was published. Ours are the balanced gauge, the penalty, the solver in core
+    coordinates, the scale ᾱ (with equal magnitudes the result is Task Arithmetic with the same λ), and what Decouple lets you
+    choose: the strength γ, one magnitude per column or per module (granularity), a limit on what is amplified (max_up), and
+    whether the sum of the directions is brought to length 1 before it gets its magnitude (renormalise, off by default).
 
     References
     ----------

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from builders import called, equal_pool, random_adapter, task_features, tiny_model
+from merging.bank import ON_DATA, WEIGHTS_ONLY
+from merging.prediction import Predictor, correlations, cross_validated, markdown, read_bank, subset_folds
 from scipy import stats
 from typer.testing import CliRunner
 
 from merging import MergeError, Orthogonalize, merge
-from merging.bank import ON_DATA, WEIGHTS_ONLY
 from merging.cli import cli
-from merging.prediction import Predictor, correlations, cross_validated, markdown, read_bank, subset_folds
 
 
 def made_up_bank(noise: float = 0.01, rows: int = 120) -> pd.DataFrame:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-
 from merging.bank import ON_DATA, WEIGHTS_ONLY
 from merging.prediction import correlations, cross_validated, markdown
+
 from viz.figures.theme import ACCENT, MUTED, OKABE_ITO
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_accuracy, predicted_against_measured
 from viz.panels.bank_views import EXPECTED, BankViews

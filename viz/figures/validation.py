@@ -1,13 +1,13 @@
-"""Which diagnostics predict anything: each against the accuracy that merges keep, their correlations, and the predictor."""
+"""Which diagnostics go with what merges recover: each against the gap recovered, and their correlations."""
 
 from typing import NamedTuple
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, INK, MUTED, OKABE_ITO, Axis, Figure, axis, band, interval, layout
+from viz.figures.theme import ACCENT, INK, MUTED, OKABE_ITO, Figure, axis, interval, layout
 
-KEPT = "share of accuracy kept"
-SYMBOLS = ("circle", "square-open", "diamond")
+RECOVERED = "gap recovered"
+SYMBOLS = ("circle", "square-open", "diamond", "triangle-up-open")
 ROW = 46  # pixels per diagnostic: a line of text, two intervals
 
 
@@ -48,13 +48,13 @@ TITLES = {
 """Every diagnostic of the bank."""
 
 
-def diagnostic_against_accuracy(bank: pd.DataFrame, diagnostic: str, *, logarithmic: bool | None = None) -> Figure:
-    """Draw a diagnostic against what each merge keeps, a point per merge.
+def diagnostic_against_gap(bank: pd.DataFrame, diagnostic: str, *, logarithmic: bool | None = None) -> Figure:
+    """Draw a diagnostic against what each merge recovers, a point per merge.
 
     Parameters
     ----------
     bank : DataFrame
-        `normalised` (1 = the adapters' own accuracy), the column of the diagnostic, `group` (a title, gives colour and symbol) and
+        `gap_recovered` (0 = the base, 1 = the adapters alone), the column of the diagnostic, `group` (a title, gives colour and symbol) and
         `merge` (what it is, for the hover).
     diagnostic : str
         A key of `TITLES`.
@@ -66,7 +66,7 @@ def diagnostic_against_accuracy(bank: pd.DataFrame, diagnostic: str, *, logarith
         logarithmic = bool(20 * values.min() < values.max() < 1e4 * values.min())
     traces = [_points(group, diagnostic, name, place, title.name) for place, (name, group) in _groups(bank)]
     x = axis(title.axis, **({"type": "log", "dtick": 1} if logarithmic else {}))
-    return {"data": traces, "layout": layout(330, x, axis(KEPT), showlegend=True, hovermode="closest")}
+    return {"data": traces, "layout": layout(330, x, axis(RECOVERED), showlegend=True, hovermode="closest")}
 
 
 def correlation_forest(correlations: pd.DataFrame) -> Figure:
@@ -96,40 +96,10 @@ def correlation_forest(correlations: pd.DataFrame) -> Figure:
     ]  # fmt: skip
     height = ROW * len(rows)
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": INK, "width": 1.5}}
-    x = axis("Spearman's ρ with the accuracy kept", range=[-1.02, 1.02], dtick=0.5)
+    x = axis("Spearman's ρ with the gap recovered", range=[-1.02, 1.02], dtick=0.5)
     y = axis("", range=[height + 4, 0], showticklabels=False, showgrid=False)
     options = {"shapes": [zero | {"layer": "below"}], "annotations": notes, "showlegend": True, "hovermode": "closest"}
     return {"data": traces, "layout": layout(height + 50, x, y, **options)}
-
-
-def predicted_against_measured(bank: pd.DataFrame, predicted: pd.Series, error: float) -> Figure:
-    """Draw what the predictor said of merges of task subsets that it had not seen against what they kept.
-
-    Parameters
-    ----------
-    bank : DataFrame
-        `normalised`, `group`, `merge` as in :func:`diagnostic_against_accuracy`.
-    predicted : Series
-        By row of the bank.
-    error : float
-        Half the height of the band around the diagonal.
-    """
-    table = bank.assign(predicted=predicted)
-    low, high = float(predicted.min()), float(predicted.max())
-    around = band([low, high], [low - error, high - error], [low + error, high + error])
-    traces = [_points(group, "predicted", name, place, "predicted") for place, (name, group) in _groups(table)]
-    diagonal = {
-        "type": "line",
-        "x0": low,
-        "y0": low,
-        "x1": high,
-        "y1": high,
-        "line": {"color": INK, "width": 1.5},
-        "layer": "below",
-    }
-    x: Axis = axis(f"predicted {KEPT}", hoverformat=".3f")
-    options = {"shapes": [diagonal], "showlegend": True, "hovermode": "closest"}
-    return {"data": [around, *traces], "layout": layout(330, x, axis("measured"), **options)}
 
 
 def _groups(bank: pd.DataFrame) -> enumerate:
@@ -141,12 +111,12 @@ def _points(rows: pd.DataFrame, x: str, name: str, place: int, quantity: str) ->
     return {
         "type": "scatter",
         "x": rows[x].tolist(),
-        "y": rows["normalised"].tolist(),
+        "y": rows["gap_recovered"].tolist(),
         "text": rows["merge"].tolist(),
         "mode": "markers",
         "name": name,
         "marker": {"size": 7, "color": colour, "symbol": SYMBOLS[place % len(SYMBOLS)], "opacity": 0.7, "line": {"width": 1.5, "color": colour}},
-        "hovertemplate": f"%{{text}}<br>{quantity} %{{x:.3f}}, keeps %{{y:.3f}}<extra>{name}</extra>",
+        "hovertemplate": f"%{{text}}<br>{quantity} %{{x:.3f}}, recovers %{{y:.2f}}<extra>{name}</extra>",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What predicts a merge's accuracy: figures from the shipped ``bank.csv``, with the papers' claims and what was measured."""
+"""What goes with the gap that a merge recovers: figures from the shipped bank, with the papers' claims and what was measured."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -7,16 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from merging.experiments.correlations import GAP, forecast_error, read_bank, statement
 from merging.methods import METHODS
+from merging.plugins import Decouple
 from merging.pools import POOLS
-from merging.prediction import Prediction, correlations, cross_validated, read_bank, statement
 from merging.tasks import task_title
-from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_accuracy, predicted_against_measured
+from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_gap
 from viz.panels.component import payload
 from viz.panels.osrm_views import nothing
 
 COMMAND = "mergescope experiment bank"
 AGAIN = "mergescope correlations"
+MISSING = f"“{COMMAND}” merges and evaluates a few hundred random combinations, “{AGAIN}” makes the table of what goes with what"
 NAMES = {name: title.name for name, title in TITLES.items()}
 
 DO_MERGING = "DO-Merging's figure 1c: the larger the magnitude variance, the lower the merged accuracy."
@@ -35,102 +37,79 @@ EXPECTED: Mapping[str, str] = {
 
 
 class BankViews:
-    """The bank in a folder of tables, which may be missing; everything is computed once, when it is first asked for."""
+    """The bank and its correlations in a folder of tables, either of which may be missing or hold only part of its merges."""
 
     def __init__(self, tables: Path) -> None:
-        self.path = tables / "bank.csv"
+        self.path, self.table = tables / "bank_merges.csv", tables / "correlations.csv"
 
     @property
     def available(self) -> bool:
-        """True if there is a bank to show."""
-        return self.path.exists()
+        """True if there is something to show."""
+        return self.path.exists() and self.table.exists()
 
     @cached_property
     def bank(self) -> pd.DataFrame:
-        """The table, with `group` (its pool) and `merge` (what it is) for the figures."""
+        """The merges that have a gap to recover, with `group` (the pool) and `merge` (what it is) for the figures."""
         bank = read_bank(self.path)
+        bank = bank[bank[GAP].notna()]
         titles = {name: pool.title for name, pool in POOLS.items()}
         group = pd.Categorical(bank["pool"].map(titles), categories=list(titles.values()))
         return bank.assign(group=group, merge=[_merge(row) for row in bank.itertuples()])
 
     @cached_property
     def correlations(self) -> pd.DataFrame:
-        """See `merging.bank.correlations`."""
-        return correlations(self.bank)
-
-    @cached_property
-    def validation(self) -> Prediction:
-        """See `merging.bank.cross_validated`."""
-        return cross_validated(self.bank)
+        """The correlations with the gap recovered, as `merging.experiments.correlations` wrote them."""
+        table = pd.read_csv(self.table)
+        return table[table["outcome"] == GAP].reset_index(drop=True)
 
     @property
     def diagnostics(self) -> list[tuple[str, str]]:
         """(title, name) of every diagnostic, the strongest correlation first; none without a bank."""
         return [(NAMES[name], name) for name in self.correlations["diagnostic"]] if self.available else []
 
-    @property
+    @cached_property
     def sentence(self) -> str:
-        """Say which diagnostics predict anything and whether the predictor beats the mean, or which command measures it."""
+        """Say which diagnostics go with the gap recovered and how far off a forecast would be, or which command measures it."""
         if not self.available:
-            return f"Not measured yet: “{COMMAND}” merges and evaluates a few hundred random combinations; the figures then appear here."
-        found = statement(self.correlations, self.validation, self.bank, NAMES)
+            return f"Not measured yet: {MISSING}; the figures then appear here."
+        found = statement(self.correlations, forecast_error(self.bank), NAMES)
         return f"{found} Repeat the numbers with “{AGAIN}”."
 
     def forest(self) -> str:
         """All correlations with their intervals."""
         if not self.available:
             return _missing("correlations")
+        row = self.correlations.iloc[0]
         caption = (
-            f"Rank correlation with the share of the adapters' own accuracy that a merge keeps, {self._n}; bars: 95 % intervals over task subsets; in "
-            "colour: 0 is excluded. Filled: over all merges, where λ, the method and the number of tasks decide much. Open: compared only with merges by "
-            "the same method at the same λ, the number of tasks taken out: what the diagnostic knows beyond the settings."
+            f"Rank correlation with the gap that a merge recovers (0: the base, 1: the adapters alone), n = {row['merges']} merges of {row['subsets']} "
+            "task subsets; bars: 95 % intervals over task subsets; in colour: 0 is excluded. Filled: over all merges, where λ, the method and the number "
+            "of tasks decide much. Open: compared only with merges by the same method at the same λ, the number of tasks taken out: what the diagnostic "
+            "knows beyond the settings."
         )
         return payload(correlation_forest(self.correlations), caption, self.correlations, "mergescope_bank_correlations")
 
     def scatter(self, diagnostic: str) -> str:
-        """One diagnostic against the accuracy kept, with the paper's claim about it where there is one."""
+        """One diagnostic against the gap recovered, with the paper's claim about it where there is one."""
         if not self.available:
             return _missing(diagnostic)
         row = self.correlations.set_index("diagnostic").loc[diagnostic]
         measured = f"Measured: ρ = {_with_interval(row, 'rho', '')} over all merges"
         if pd.notna(row["within"]):
             measured += f", {_with_interval(row, 'within', 'within_')} at the same method and λ"
-        caption = f"{TITLES[diagnostic].meaning} A point per merge, {self._n}; 1: as accurate as the adapters alone. {measured}."
+        count = f"n = {len(self.bank)} merges of {self.bank['tasks_merged'].nunique()} task subsets"
+        caption = f"{TITLES[diagnostic].meaning} A point per merge, {count}; 0: the base, 1: the adapters alone. {measured}."
         if diagnostic in EXPECTED:
             caption += f" {EXPECTED[diagnostic]} {_verdict(row)}"
-        table = self.bank[["number", "pool", "tasks_merged", "method", "scaling", diagnostic, "normalised"]]
+        table = self.bank[["number", "pool", "tasks_merged", "method", "scaling", diagnostic, GAP]]
         table = table.loc[:, ~table.columns.duplicated()]
-        return payload(diagnostic_against_accuracy(self.bank, diagnostic), caption, table, f"mergescope_bank_{diagnostic}")
-
-    def predictor(self) -> str:
-        """What the predictor said of merges of left-out task subsets, against what they kept."""
-        if not self.available:
-            return _missing("predictor")
-        found = self.validation
-        band = float(found.errors.quantile(0.8))
-        verdict = (
-            "The predictor is better."
-            if found.useful
-            else "That is no better than the mean: its predictions are not shown in this app."
-        )
-        caption = (
-            f"Boosted trees from {len(TITLES) - int(self.correlations['needs_data'].sum())} weights-only diagnostics; every merge is predicted by a fit "
-            f"that has not seen its task subset, {self._n}. Band: ±{band:.3f} holds four of five. On average off by {found.error:.3f}, always saying the "
-            f"mean by {found.mean_error:.3f}; difference {found.gain:+.3f} (95 % over task subsets {found.low:+.3f} to {found.high:+.3f}). {verdict}"
-        )
-        table = self.bank[["number", "tasks_merged", "method", "scaling", "normalised"]].assign(predicted=found.predicted)
-        figure = predicted_against_measured(self.bank, found.predicted, band)
-        return payload(figure, caption, table, "mergescope_bank_predictor")
-
-    @property
-    def _n(self) -> str:
-        return f"n = {len(self.bank)} merges of {self.bank['tasks_merged'].nunique()} task subsets"
+        return payload(diagnostic_against_gap(self.bank, diagnostic), caption, table, f"mergescope_bank_{diagnostic}")
 
 
 def _merge(row: Any) -> str:
     """Name a merge for the hover: method, λ, plug-ins, tasks."""
+    magnitude = Decouple(row.decouple, row.granularity, row.max_up, bool(row.renormalise))
     plugins = [f"orthogonalized ({row.orthogonalize})"] if row.orthogonalize != "off" else []
-    plugins += [f"decoupled {row.decouple:g}"] if row.decouple else []
+    plugins += [magnitude.words] if row.decouple else []
     plugins += [f"soft OSRM μ {row.mu:g}"] if row.mu else []
     settings = ", ".join([METHODS[row.method].title, f"λ {row.scaling:g}", *plugins])
     return f"{settings}<br>{', '.join(task_title(task) for task in row.tasks_merged.split('+'))}"
@@ -154,4 +133,4 @@ def _verdict(row: pd.Series) -> str:
 
 
 def _missing(figure: str) -> str:
-    return nothing(f"Not measured yet: “{COMMAND}” makes the table.", f"mergescope_bank_{figure}")
+    return nothing(f"Not measured yet: {MISSING}.", f"mergescope_bank_{figure}")

@@ -13,6 +13,7 @@ import gradio as gr
 
 from merging.link import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, K
 from merging.orthogonalize import MODES
+from merging.plugins import DECOUPLE_PARAMS
 from viz.panels.help import disclosure, plugins_page
 from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 
@@ -28,6 +29,7 @@ PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "decouple": ("decouple", "strength"),
     "mu": ("soft_osrm", "mu"),
 }
+MAGNITUDE = DECOUPLE_PARAMS[1:]  # beside its strength; the controls have the parameters' names
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
         add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
+        if name == "decouple":
+            with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-magnitude"):
+                for each in MAGNITUDE:
+                    kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
+                    add(each.name, kind, **_magnitude(each), elem_classes=style)
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
     k = {"minimum": K_RANGE[0], "maximum": K_RANGE[1], "step": 5, "value": K, "label": "Texts per task k", "info": K_HELP}
     add("k", gr.Slider, **k, elem_classes="ms-slider")
@@ -136,6 +143,8 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
         options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned["params"]) if used else {"visible": False}
     for name in ("orthogonalize", *PLUGIN_SLIDERS):
         options[name] = {"value": tuned.get(name, 0.0), "visible": methods[method].plugins}
+    for each in MAGNITUDE:
+        options[each.name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
     options["seed"] = {"visible": methods[method].random}
     tasks = workbench.tasks(pool)
     for place in range(MOST_TASKS):
@@ -159,6 +168,7 @@ def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> S
         penalty=float(form["penalty"]),
         decouple=float(form["decouple"]),
         mu=float(form["mu"]),
+        **{param.name: _read(param, form[param.name]) for param in MAGNITUDE},
         weights=tuple(float(form[f"weight_{place}"]) for place in range(len(workbench.tasks(form["pool"])))),
         k=int(form["k"]),
         seed=int(form["seed"] or 0),
@@ -169,13 +179,9 @@ def form_of(methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]
     """Return the controls' values for settings of the pool and method that the form already shows: `read` backwards."""
     params, values = methods[settings.method].params, dict(settings.params)
     found: dict[str, Any] = {}
-    for slot, param in enumerate(_sliders(params)):
-        value = values[param.name]
-        found[f"slider_{slot}"] = (
-            param.minimum - param.step if value is None and param.minimum is not None and param.step else value
-        )
-    for slot, param in enumerate(_choices(params)):
-        found[f"choice_{slot}"] = values[param.name] if param.choices else YES_NO[int(bool(values[param.name]))]
+    found |= {f"slider_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_sliders(params))}
+    found |= {f"choice_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_choices(params))}
+    found |= {param.name: _shown(param, getattr(settings, param.name)) for param in MAGNITUDE}
     found |= {name: getattr(settings, name) for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
     found |= {f"weight_{place}": weight for place, weight in enumerate(settings.weights)}
     return {name: {"value": value} for name, value in found.items()}
@@ -192,8 +198,10 @@ def restored(workbench: Workbench, methods: Catalogue, settings: Settings) -> di
 def effective(settings: Settings, methods: Catalogue) -> Settings:
     """Blank what does not change the merge, so that two settings with the same result compare equal."""
     method = methods[settings.method]
+    off = {} if settings.decouple else {param.name: param.default for param in MAGNITUDE}
     return replace(
         settings,
+        **off,
         penalty=0.0 if settings.orthogonalize == "off" else settings.penalty,
         k=settings.k if settings.mu or "data" in method.needs else 0,
         seed=settings.seed if method.random else 0,
@@ -216,13 +224,30 @@ def _most(methods: Catalogue, pick: Callable[[Sequence[Param]], list[Param]]) ->
     return max(len(pick(method.params)) for method in methods.values())
 
 
-def _slider(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
+def _slider(param: Param, tuned: Mapping[str, Any], none: str = "automatic") -> dict[str, Any]:
     """Describe a slider; one step below the range of an optional parameter stands for None."""
     least = param.minimum - param.step if param.optional else param.minimum
-    label = f"{param.label} ({least:g} = automatic)" if param.optional else param.label
-    value = tuned.get(param.name, param.default)
+    label = f"{param.label} ({least:g} = {none})" if param.optional else param.label
     limits = {"minimum": least, "maximum": param.maximum, "step": param.step}
-    return limits | {"label": label, "info": param.help, "value": least if value is None else value, "visible": True}
+    value = _shown(param, tuned.get(param.name, param.default))
+    return limits | {"label": label, "info": param.help, "value": value, "visible": True}
+
+
+def _magnitude(param: Param) -> dict[str, Any]:
+    """Describe the control of an option of decouple."""
+    options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, "no limit")
+    return {name: value for name, value in options.items() if name not in ("value", "visible")}
+
+
+def _shown(param: Param, value: Any) -> Any:
+    """Return what a control shows for a parameter's value; `_read` backwards."""
+    if _is_choice(param):
+        return value if param.choices else YES_NO[int(bool(value))]
+    return param.minimum - param.step if value is None and param.optional else value
+
+
+def _read(param: Param, value: Any) -> Any:
+    return _read_choice(param, value) if _is_choice(param) else _read_slider(param, value)
 
 
 def _read_slider(param: Param, value: float) -> float | None:
@@ -230,11 +255,10 @@ def _read_slider(param: Param, value: float) -> float | None:
 
 
 def _choice(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
-    value = tuned.get(param.name, param.default)
-    options = {"label": param.label, "info": param.help, "visible": True}
-    if param.choices:
-        return options | {"choices": list(param.choices), "value": value}
-    return options | {"choices": list(YES_NO), "value": YES_NO[int(value)]}
+    value = _shown(param, tuned.get(param.name, param.default))
+    return {
+        "label": param.label, "info": param.help, "visible": True, "value": value, "choices": list(param.choices or YES_NO),
+    }  # fmt: skip
 
 
 def _read_choice(param: Param, value: str) -> str | bool:

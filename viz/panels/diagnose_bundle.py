@@ -93,6 +93,7 @@ def bundle(
         "kinds": kinds,
         "place": place,
         "linear": diagnosis.linear,
+        "follows_gamma": settings.magnitude.follows_strength,
         "scaled": "scaling" in params,
         "at": {"scaling": params.get("scaling", 1.0), "decouple": settings.decouple}
         | {f"weight_{i}": weight for i, weight in enumerate(settings.weights)},
@@ -120,6 +121,7 @@ def bundle(
         "lost": diagnosis.lost,
         "offsets": offsets,
         "norms": {"trained": trained, "separated": _columns(diagnosis.separated)[0]},
+        "dead": _dead(diagnosis),
         "variance": {"trained": [_variance(norms) for norms in diagnosis.norms], "full": None},
         "full": None,
     }
@@ -130,13 +132,24 @@ def bundle(
 
 def _columns(norms: Sequence[np.ndarray]) -> tuple[str, list[int]]:
     """Return log10 norms as base64 of int16 thousandths, adapter after adapter, and where each module begins."""
-    stride = max(1, sum(each.shape[1] for each in norms) // MOST_COLUMNS)
+    stride = _stride(norms)
     taken = [each[:, ::stride] for each in norms]
     with np.errstate(divide="ignore"):
         logs = np.log10(np.concatenate(taken, axis=1))
     packed = np.where(np.isfinite(logs), np.clip(np.round(logs * 1000), ZERO + 1, -ZERO - 1), ZERO).astype("<i2")
     offsets = np.cumsum([0, *(each.shape[1] for each in taken)]).tolist()
     return b64encode(packed.tobytes()).decode(), offsets
+
+
+def _dead(diagnosis: Diagnosis) -> list[list[int]]:
+    """Return, per adapter, which of the columns sent are not zero and yet only round-off, which decouple leaves alone."""
+    stride, both = _stride(diagnosis.separated), zip(diagnosis.separated, diagnosis.alive, strict=True)
+    dead = np.concatenate([((norms > 0) & ~alive)[:, ::stride] for norms, alive in both], axis=1)
+    return [np.flatnonzero(row).tolist() for row in dead]
+
+
+def _stride(norms: Sequence[np.ndarray]) -> int:
+    return max(1, sum(each.shape[1] for each in norms) // MOST_COLUMNS)
 
 
 def _variance(norms: np.ndarray) -> float:

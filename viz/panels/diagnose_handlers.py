@@ -1,7 +1,7 @@
 """What happens on the Diagnose panel: plain values in, texts for its components out, no Gradio.
 
-The browser follows λ, the weights and γ by itself; the server is asked for what plug-ins, texts and methods that are not linear
-change, and for what is measured on demand.
+The browser follows λ, the weights and, where no other option of decouple is on, γ by itself; the server is asked for what
+plug-ins, texts and methods that are not linear change, and for what is measured on demand.
 """
 
 from collections.abc import Iterator, Mapping
@@ -133,9 +133,15 @@ class DiagnoseHandlers:
             for name, value in settings.params
             if name != "scaling"
         ]
+        rests = ""
+        if settings.decouple and not settings.magnitude.follows_strength:
+            others.append(settings.magnitude.words)
+            rests = " The figures follow γ when its slider rests."
         pool = self.workbench.pools.get(settings.pool, "your own set")
         text = ", ".join([self.methods[settings.method].title, *others])
-        return f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.</p>"
+        return (
+            f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.{rests}</p>"
+        )
 
     def look(self, session: DiagnoseSession) -> Iterator[dict[str, str]]:
         """Read the texts that the figures on data need, unless that has been done, and draw again."""

@@ -40,7 +40,6 @@ SELECTS = (
     ("kind", "Module", ()),
 )
 BUTTONS = (("pin", "Pin as A"), ("unpin", "Clear pin"), ("clear", "Clear selection (Esc)"))
-PREDICT = "What the predictor says of this merge from its weights alone, before anybody runs it; then the same merge is evaluated on test texts."
 CELL = (
     '<div class="ms-card ms-cell"><div class="ms-scroll" tabindex="0" role="region" aria-label="The selected cell"><table><caption></caption>'
     '<thead><tr><th scope="col">measure</th><th scope="col">this cell</th><th scope="col">this module, all pairs</th>'
@@ -138,20 +137,16 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
 
 
 def _on_demand(html: Any) -> dict[str, Any]:
-    """Lay out what costs evaluations: the prediction and its test, and what leaving something out does."""
+    """Lay out what costs evaluations: what leaving something out does."""
     with gr.Column(elem_classes=["ms-section", "ms-full"]):
         html("ms-demand", "<h2>On demand: measured, not estimated</h2>")
         with gr.Row(elem_classes="ms-buttons"):
             parts = {
-                "predict": gr.Button("Predict, then measure", size="sm", elem_id="ms-predict"),
                 "adapters": gr.Button("Leave one adapter out", size="sm", elem_id="ms-leave-adapter"),
                 "layers": gr.Button("Leave one layer out", size="sm", elem_id="ms-leave-layer"),
                 "cancel": gr.Button("Cancel", size="sm", elem_id="ms-cancel-demand", interactive=False),
             }
-    with gr.Column(elem_classes=["ms-card", "ms-half"]):
-        html("ms-predicted-heading", "<h2>Accuracy kept: predicted and measured</h2>")
-        parts["predicted"] = html("ms-predicted", f"<p>{PREDICT}</p>")
-    with gr.Column(elem_classes=["ms-card", "ms-half"]):
+    with gr.Column(elem_classes=["ms-card", "ms-full"]):
         parts["left_out"] = plot("ms-left-out", "What leaving one out changes")
     return parts
 
@@ -162,13 +157,11 @@ def _found(found: BankViews, html: Any) -> dict[str, Any]:
         html("ms-bank", "<h2>Do the diagnostics mean anything?</h2>")
         parts: dict[str, Any] = {"sentence": html("ms-bank-sentence")}
     with gr.Column(elem_classes=["ms-card", "ms-half"]):
-        parts["forest"] = plot("ms-bank-forest", "Which diagnostics go with accuracy kept")
+        parts["forest"] = plot("ms-bank-forest", "Which diagnostics go with the gap recovered")
     with gr.Column(elem_classes=["ms-card", "ms-half"]):
-        parts["scatter"] = plot("ms-bank-scatter", "One diagnostic against accuracy kept")
+        parts["scatter"] = plot("ms-bank-scatter", "One diagnostic against the gap recovered")
         names = found.diagnostics
         first = next((name for _, name in names if name == "magnitude_variance"), names[0][1] if names else None)
         with gr.Row(elem_classes="ms-choices"):
             parts["choice"] = gr.Dropdown(names, value=first, label="Diagnostic", elem_id="ms-bank-choice", visible=bool(names))
-    with gr.Column(elem_classes=["ms-card", "ms-half"]):
-        parts["predictor"] = plot("ms-bank-predictor", "Predicted against measured, on subsets never seen")
     return parts

@@ -14,7 +14,7 @@ from viz.panels.merge_panel import QUIET, MergeTab, said
 
 NOW = QUIET | {"queue": False}
 DRAWN = ("linked", "about", "note")
-FOUND = ("sentence", "forest", "scatter", "predictor")
+FOUND = ("sentence", "forest", "scatter")
 
 
 def diagnose_panel(
@@ -68,11 +68,11 @@ def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: M
 
 def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state: gr.State) -> None:
     parts = layout.on_demand
-    outputs = [parts["predicted"], parts["left_out"], parts["cancel"]]
+    outputs = [parts["left_out"], parts["cancel"]]
 
     def send(values: dict[str, Any]) -> list[Any]:
         busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
-        return [values.get("predicted", gr.skip()), values.get("left_out", gr.skip()), busy]
+        return [values.get("left_out", gr.skip()), busy]
 
     def run(work: Callable[[DiagnoseSession], Iterator[dict[str, Any]]]) -> Callable[..., Iterator[list[Any]]]:
         def stream(session: DiagnoseSession, *values: Any) -> Iterator[list[Any]]:
@@ -85,7 +85,6 @@ def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state:
         return stream
 
     works = {
-        "predict": demand.predict,
         "adapters": lambda session: demand.leave_out(session, "adapter"),
         "layers": lambda session: demand.leave_out(session, "layer"),
     }
@@ -99,7 +98,7 @@ def _wire_found(tab: gr.Tab, layout: Layout, found: BankViews) -> None:
     parts = layout.found
 
     def views(diagnostic: str | None) -> list[str]:
-        return [f"<p>{found.sentence}</p>", found.forest(), found.scatter(diagnostic or ""), found.predictor()]
+        return [f"<p>{found.sentence}</p>", found.forest(), found.scatter(diagnostic or "")]
 
     tab.select(views, parts["choice"], [parts[name] for name in FOUND], **QUIET)
     parts["choice"].input(found.scatter, parts["choice"], parts["scatter"], **NOW)

@@ -225,6 +225,8 @@ class MergeHandlers:
             parts.append(f"g {settings.penalty:g}")
         if settings.decouple != tuned["decouple"]:
             parts.append(f"γ {settings.decouple:g}")
+        if settings.decouple and not settings.magnitude.follows_strength:
+            parts.append(settings.magnitude.words)
         if settings.mu:
             parts.append(f"μ {settings.mu:g}, k {settings.k}")
         if any(weight != 1 for weight in settings.weights):
