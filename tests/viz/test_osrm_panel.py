@@ -11,7 +11,7 @@ from fake_lab import TEXTS, FakeLab, FakePools, merge, train
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.experiments.osrm import VARIANTS
+from merging.variants import VARIANTS
 from viz.panels.osrm_found import FOUND, Found
 from viz.panels.osrm_handlers import SUBSPACE, OsrmHandlers
 from viz.panels.osrm_plan import HELP, read_plan
