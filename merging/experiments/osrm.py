@@ -45,11 +45,13 @@ class Axis:
     Attributes
     ----------
     name : "tasks" (the first so many), "epochs" (of one run, as it is after so many), or "k", "rank", "freeze_A" of the training
+    methods : that the sets along it are merged with
     """
 
     name: str
     values: tuple[float, ...]
     variants: tuple[str, ...] = PAIR
+    methods: tuple[str, ...] = ("task_arithmetic",)
 
     def settings(self, training: TrainingSettings, value: float) -> TrainingSettings:
         """Return the training at one value; alpha goes with the rank, so that alpha / rank stays."""
@@ -96,7 +98,6 @@ class Experiment:
     Attributes
     ----------
     training : everything but what the variants and axes set
-    axis_methods : merging methods along the axes
     """
 
     tasks: tuple[str, ...] = DEFAULT_TASKS
@@ -108,13 +109,12 @@ class Experiment:
     validation_rows: int = 100
     test_rows: int = 200
     axes: tuple[Axis, ...] = (
-        Axis("tasks", (2, 3, 4, 5, 6, 7, 8)),
+        Axis("tasks", (2, 3, 4, 5, 6, 7, 8), methods=("task_arithmetic", "do_merging")),
         Axis("k", (10, 50, 100, 500), ("osrm",)),
         Axis("rank", (4, 8, 16)),
         Axis("freeze_A", (0, 1)),
         Axis("epochs", (1, 3, 6)),
     )
-    axis_methods: tuple[str, ...] = ("task_arithmetic", "do_merging")
 
     def home(self, axis: str) -> float | None:
         """Return the value of an axis at which the arms themselves are; None where no arm is on it."""
@@ -144,7 +144,7 @@ class Experiment:
 
     def methods_of(self, which: AdapterSet) -> tuple[str, ...]:
         """Return the methods that a set is merged with."""
-        return self.methods if which.axis == ARM else self.axis_methods
+        return next((axis.methods for axis in self.axes if axis.name == which.axis), self.methods)
 
 
 QUICK = Experiment(
@@ -156,7 +156,6 @@ QUICK = Experiment(
     validation_rows=16,
     test_rows=24,
     axes=(Axis("tasks", (2, 3)), Axis("k", (5, 10), ("osrm",)), Axis("epochs", (1, 2), ("osrm",))),
-    axis_methods=("task_arithmetic",),
 )
 """The same from end to end in a minute or so: for tests, not for conclusions."""
 

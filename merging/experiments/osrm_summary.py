@@ -75,7 +75,8 @@ def tested(ledger: Ledger) -> Cells:
     groups = table.groupby(["axis", "value", "variant", "repetition", "method", "scaling"], sort=False)
     for (axis, value, variant, repetition, method, scaling), rows in groups:
         if len(rows) == (value if axis == "tasks" else whole):
-            marks = {row.task: unpack(row.hits, row.total) for row in rows.itertuples()}
+            # in one order: draws of the bootstrap depend on it, and processes append in any
+            marks = {row.task: unpack(row.hits, row.total) for row in rows.sort_values("task").itertuples()}
             for at in _places(method, scaling, best.get((axis, value, variant, repetition, method))):
                 cells[axis, value, variant][method, at][int(repetition)] = marks
     for axis, value, variant in _homes(ledger):
