@@ -54,11 +54,13 @@ Cells = dict[tuple[str, float, str], dict[tuple[str, str], Repetitions]]
 
 
 def summarise(ledger: Ledger) -> None:
-    """Write ``summary`` (averages and gap recovered) and ``effects`` (paired differences of averages) from the tables on disk."""
+    """Write ``summary`` (averages, gap recovered), ``effects`` (paired differences of averages) and ``answers`` from the tables on disk."""
     cells = tested(ledger)
     ledger.replace("summary", pd.DataFrame(_summary(cells), columns=[*ORDER, "n", *_BOUNDS]))
     columns = ["effect", "variant", "reference", "method", "at", "n", "difference", "low", "high"]
     ledger.replace("effects", pd.DataFrame(_effects(cells), columns=columns))
+    said = [(method, _answer(cells, method)) for method in dict.fromkeys(m for places in cells.values() for m, _ in places)]
+    ledger.replace("answers", pd.DataFrame([one for one in said if one[1]], columns=["method", "answer"]))
 
 
 def tested(ledger: Ledger) -> Cells:
@@ -144,13 +146,19 @@ def _effects(cells: Cells) -> Iterator[tuple[Any, ...]]:
 
 def answer(ledger: Ledger, method: str = "task_arithmetic") -> str:
     """Say in one sentence how much of what OSRM gains over its own baseline is an own A, scale and data, at the best λ and at λ = 1."""
-    cells = tested(ledger)
+    said = _answer(tested(ledger), method)
+    return (
+        said or "Not measured yet: the answer needs a whole repetition of five arms, which `mergescope experiment osrm` trains."
+    )
+
+
+def _answer(cells: Cells, method: str) -> str:
     places = BEST, AT[1]
     arms = [BASELINE, *(variant for variant, _ in STEPS.values())]
     marks = {(arm, at): cells.get(("arm", 0.0, arm), {}).get((method, at), {}) for arm in arms for at in places}
     kept = _shared(*marks.values())
     if not kept:
-        return "Not measured yet: the answer needs one whole repetition of every arm, which “mergescope experiment osrm” trains."
+        return ""
 
     def points(variant: str, reference: str) -> str:
         both = [difference(_stack(marks[variant, at], kept), _stack(marks[reference, at], kept)) for at in places]
