@@ -357,7 +357,7 @@ def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="osrm: how much of its gain is the subspace, how much an own A; bank: what goes with the gap recovered; "
+            help="osrm: how much of its gain is scale, an own A, the data; bank: what goes with the gap recovered; "
             "full: magnitudes of full fine-tunes beside LoRA's."
         ),
     ],
@@ -365,13 +365,16 @@ def experiment(
         bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
     ] = False,
     repetition: Annotated[
-        list[int] | None, typer.Option(help="Only these repetitions; several processes can share the work.")
+        list[int] | None, typer.Option(help="Only these repetitions, from 0; processes started together share the work anyway.")
     ] = None,
     adapters: Annotated[
         Path | None,
         typer.Option(
             help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
         ),
+    ] = None,
+    pools: Annotated[
+        Path | None, typer.Option(help="osrm: folder of the shipped pools, three of which are arms; none = assets/adapters.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
@@ -398,7 +401,7 @@ def experiment(
     model, tokenizer = load_base("minilm")
     folder = adapters or cache_dir() / "experiments" / ("osrm_quick" if quick else "osrm")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
-    run = OsrmExperiment(model, tokenizer, chosen, folder, tables)
+    run = OsrmExperiment(model, tokenizer, chosen, folder, tables, pools)
     for line in run.everything():
         print(line, flush=True)
     print(markdown_osrm(tables))

@@ -344,6 +344,4 @@ class _Recorder:
 
     def finish(self) -> dict[str, _Rows]:
         self._last = {}
-        return {
-            name: replace(found, moment=self._moments[name], count=self._counts[name]) for name, found in self._found.items()
-        }
+        return {name: replace(found, moment=self._moments[name], count=self._counts[name]) for name, found in self._found.items()}

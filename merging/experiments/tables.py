@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,9 @@ from ..search import (
 )
 from ..tasks import DEFAULT_TASKS, Task, task_title
 from ..training import target_names
-from .osrm import EFFECTS, VARIANTS
+from ..variants import VARIANTS
+from .ledger import Ledger
+from .osrm_summary import AT, BEST, EFFECTS, answer
 
 REFERENCE = "task_arithmetic"
 
@@ -164,22 +166,81 @@ def _signed(interval: tuple[float, float, float]) -> str:
 
 
 def markdown_osrm(folder: Path) -> str:
-    """Return the README's tables of the OSRM experiment: averages per initialisation and method, and what each change does."""
-    summary, effects = (pd.read_csv(folder / f"osrm_{name}.csv") for name in ("summary", "effects"))
-    methods = [name for name in ("single-task", *CONTENDERS) if name in set(summary.method)]
-    titles = [CONTENDERS[name].title if name in CONTENDERS else "each alone" for name in methods]
-    lines = [f"| initialisation (repetitions) | {' | '.join(titles)} |", "|---|" + "---|" * len(methods)]
+    """Return the README's tables of the OSRM experiment: the answer, arms, each method at λ 0.3, 1 and best, effects and axes."""
+    ledger = Ledger(folder, "osrm")
+    summary, effects, runs = (ledger.table(name) for name in ("summary", "effects", "runs"))
+    if summary.empty:
+        return "Not measured yet; `mergescope experiment osrm` does it."
+    arms = summary[summary.axis == "arm"]
+    parts = [answer(ledger), _osrm_arms(arms, runs[runs.axis == "arm"])]
+    parts += [_osrm_methods(arms[arms["at"] == at], at) for at in AT]
+    if len(effects):
+        parts += [_osrm_effects(effects[effects["at"] == BEST], f"points at the {BEST}", "method", _titles(effects.method))]
+        fixed = effects[effects.method == REFERENCE]
+        parts += [_osrm_effects(fixed, f"points with {CONTENDERS[REFERENCE].title}", "at", {at: at for at in AT})]
+    parts += [_osrm_axes(summary[(summary.axis != "arm") & (summary.method == REFERENCE)])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _titles(methods: Sequence[str]) -> dict[str, str]:
+    """Return {method: title} of those that are in a table, the adapters alone first."""
+    known = {ALONE: "each alone"} | {name: contender.title for name, contender in CONTENDERS.items()}
+    return {name: title for name, title in known.items() if name in set(methods)}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def _gap_cell(rows: pd.DataFrame, name: str) -> str:
+    if name not in rows.index:
+        return ""
+    row = rows.loc[name]
+    return f"{'–' if np.isnan(row.gap) else f'{row.gap:.0%}'} ({row.average:.3f})"
+
+
+def _osrm_arms(arms: pd.DataFrame, runs: pd.DataFrame) -> str:
+    rows = []
     for name, variant in VARIANTS.items():
-        mine = summary[summary.variant == name].set_index("method")
-        if len(mine):
-            cells = [f"{mine.average[method]:.3f}" if method in mine.index else "" for method in methods]
-            lines.append(f"| {variant.title} ({mine.n.max()}) | {' | '.join(cells)} |")
-    lines += ["", f"| change, in points (95 %, paired) | {' | '.join(titles)} |", "|---|" + "---|" * len(methods)]
+        mine, ends = runs[runs.variant == name], arms[arms.variant == name].set_index("method")
+        if len(mine) and {BASE, ALONE} <= set(ends.index):
+            drift = f"{mine.drift_frobenius.min():.2f} to {mine.drift_frobenius.max():.2f}"
+            means = (f"{mine.row_norm.mean():.2f}", drift, f"{mine.relative_norm.mean():.2f}")
+            rows.append([f"{variant.title} ({ends.n[ALONE]})", *means, *(f"{ends.average[end]:.3f}" for end in (BASE, ALONE))])
+    head = ["start of A (repetitions)", "length of its rows", "drift of A", "‖ΔW‖ / ‖W₀‖", "base with the heads", "each alone"]
+    return _table(head, rows)
+
+
+def _osrm_methods(arms: pd.DataFrame, at: str) -> str:
+    titles = {name: title for name, title in _titles(arms.method).items() if name != ALONE}
+    rows = []
+    for name, variant in VARIANTS.items():
+        mine = arms[arms.variant == name].set_index("method")
+        if titles.keys() & set(mine.index):
+            cells = [_gap_cell(mine, m) for m in titles]
+            rows.append([variant.title, *cells])
+    return _table([f"gap recovered (accuracy) at {'the ' if at == BEST else ''}{at}", *titles.values()], rows)
+
+
+def _osrm_effects(effects: pd.DataFrame, what: str, column: str, titles: Mapping[str, str]) -> str:
+    rows = []
     for effect in EFFECTS:
-        mine = effects[effects.effect == effect].set_index("method")
+        mine = effects[effects.effect == effect].set_index(column)
         if len(mine):
-            lines.append(f"| {effect} | {' | '.join(_points(mine, method) for method in methods)} |")
-    return "\n".join(lines)
+            rows.append([f"{effect} ({mine.n.max()})", *(_points(mine, name) for name in titles)])
+    return _table([f"change, in {what} (95 %, paired)", *titles.values()], rows)
+
+
+def _osrm_axes(axes: pd.DataFrame) -> str:
+    rows = []
+    for (axis, value, variant), mine in axes.sort_values(["axis", "variant", "value"]).groupby(
+        ["axis", "value", "variant"], sort=False
+    ):
+        found = mine.set_index("at")
+        cells = [_gap_cell(found, at) for at in AT]
+        rows.append([axis, f"{value:g}", VARIANTS[variant].title, *cells])
+    return _table(["axis", "value", "start of A", *(f"{CONTENDERS[REFERENCE].title}, {at}" for at in AT)], rows)
 
 
 def markdown_full(folder: Path) -> str:
