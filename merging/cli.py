@@ -339,7 +339,7 @@ def experiment(
         str,
         typer.Argument(
             help="osrm: how much of its gain is the subspace, how much an own A; bank: what predicts accuracy; "
-            "full: magnitudes of full fine-tunes beside LoRA's."
+            "do: DO-Merging's figures, beside full fine-tunes."
         ),
     ],
     quick: Annotated[
@@ -352,8 +352,13 @@ def experiment(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
     ] = None,
+    pools: Annotated[Path | None, typer.Option(help="For do: folder of the shipped pools; none = assets/adapters.")] = None,
+    training: Annotated[bool, typer.Option(help="For do: --no-training does only what the pools are enough for.")] = True,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
+    if name == "do":
+        _do_experiment(quick, adapters, output, pools, training)
+        return
     from .embedded import cache_dir
     from .experiments.osrm import QUICK, Experiment, OsrmExperiment
     from .models import load_base
@@ -364,11 +369,8 @@ def experiment(
         tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
         _fill_bank(tables / "bank.csv", quick)
         return
-    if name == "full":
-        _full_reference(quick, adapters, output)
-        return
     if name != "osrm":
-        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
+        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and do.")
     chosen = QUICK if quick else Experiment()
     if repetition:
         chosen = replace(chosen, repetitions=tuple(repetition))
@@ -381,19 +383,20 @@ def experiment(
     print(markdown_osrm(tables))
 
 
-def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
+def _do_experiment(quick: bool, adapters: Path | None, output: Path | None, pools: Path | None, training: bool) -> None:
     from .embedded import cache_dir
-    from .experiments.full import QUICK, FullReference, Plan
+    from .experiments.do import DoExperiment
+    from .experiments.do_pieces.markdown import markdown_do
+    from .experiments.do_pieces.plan import QUICK, Plan
     from .models import load_base
     from .pools import assets_folder
-    from .report import markdown_full
 
-    folder = adapters or cache_dir() / "experiments" / ("full_quick" if quick else "full")
+    folder = adapters or cache_dir() / "experiments" / ("do_quick" if quick else "do")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
     model, tokenizer = load_base("minilm")
-    for line in FullReference(model, tokenizer, QUICK if quick else Plan(), folder, tables).everything():
+    for line in DoExperiment(model, tokenizer, QUICK if quick else Plan(), folder, tables, pools).everything(training):
         print(line, flush=True)
-    print(markdown_full(tables))
+    print(markdown_do(tables))
 
 
 def _fill_bank(path: Path, quick: bool) -> None:
