@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 
 from ...adapter import METADATA_FILE, Adapter
 from ...engine import Merged, merge
-from ...evaluation import EncodedTask, encode_task
+from ...evaluation import EncodedTask, encode_task, own_head
 from ...features import Features
 from ...methods import METHODS
 from ...pools import POOLS, assets_folder, collect_for_osrm, load_pool
@@ -44,13 +44,19 @@ class Unit:
     ready: Callable[[], bool] = field(default=lambda: True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """Adapters to merge, and how: a method, its plug-ins."""
+    """Adapters to merge, and how: a method, its plug-ins.
+
+    Attributes
+    ----------
+    once : merge at λ = 1 only and scale what comes out: for low-rank results linear in λ that take long to make
+    """
 
     adapters: Callable[[], Sequence[Adapter]]
     method: str
     plugins: Mapping[str, Any] = field(default_factory=dict)
+    once: bool = False
 
     @property
     def scaled(self) -> bool:
@@ -70,6 +76,7 @@ class Bench:
         self.pool = cache(self._pool)
         self.encoded = cache(self._encoded)
         self.features = cache(self._features)
+        self._whole = cache(lambda subject: self._merged(subject, 1.0).to_adapter())
 
     # -- adapters ------------------------------------------------------------------------------------------------------
 
@@ -130,9 +137,20 @@ class Bench:
         """Measure a merge at the given scalings."""
         for scaling in scalings:
             if self.ledger.lacks(table, **key, method=subject.method, split=split, scaling=scaling):
-                merged = self._merged(subject, scaling)
-                marks = measure(self.model, self.tokenizer, merged, self.rows_of(merged.adapters, split), bf16=True)
+                marks = self.marks(subject, scaling, split)
                 yield self.note(table, marks, subject.method, scaling, split, key)
+
+    def marks(self, subject: Subject, scaling: float, split: str) -> dict[str, str]:
+        """Return {task: one character per row, 1 = right} of a merge at one scaling."""
+        adapters = subject.adapters()
+        heads = {adapter.task: own_head(adapter) for adapter in adapters}
+        merged: Merged | Adapter
+        if subject.once:
+            whole = self._whole(subject)
+            merged = replace(whole, deltas={module: update * scaling for module, update in whole.deltas.items()})
+        else:
+            merged = self._merged(subject, scaling)
+        return measure(self.model, self.tokenizer, merged, self.rows_of(adapters, split), bf16=True, heads=heads)
 
     def swept(self, table: str, subject: Subject, key: Key) -> Lines:
         """Find the best scaling on validation; test there and where papers fix it."""

@@ -19,6 +19,7 @@ import pandas as pd
 
 from ...adapter import METADATA_FILE, Adapter
 from ...diagnostics import log_column_norms, magnitude_variance
+from ...methods import METHODS
 from ...plugins import decouple
 from ...search import ALONE
 from .bench import Bench, Lines, Subject, Unit
@@ -80,7 +81,9 @@ def method_units(bench: Bench, name: str, methods: Sequence[str]) -> Iterator[Un
     """Return figure 1a on one set. DO-Merging takes full fine-tunes truncated: full matrices cannot be orthogonal to each other."""
     for method in methods:
         rank = bench.plan.do_rank if name == FULL and method == "do_merging" else 0
-        subject, key = Subject(cache(partial(_set, bench, name, rank)), method), {"set": name, "rank": rank}
+        # the singular values of eight full matrices side by side take most of a minute
+        once = name == FULL and METHODS[method].low_rank
+        subject, key = Subject(cache(partial(_set, bench, name, rank)), method, once=once), {"set": name, "rank": rank}
         yield Unit(
             f"methods-{name}-{method}",
             partial(bench.swept, "methods", subject, key),
