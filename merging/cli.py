@@ -358,7 +358,7 @@ def experiment(
         str,
         typer.Argument(
             help="osrm: how much of its gain is scale, an own A, the data; bank: what goes with the gap recovered; "
-            "full: magnitudes of full fine-tunes beside LoRA's."
+            "do: DO-Merging's figures, beside full fine-tunes."
         ),
     ],
     quick: Annotated[
@@ -373,22 +373,21 @@ def experiment(
             help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
         ),
     ] = None,
-    pools: Annotated[
-        Path | None, typer.Option(help="osrm: folder of the shipped pools, three of which are arms; none = assets/adapters.")
-    ] = None,
+    pools: Annotated[Path | None, typer.Option(help="osrm, do: folder of the shipped pools; none = assets/adapters.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
     ] = None,
+    training: Annotated[bool, typer.Option(help="For do: --no-training does only what the pools are enough for.")] = True,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
+    if name == "do":
+        _do_experiment(quick, adapters, output, pools, training)
+        return
     if name == "bank":
         _fill_bank(adapters, output, quick)
         return
-    if name == "full":
-        _full_reference(quick, adapters, output)
-        return
     if name != "osrm":
-        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
+        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and do.")
     from .embedded import cache_dir
     from .experiments.osrm import QUICK, Experiment, OsrmExperiment
     from .experiments.tables import markdown_osrm
@@ -407,19 +406,20 @@ def experiment(
     print(markdown_osrm(tables))
 
 
-def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
+def _do_experiment(quick: bool, adapters: Path | None, output: Path | None, pools: Path | None, training: bool) -> None:
     from .embedded import cache_dir
-    from .experiments.full import QUICK, FullReference, Plan
-    from .experiments.tables import markdown_full
+    from .experiments.do import DoExperiment
+    from .experiments.do_pieces.markdown import markdown_do
+    from .experiments.do_pieces.plan import QUICK, Plan
     from .models import load_base
     from .pools import assets_folder
 
-    folder = adapters or cache_dir() / "experiments" / ("full_quick" if quick else "full")
+    folder = adapters or cache_dir() / "experiments" / ("do_quick" if quick else "do")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
     model, tokenizer = load_base("minilm")
-    for line in FullReference(model, tokenizer, QUICK if quick else Plan(), folder, tables).everything():
+    for line in DoExperiment(model, tokenizer, QUICK if quick else Plan(), folder, tables, pools).everything(training):
         print(line, flush=True)
-    print(markdown_full(tables))
+    print(markdown_do(tables))
 
 
 def _fill_bank(adapters: Path | None, output: Path | None, quick: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,19 +78,29 @@ def _share(base: Any, alone: Any, merged: Any) -> Any:
 
 def _resampled(compared: Mapping[str, Marks], seed: int, draws: int) -> dict[str, dict[str, Values]]:
     """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
-    generator = np.random.default_rng(seed)
     shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
     repetitions = max(shape[0] for shape in shapes.values())
-    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), draws) / repetitions
+    seeds, counts = _drawn(seed, draws, repetitions, tuple(rows for _, rows in shapes.values()))
     found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for task, (_, rows) in shapes.items():
-        drawn = generator.integers(0, rows, (draws, rows))
+    for (task, (_, rows)), drawn in zip(shapes.items(), counts, strict=True):
         for name, marks in compared.items():
-            means = np.stack([values[drawn].mean(1) for values in np.atleast_2d(marks[task])])
+            values = np.atleast_2d(marks[task])
             # what has no repetitions (the base) is the same in all of them
-            means = np.repeat(means, repetitions, 0) if len(means) < repetitions else means
-            found[name][task] = np.einsum("dr,rd->d", seeds, means)
+            values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
+            found[name][task] = np.einsum("dr,rd->d", seeds, values @ (drawn.T / rows))
     return found
+
+
+@lru_cache(maxsize=2)
+def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
+    """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
+
+    Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.
+    """
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), draws) / repetitions
+    counts = (generator.multinomial(count, np.full(count, 1 / count), draws).astype(np.uint16) for count in rows)
+    return seeds, tuple(counts)
 
 
 def _bounds(samples: Values) -> tuple[float, float]:
