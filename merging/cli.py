@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -191,9 +192,10 @@ def inspect_adapters(
         missing = f", {row.missing} missing" if row.missing else ""
         unusual = f", unusual targets {row.unusual}" if row.unusual else ""
         prefix = f", prefix {row.prefix}" if row.prefix else ""
+        relative = "" if math.isnan(row.relative_norm) else f" ({row.relative_norm:.1%} of the base's weights)"
         print(
             f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} modules{missing}{unusual}, "
-            f"norm {row.norm:.4g}, {row.head}{prefix}"
+            f"norm {row.norm:.4g}{relative}, {row.head}{prefix}"
         )
     print("compatible" if report.ok else "not compatible")
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):
@@ -293,7 +295,7 @@ def sweep(
     pool: Annotated[list[str] | None, typer.Option(help="Shipped pools; none = those on all-MiniLM.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Methods, or all; none = those that every pool has.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 100,
-    test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 250,
+    test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 200,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
     base: Base = None,
 ) -> None:
@@ -305,8 +307,8 @@ def sweep(
     if recipe is not None:
         _sweep_recipe(recipe, pool, method, rows, output, base)
         return
+    from .experiments.tables import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .pools import POOLS, assets_folder, check_pool
-    from .report import markdown_adapters, markdown_results, measure_pool, write_rank_curves
     from .search import CONTENDERS, MAIN
 
     if method == ["all"]:
@@ -337,19 +339,33 @@ def _sweep_recipe(
 
 
 @cli.command()
+def results(
+    files: Annotated[list[Path] | None, typer.Argument(help="Files; none = README.md and assets/results.md.")] = None,
+) -> None:
+    """Write every number of the README and of assets/results.md anew, from the tables that ship."""
+    from .experiments.results import refreshed
+    from .pools import assets_folder
+
+    folder = assets_folder()
+    for path in files or [folder.parent / "README.md", folder / "results.md"]:
+        path.write_text(refreshed(path.read_text(encoding="utf-8"), folder / "tables"), encoding="utf-8")
+        print(path)
+
+
+@cli.command()
 def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="osrm: how much of its gain is the subspace, how much an own A; bank: what goes with the gap recovered; "
-            "full: magnitudes of full fine-tunes beside LoRA's."
+            help="osrm: how much of its gain is scale, an own A, the data; bank: what goes with the gap recovered; "
+            "do: DO-Merging's figures, beside full fine-tunes."
         ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
     ] = False,
     repetition: Annotated[
-        list[int] | None, typer.Option(help="Only these repetitions; several processes can share the work.")
+        list[int] | None, typer.Option(help="Only these repetitions, from 0; processes started together share the work anyway.")
     ] = None,
     adapters: Annotated[
         Path | None,
@@ -357,24 +373,26 @@ def experiment(
             help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
         ),
     ] = None,
+    pools: Annotated[Path | None, typer.Option(help="osrm, do: folder of the shipped pools; none = assets/adapters.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
     ] = None,
+    training: Annotated[bool, typer.Option(help="For do: --no-training does only what the pools are enough for.")] = True,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
+    if name == "do":
+        _do_experiment(quick, adapters, output, pools, training)
+        return
     if name == "bank":
         _fill_bank(adapters, output, quick)
         return
-    if name == "full":
-        _full_reference(quick, adapters, output)
-        return
     if name != "osrm":
-        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and full.")
+        raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and do.")
     from .embedded import cache_dir
     from .experiments.osrm import QUICK, Experiment, OsrmExperiment
+    from .experiments.tables import markdown_osrm
     from .models import load_base
     from .pools import assets_folder
-    from .report import markdown_osrm
 
     chosen = QUICK if quick else Experiment()
     if repetition:
@@ -382,25 +400,26 @@ def experiment(
     model, tokenizer = load_base("minilm")
     folder = adapters or cache_dir() / "experiments" / ("osrm_quick" if quick else "osrm")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
-    run = OsrmExperiment(model, tokenizer, chosen, folder, tables)
+    run = OsrmExperiment(model, tokenizer, chosen, folder, tables, pools)
     for line in run.everything():
         print(line, flush=True)
     print(markdown_osrm(tables))
 
 
-def _full_reference(quick: bool, adapters: Path | None, output: Path | None) -> None:
+def _do_experiment(quick: bool, adapters: Path | None, output: Path | None, pools: Path | None, training: bool) -> None:
     from .embedded import cache_dir
-    from .experiments.full import QUICK, FullReference, Plan
+    from .experiments.do import DoExperiment
+    from .experiments.do_pieces.markdown import markdown_do
+    from .experiments.do_pieces.plan import QUICK, Plan
     from .models import load_base
     from .pools import assets_folder
-    from .report import markdown_full
 
-    folder = adapters or cache_dir() / "experiments" / ("full_quick" if quick else "full")
+    folder = adapters or cache_dir() / "experiments" / ("do_quick" if quick else "do")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
     model, tokenizer = load_base("minilm")
-    for line in FullReference(model, tokenizer, QUICK if quick else Plan(), folder, tables).everything():
+    for line in DoExperiment(model, tokenizer, QUICK if quick else Plan(), folder, tables, pools).everything(training):
         print(line, flush=True)
-    print(markdown_full(tables))
+    print(markdown_do(tables))
 
 
 def _fill_bank(adapters: Path | None, output: Path | None, quick: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ class Estimate:
     ----------
     interval : (low, high), the 95 % Wilson score interval
     done, total : rows of this task evaluated and to be evaluated
+    marks : one character per row: 1 right, 0 wrong, . not evaluated yet
     """
 
     task: str
@@ -50,6 +50,7 @@ class Estimate:
     interval: tuple[float, float]
     done: int
     total: int
+    marks: str = ""
 
 
 def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
@@ -204,13 +205,18 @@ def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Ver
 
 
 def _estimates(batches: Iterator[Hits]) -> Iterator[Estimate]:
-    correct: Counter[str] = Counter()
-    done: Counter[str] = Counter()
+    marks: dict[str, list[str]] = {}
     for batch in batches:
-        correct[batch.task] += int(batch.right.sum())
-        done[batch.task] += len(batch.rows)
-        right, seen = correct[batch.task], done[batch.task]
-        yield Estimate(batch.task, right / seen, wilson(right, seen), seen, batch.total)
+        mine = marks.setdefault(batch.task, ["."] * batch.total)
+        for row, right in zip(batch.rows, batch.right.tolist(), strict=True):
+            mine[row] = "1" if right else "0"
+        yield estimate(batch.task, "".join(mine))
+
+
+def estimate(task: str, marks: str) -> Estimate:
+    """Return the `Estimate` that the marks of a task's rows amount to."""
+    right, done = marks.count("1"), len(marks) - marks.count(".")
+    return Estimate(task, right / max(done, 1), wilson(right, done), done, len(marks), marks)
 
 
 @torch.no_grad()

@@ -6,11 +6,15 @@ OSRM paper, its code and common sense differ: every token (the default), the mea
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import os
+import tempfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,25 +24,72 @@ from .models import bare, linear_layers
 
 POOLINGS = ("token", "mean", "task_mean")
 BLOCK = 50
-"""Texts whose second moments are added up once and kept."""
+"""Texts whose second moments are added up at a time, always in the same order: a prefix does not depend on what was asked before."""
+LARGEST_MOMENTS = 500_000_000
+"""Bytes of second moments that are kept beside the running ones; the least recently used go."""
+
+
+class Moments:
+    """Second moments by key, the least recently used forgotten beyond a number of bytes; shared between threads."""
+
+    def __init__(self, largest: int = LARGEST_MOMENTS) -> None:
+        self.largest, self.nbytes = largest, 0
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+        """Return what is kept under a key, made now where nothing is."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = make()
+        with self._lock:
+            if key not in self._kept:
+                self.nbytes += made.nbytes
+            self._kept[key] = made
+            while self.nbytes > self.largest and len(self._kept) > 1:
+                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
+        return made
+
+    def forget(self, owner: int) -> None:
+        """Drop every key that begins with ``owner``."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == owner]:
+                self.nbytes -= self._kept.pop(key).nbytes
+
+
+class TokenFile:
+    """Token rows in an unnamed temporary file, float32: a smaller k is read from there, and memory holds none of them."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="mergescope-tokens-")  # noqa: SIM115 - lives as long as the object
+        self.size = 0
+
+    def reserve(self, rows: int, width: int) -> int:
+        """Set room for (rows, width) aside; returns where it begins, in bytes."""
+        begin, self.size = self.size, self.size + 4 * rows * width
+        return begin
+
+    def write(self, begin: int, rows: Tensor) -> None:
+        """Write rows (n, width) from a byte on."""
+        os.pwrite(self._file.fileno(), rows.contiguous().numpy().tobytes(), begin)
+
+    def read(self, begin: int, rows: int, width: int) -> Tensor:
+        """Return rows (n, width) from a byte on."""
+        raw = os.pread(self._file.fileno(), 4 * rows * width, begin)
+        return torch.from_numpy(np.frombuffer(raw, dtype=np.float32).reshape(rows, width).copy())
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Inputs of one layer for one task: token rows in the order of the texts, and where each text ends."""
+    """Inputs of one layer for one task."""
 
     samples: Tensor  # (k, in) one mean per text
     moment: Tensor  # (in, in) sum over all tokens of h h^T
     count: int  # tokens in the moment
-    tokens: Tensor | None  # (count, in), or None where only the running moment was kept
-    ends: Tensor  # (k,) end of text i in tokens
-
-    def gram(self, first: int, last: int) -> Tensor:
-        """Return the sum of h h^T over the tokens of the texts from ``first`` up to ``last``, (in, in) float64."""
-        assert self.tokens is not None
-        begin, end = (0 if text == 0 else int(self.ends[text - 1]) for text in (first, last))
-        H = self.tokens[begin:end].double()
-        return H.T @ H
+    begin: int  # of the first token row in the file of tokens
+    ends: Tensor  # (k,) tokens up to the end of text i
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +108,8 @@ class Features:
     rows: Mapping[tuple[str, str], _Rows]
     shared: Mapping[str, str]  # module -> the module whose input it shares (query for key and value)
     limit: int | None = None  # texts per task that count, see `first`
-    _cache: dict[tuple[str, str, str, int], Tensor] = field(default_factory=dict, repr=False)
-    _blocks: dict[tuple[str, str, int], Tensor] = field(default_factory=dict, repr=False)
+    tokens: TokenFile | None = field(default=None, repr=False)  # None where only running moments were kept
+    moments: Moments = field(default_factory=Moments, repr=False)
 
     @property
     def k(self) -> int:
@@ -101,28 +152,43 @@ class Features:
         if k is not None and k < 1:
             raise MergeError(f"k = {k}: at least one text is needed.")
         k = min(n for n in (k, self.limit, len(rows.samples)) if n is not None)
-        key = (task, self.shared[module], pooling, k)
-        if key not in self._cache:
-            if pooling == "token":
-                self._cache[key] = self._token_moment(rows, *key[:2], k)
-            else:
-                H = rows.samples[:k].double()
-                H = H if pooling == "mean" else H.mean(0, keepdim=True)
-                self._cache[key] = H.T @ H / len(H)
-        return self._cache[key]
+        if pooling == "token":
+            if k == len(rows.samples):
+                return rows.moment / rows.count
+            source = self.shared[module]
+            return self.moments.get((id(self.rows), task, source, k), lambda: self._token_moment(rows, task, source, k))
+        H = rows.samples[:k].double()
+        H = H if pooling == "mean" else H.mean(0, keepdim=True)
+        return H.T @ H / len(H)
 
     def _token_moment(self, rows: _Rows, task: str, source: str, k: int) -> Tensor:
-        """Add up whole blocks of texts, which are kept, and what is left: a moving k costs no more than one block."""
-        if k == len(rows.samples):
-            return rows.moment / rows.count
-        if rows.tokens is None:
-            raise MergeError("Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True.")
-        whole = k // BLOCK
-        for block in range(whole):
-            if (task, source, block) not in self._blocks:
-                self._blocks[task, source, block] = rows.gram(block * BLOCK, (block + 1) * BLOCK)
-        total = sum((self._blocks[task, source, block] for block in range(whole)), rows.gram(whole * BLOCK, k))
+        total = self._blocks(rows, task, source, k // BLOCK) + self._gram(rows, k // BLOCK * BLOCK, k)
         return total / int(rows.ends[k - 1])
+
+    def _blocks(self, rows: _Rows, task: str, source: str, count: int) -> Tensor:
+        """Return the sum of h h^T over the first ``count`` whole blocks of texts; a moving k costs no more than what it passes."""
+        width = rows.samples.shape[1]
+        if not count:
+            return torch.zeros(width, width, dtype=torch.float64)
+
+        def grown() -> Tensor:
+            return self._blocks(rows, task, source, count - 1) + self._gram(rows, (count - 1) * BLOCK, count * BLOCK)
+
+        return self.moments.get((id(self.rows), task, source, "blocks", count), grown)
+
+    def _gram(self, rows: _Rows, first: int, last: int) -> Tensor:
+        """Return the sum of h h^T over the tokens of the texts from ``first`` up to ``last``, (in, in) float64."""
+        if self.tokens is None:
+            raise MergeError("Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True.")
+        width = rows.samples.shape[1]
+        begin, end = (0 if text == 0 else int(rows.ends[text - 1]) for text in (first, last))
+        H = self.tokens.read(rows.begin + 4 * width * begin, end - begin, width).double()
+        return H.T @ H
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that stay taken, without `moments`; `tokens` are on disk."""
+        return sum(rows.samples.nbytes + rows.moment.nbytes + rows.ends.nbytes for rows in self.rows.values())
 
 
 def collect_features(
@@ -134,6 +200,7 @@ def collect_features(
     max_length: int = 128,
     batch_size: int = 32,
     keep_tokens: bool = True,
+    moments: Moments | None = None,
 ) -> Features:
     """Run the first ``k`` texts of each task through the frozen base model and record what enters each module.
 
@@ -144,14 +211,15 @@ def collect_features(
     model : bare or with a head; its weights are not changed
     texts : {task: texts}, unlabelled
     modules : names relative to the bare encoder
-    keep_tokens : keep every token row, so that any smaller k can be asked for; False keeps running moments only
+    keep_tokens : keep every token row in a temporary file, so that any smaller k can be asked for; False keeps running moments only
+    moments : where second moments of a smaller k are kept; None = a cache of this object's own
 
     Raises
     ------
     MergeError
         For k < 1, a task without texts, an empty text, or a module that the model lacks.
     """
-    reading = reading_features(model, tokenizer, texts, k, modules, max_length, batch_size, keep_tokens)
+    reading = reading_features(model, tokenizer, texts, k, modules, max_length, batch_size, keep_tokens, moments)
     while True:
         try:
             next(reading)
@@ -170,6 +238,7 @@ def reading_features(
     max_length: int = 128,
     batch_size: int = 32,
     keep_tokens: bool = True,
+    moments: Moments | None = None,
 ) -> Generator[tuple[int, int], None, Features]:
     """Do the work of `collect_features` step by step: yields (texts read, texts to read), returns the features.
 
@@ -187,7 +256,7 @@ def reading_features(
             raise MergeError(f"The task {task!r} has no texts to collect features from.")
     encoded = {task: encode(tokenizer, list(all_texts[:k]), max_length) for task, all_texts in texts.items()}
     done, total = 0, sum(map(len, encoded.values()))
-    recorder = _Recorder(keep_tokens)
+    recorder = _Recorder(TokenFile() if keep_tokens else None)
     handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
     device = next(model.parameters()).device
     reader = _reader(model, layers)
@@ -196,7 +265,7 @@ def reading_features(
     try:
         rows: dict[tuple[str, str], _Rows] = {}
         for task, encoded_texts in encoded.items():
-            recorder.start()
+            recorder.start(encoded_texts.lengths)
             for batch_rows in bucketed(encoded_texts.lengths, batch_size):
                 batch = encoded_texts.batch(batch_rows, device)
                 recorder.batch_rows, recorder.mask = batch_rows, batch["attention_mask"].bool()
@@ -208,7 +277,7 @@ def reading_features(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return Features(tuple(texts), tuple(layers), rows, dict(recorder.shared))
+    return Features(tuple(texts), tuple(layers), rows, dict(recorder.shared), None, recorder.tokens, moments or Moments())
 
 
 def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
@@ -229,18 +298,19 @@ def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
 class _Recorder:
     """Collects layer inputs through forward hooks; modules that get the same tensor object share their rows."""
 
-    def __init__(self, keep_tokens: bool) -> None:
-        self.keep_tokens = keep_tokens
+    def __init__(self, tokens: TokenFile | None) -> None:
+        self.tokens = tokens
         self.shared: dict[str, str] = {}
         self.batch_rows: list[int] = []
         self.mask = torch.empty(0)
         self._last: dict[int, tuple[str, Tensor]] = {}
-        self._parts: dict[str, dict[int, Tensor]] = {}
+        self._found: dict[str, _Rows] = {}
         self._moments: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()
 
-    def start(self) -> None:
-        self._parts, self._moments, self._counts = {}, {}, Counter()
+    def start(self, lengths: Sequence[int]) -> None:
+        """Begin with a task's texts of so many tokens each."""
+        self._ends, self._found, self._moments, self._counts = torch.tensor(lengths).cumsum(0), {}, {}, Counter()
 
     def hook(self, name: str) -> Any:
         def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -257,10 +327,16 @@ class _Recorder:
         return record
 
     def _add(self, name: str, states: Tensor) -> None:
-        parts = self._parts.setdefault(name, {})
+        width, texts = states.shape[-1], len(self._ends)
+        if name not in self._found:
+            begin = self.tokens.reserve(int(self._ends[-1]), width) if self.tokens else 0
+            self._found[name] = _Rows(torch.empty(texts, width), torch.empty(0), 0, begin, self._ends)
+        found = self._found[name]
         for row, state, mask in zip(self.batch_rows, states, self.mask, strict=True):
             tokens = state[mask].float().cpu()
-            parts[row] = tokens if self.keep_tokens else tokens.double().mean(0, keepdim=True).float()
+            found.samples[row] = tokens.double().mean(0).float()
+            if self.tokens:
+                self.tokens.write(found.begin + 4 * width * (int(self._ends[row]) - len(tokens)), tokens)
         real = states[self.mask].double().cpu()
         moment = real.T @ real
         self._moments[name] = self._moments[name] + moment if name in self._moments else moment
@@ -268,15 +344,4 @@ class _Recorder:
 
     def finish(self) -> dict[str, _Rows]:
         self._last = {}
-        result = {}
-        for name, parts in self._parts.items():
-            ordered = [parts[row] for row in range(len(parts))]
-            lengths = torch.tensor([len(tokens) for tokens in ordered])
-            result[name] = _Rows(
-                samples=torch.stack([tokens.double().mean(0).float() for tokens in ordered]),
-                moment=self._moments[name],
-                count=self._counts[name],
-                tokens=torch.cat(ordered) if self.keep_tokens else None,
-                ends=lengths.cumsum(0),
-            )
-        return result
+        return {name: replace(found, moment=self._moments[name], count=self._counts[name]) for name, found in self._found.items()}

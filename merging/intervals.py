@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,10 @@ class Recovered:
     tasks: dict[str, float]
 
 
-def average(marks: Marks, seed: int = 0) -> Interval:
+def average(marks: Marks, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Return the mean over tasks of the mean over rows and repetitions."""
     value = float(np.mean([values.mean() for values in marks.values()]))
-    return value, *_bounds(np.mean(list(_resampled({"": marks}, seed)[""].values()), axis=0))
+    return value, *_bounds(np.mean(list(_resampled({"": marks}, seed, draws)[""].values()), axis=0))
 
 
 def difference(marks: Marks, reference: Marks, seed: int = 0) -> Interval:
@@ -52,15 +53,14 @@ def difference(marks: Marks, reference: Marks, seed: int = 0) -> Interval:
     return average({task: marks[task] - reference[task] for task in marks}, seed)
 
 
-def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0) -> Recovered:
+def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0, draws: int = DRAWS) -> Recovered:
     """Return the share of the gap between base and adapters alone that a merge recovers, task by task, and their mean."""
     counted = [task for task in merged if has_gap(base[task], alone[task])]
     if not counted:
         return Recovered(math.nan, math.nan, math.nan, {})
     shares = {task: float(_share(base[task].mean(), alone[task].mean(), merged[task].mean())) for task in counted}
-    sampled = _resampled(
-        {name: {t: marks[t] for t in counted} for name, marks in (("b", base), ("a", alone), ("m", merged))}, seed
-    )
+    compared = {"b": base, "a": alone, "m": merged}
+    sampled = _resampled({name: {t: marks[t] for t in counted} for name, marks in compared.items()}, seed, draws)
     samples = np.mean([_share(sampled["b"][t], sampled["a"][t], sampled["m"][t]) for t in counted], axis=0)
     return Recovered(float(np.mean([*shares.values()])), *_bounds(samples), shares)
 
@@ -76,21 +76,31 @@ def _share(base: Any, alone: Any, merged: Any) -> Any:
     return (merged - base) / np.maximum(alone - base, 1e-4)
 
 
-def _resampled(compared: Mapping[str, Marks], seed: int) -> dict[str, dict[str, Values]]:
+def _resampled(compared: Mapping[str, Marks], seed: int, draws: int) -> dict[str, dict[str, Values]]:
     """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
-    generator = np.random.default_rng(seed)
     shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
     repetitions = max(shape[0] for shape in shapes.values())
-    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), DRAWS) / repetitions
+    seeds, counts = _drawn(seed, draws, repetitions, tuple(rows for _, rows in shapes.values()))
     found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for task, (_, rows) in shapes.items():
-        drawn = generator.multinomial(rows, np.full(rows, 1 / rows), DRAWS) / rows
+    for (task, (_, rows)), drawn in zip(shapes.items(), counts, strict=True):
         for name, marks in compared.items():
             values = np.atleast_2d(marks[task])
             # what has no repetitions (the base) is the same in all of them
             values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
-            found[name][task] = np.einsum("dr,rd->d", seeds, values @ drawn.T)
+            found[name][task] = np.einsum("dr,rd->d", seeds, values @ (drawn.T / rows))
     return found
+
+
+@lru_cache(maxsize=2)
+def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
+    """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
+
+    Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.
+    """
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), draws) / repetitions
+    counts = (generator.multinomial(count, np.full(count, 1 / count), draws).astype(np.uint16) for count in rows)
+    return seeds, tuple(counts)
 
 
 def _bounds(samples: Values) -> tuple[float, float]:

@@ -18,7 +18,6 @@ from .embedded_models import EMBEDDED
 from .engine import merge
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
-from .experiments.osrm import VARIANTS, Variant
 from .features import Features, reading_features
 from .models import linear_layers, out_in, working_copy
 from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
@@ -26,6 +25,7 @@ from .reading import texts_for
 from .sources import SOURCES
 from .tasks import Task, task_title
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_names
+from .variants import VARIANTS, Variant
 
 BaseOf = Callable[[str, str], tuple[nn.Module, Any]]
 """(source, dtype) -> (model, tokenizer), see `merging.models.load_base`."""
@@ -44,7 +44,7 @@ class Plan:
     Attributes
     ----------
     tasks : names in `Lab.tasks`; every one gets an adapter, and OSRM keeps each away from all others
-    variant : a name in `merging.experiments.osrm.VARIANTS`
+    variant : a name in `merging.variants.VARIANTS`
     modules : last parts of the names to adapt, or whole names
     seed : of the repetition; variants with own seeds add the task's place
     base, dtype : see `merging.models.load_base`
@@ -67,12 +67,11 @@ class Plan:
 
     def settings(self, task: str) -> TrainingSettings:
         """Return the trainer's settings for one task."""
-        variant = self._variant
-        return TrainingSettings(
-            init=variant.init, pooling=variant.pooling, rank=self.rank, alpha=2.0 * self.rank, seed=variant.seed(self.tasks.index(task), self.seed),
-            k=self.k, epochs=self.epochs, learning_rate=self.learning_rate, rows=self.rows, validation_rows=300,
-            freeze_A=self.freeze_A, modules=self.modules, max_length=MAX_LENGTH,
+        training = TrainingSettings(
+            rank=self.rank, alpha=2.0 * self.rank, k=self.k, epochs=self.epochs, learning_rate=self.learning_rate, rows=self.rows,
+            validation_rows=300, freeze_A=self.freeze_A, modules=self.modules, max_length=MAX_LENGTH,
         )  # fmt: skip
+        return self._variant.settings(training, self.tasks.index(task), self.seed)
 
     @property
     def _variant(self) -> Variant:
@@ -260,7 +259,7 @@ class Lab:
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
         """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
         # a cache of its own, so that the moments of every k ever asked for do not pile up
-        everything = replace(self.features(plan), limit=None, _cache={})
+        everything = replace(self.features(plan), limit=None)
         A, found = self._start(plan, everything, task, module)
         at_all = self._start(replace(plan, k=everything.k), everything, task, module)[0]
         count = len(found.eigenvalues)
@@ -298,7 +297,7 @@ class Lab:
             return official_init(features.first(plan.k), task, plan.rank, module), found
         if variant.init == "osrm":
             return found.A, found
-        # PEFT's default A is random too: its rows span the same kind of subspace as orthonormal ones
+        # PEFT's A are random too: their rows span the same kind of subspace as orthonormal ones
         generator = torch.Generator().manual_seed(variant.seed(plan.tasks.index(task), plan.seed))
         return random_orthonormal(plan.rank, found.A.shape[1], generator), found
 
@@ -349,9 +348,10 @@ class Lab:
         assert adapter is not None and adapter.head is not None
         test = encode_task(tokenizer, task, "test", test_rows, MAX_LENGTH)
         heads = {task.name: adapter.head}
-        single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1].accuracy for s in (adapter, None))
+        single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1] for s in (adapter, None))
         metadata = dict(adapter.metadata) | {
-            "test_accuracy": {"adapter": single, "base": base},
+            "test_accuracy": {"adapter": single.accuracy, "base": base.accuracy},
+            "test_marks": {"adapter": single.marks, "base": base.marks},
             "rows": {
                 "train": min(plan.rows, len(task.train)),
                 "validation": min(300, len(task.validation)),
@@ -360,7 +360,7 @@ class Lab:
             "variant": plan.variant,
         }
         folder = replace(adapter, metadata=metadata).save(root / task.name)
-        return replace(self._event(plan, place, progress), folder=str(folder), single=single, base=base)
+        return replace(self._event(plan, place, progress), folder=str(folder), single=single.accuracy, base=base.accuracy)
 
     @staticmethod
     def _event(plan: Plan, place: int, progress: Progress) -> Trained:

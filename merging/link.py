@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -18,7 +19,7 @@ from .errors import MergeError
 from .methods import METHODS, Method, Param
 from .orthogonalize import MODES
 from .plugins import DECOUPLE_PARAMS, ORTHOGONALIZE_PARAMS, RIDGE, SOFT_OSRM_PARAMS, Decouple, Orthogonalize
-from .pools import SHIPPED
+from .pools import RETIRED, SHIPPED, check_pool
 from .recipe import Recipe
 from .workbench import Settings
 
@@ -123,6 +124,8 @@ def _chosen(given: dict[str, str], key: str, known: Mapping[str, Any]) -> str:
     if key not in given:
         raise MergeError(f"The link has no {key}: it needs one of {', '.join(known)}.")
     value = given.pop(key)
+    if key == "pool" and value in RETIRED:
+        check_pool(value)
     if value not in known:
         raise MergeError(f"The link's {key} = {_short(value)} is not one of {', '.join(known)}.")
     return value
@@ -284,6 +287,13 @@ def _place(recipe: Recipe, workbench: Workbench) -> tuple[str, list[float]]:
                 raise MergeError(f"The recipe's weight of {adapter.task} is one per module: the app has one per adapter.")
             weights.append(entry.weight)
         return pool, weights
+    paths = [entry.path if isinstance(entry.path, str) else entry.path[0] for entry in recipe.adapters]
+    named = {part for path in paths for part in PurePath(path).parts[-2:-1]}
+    if old := sorted(named & {*SHIPPED, *RETIRED}):
+        raise MergeError(
+            f"The recipe's adapters are those of the pool {old[0]!r} of an earlier version, which were trained anew: "
+            f"choose the pool {RETIRED.get(old[0], old[0])!r} and set the recipe's values there."
+        )
     raise MergeError(
         "The recipe's adapters are not those of a pool that ships with Mergescope (compared by fingerprint): the command line merges "
         "it, with mergescope merge recipe.yaml -o folder."

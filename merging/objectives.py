@@ -46,6 +46,7 @@ class PooledClassifier:
         """``head`` is where the classifier starts; None = the logistic-regression probe on the training rows."""
         self.model, self.classes = model, task.labels
         self.encoded, self.labels = encoded_split(tokenizer, task, train, max_length)
+        _check_labels(self.labels, self.classes)
         self.validation = encoded_split(tokenizer, task, validation, max_length)
         self.lengths = self.encoded.lengths
         start = head or probe_head(model, self.encoded, self.labels, len(self.classes), self.classes)
@@ -123,15 +124,19 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
     """Return the logistic-regression probe (scikit-learn, C = 1) on the frozen base as a head."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second
 
-    missing = sorted(set(range(classes)) - set(labels.tolist()))
-    if missing:
-        raise MergeError(f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels.")
+    _check_labels(labels, names)
     probe = LogisticRegression(C=1.0, max_iter=2000).fit(frozen_states(model, encoded).numpy(), labels.numpy())
     weight = torch.from_numpy(probe.coef_).float()
     bias = torch.from_numpy(probe.intercept_).float()
     if classes == 2:  # one row of coefficients: half of it for and against
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return Head("pooled", {"weight": weight, "bias": bias}, names)
+
+
+def _check_labels(labels: Tensor, names: Sequence[str]) -> None:
+    missing = sorted(set(range(len(names))) - set(labels.tolist()))
+    if missing:
+        raise MergeError(f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels.")
 
 
 def scratch_head(model: nn.Module, names: tuple[str, ...], seed: int) -> Head:

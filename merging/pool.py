@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -61,10 +61,11 @@ class CompatibilityReport:
     warnings : list of str
         What hurts merges without making them impossible.
     modules : DataFrame with a row per adapter and module
-        adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update); rank 0, norm 0 and no alpha where
-        an adapter lacks a module.
+        adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update), relative_norm (||ΔW|| / ||W_0||, where
+        the adapter records it); rank 0, norm 0 and no alpha where an adapter lacks a module.
     adapters : DataFrame with a row per adapter
-        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, head, prefix.
+        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, relative_norm (mean over modules), head,
+        prefix.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -227,8 +228,16 @@ def _module_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
             update = adapter.deltas.get(module, LowRank.zero(shape))
             scaling = adapter.scalings.get(module, 1.0) if module in adapter.deltas else math.nan
             alpha = scaling * (math.sqrt(update.rank) if adapter.config.get("use_rslora") else update.rank)
-            rows.append((adapter.name, module, update.rank, alpha, scaling, *shape, update.norm()))
-    return pd.DataFrame(rows, columns=["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm"])
+            relative = _relative_norms(adapter).get(module, math.nan if module in adapter.deltas else 0.0)
+            rows.append((adapter.name, module, update.rank, alpha, scaling, *shape, update.norm(), relative))
+    columns = ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm", "relative_norm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _relative_norms(adapter: Adapter) -> Mapping[str, float]:
+    """Return {module: ||ΔW|| / ||W_0||} as the trainer recorded it; the adapter alone does not know W_0."""
+    recorded = adapter.metadata.get("relative_norms")
+    return recorded if isinstance(recorded, Mapping) else {}
 
 
 def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
@@ -243,6 +252,8 @@ def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
             head += f", {len(adapter.head.labels)} labels"
         counts = len(adapter.deltas), len(everything) - len(adapter.deltas)
         unusual = ", ".join(_unusual_targets(adapter))
-        rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, head, adapter.prefix))
-    columns = ["adapter", "task", "base", "rank", "modules", "missing", "unusual", "norm", "head", "prefix"]
+        recorded = _relative_norms(adapter)
+        relative = statistics.fmean(recorded.values()) if recorded else math.nan
+        rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, relative, head, adapter.prefix))
+    columns = ["adapter", "task", "base", "rank", "modules", "missing", "unusual", "norm", "relative_norm", "head", "prefix"]
     return pd.DataFrame(rows, columns=columns)

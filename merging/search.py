@@ -156,7 +156,7 @@ def best_scalings(table: pd.DataFrame) -> dict[str, float]:
     return {str(row.method): float(row.scaling) for row in ranked.drop_duplicates("method").itertuples()}
 
 
-def test_scalings(method: str, best: float) -> tuple[float, ...]:
+def scalings_on_test(method: str, best: float) -> tuple[float, ...]:
     """Return the scalings at which a method is tested: those that papers fix, and its best."""
     return tuple(dict.fromkeys((*FIXED, best))) if CONTENDERS[method].scaled else (1.0,)
 
@@ -176,6 +176,11 @@ def unpack(packed: str, total: int) -> Values:
     """Return the first ``total`` marks of a packed string as 0.0 and 1.0."""
     bits = "".join(f"{int(digit, 16):04b}" for digit in packed)
     return np.array([float(bit) for bit in bits[:total]])
+
+
+def unpacked(row: Any) -> str:
+    """Return the marks of a table's row as a character per test row, 1 = right: what `pack` was given."""
+    return "".join("1" if mark else "0" for mark in unpack(row.hits, row.total))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from .apply import check_fits
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
 from .fetch import Source
-from .models import bare
+from .models import bare, relative_norms
 from .pool import base_key, compatibility
 from .tasks import Task
 from .training import TrainingSettings, probe
@@ -37,11 +38,13 @@ class Brought:
     name : told apart from the others on the shelf
     adapter : None if it could not be loaded
     problem : one sentence; empty if it fits the base
+    relative_norm : mean over its modules of ||ΔW|| / ||W_0||, where it fits
     """
 
     name: str
     adapter: Adapter | None
     problem: str = ""
+    relative_norm: float = math.nan
 
 
 def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brought:
@@ -76,11 +79,12 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
     if not adapter.base_fingerprint and adapter.base and ours and base_key(adapter.base) != base_key(ours):
         problem = f"{adapter.name} records the base {base_key(adapter.base)}, this one is {base_key(ours)}: choose its own base."
         return replace(brought, problem=problem)
-    return replace(brought, problem="")
+    norms = relative_norms(model, adapter.deltas)
+    return replace(brought, problem="", relative_norm=sum(norms.values()) / max(len(norms), 1))
 
 
 def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
-    """Return a row per adapter: name, problem, base, rank, alpha, modules, megabytes, labels, licence.
+    """Return a row per adapter: name, problem, base, rank, alpha, modules, size (||ΔW|| / ||W_0||), megabytes, labels, licence.
 
     An adapter that fits the base but not the first usable one on the shelf is a problem too: they could not be merged.
     """
@@ -88,7 +92,7 @@ def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
     for brought in shelf:
         adapter, problem = brought.adapter, brought.problem
         if adapter is None:
-            rows.append((brought.name, problem, "", "", "", 0, 0.0, "", ""))
+            rows.append((brought.name, problem, "", "", "", 0, "", 0.0, "", ""))
             continue
         if not problem and reference is not None:
             problem = next(iter(compatibility([reference, adapter]).problems), "")
@@ -106,12 +110,13 @@ def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
                 "–".join(map(str, ranks[:: max(1, len(ranks) - 1)])),
                 str(alpha),
                 len(adapter.deltas),
+                "" if math.isnan(brought.relative_norm) else f"{brought.relative_norm:.1%}",
                 round(size, 2),
                 labels,
                 str((adapter.source or {}).get("license") or ""),
             )
         )
-    columns = ["name", "problem", "base", "rank", "alpha", "modules", "megabytes", "labels", "licence"]
+    columns = ["name", "problem", "base", "rank", "alpha", "modules", "size", "megabytes", "labels", "licence"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -173,17 +178,18 @@ def prepare(
             head = probe(model, tokenizer, task, TrainingSettings(rows=PROBE_ROWS))
         yield Prepared(name, place, len(chosen), "measuring it alone")
         test = encode_task(tokenizer, task, "test", REFERENCE_ROWS)
-        accuracy = {}
+        accuracy, marks = {}, {}
         for what, subject in (("base", None), ("adapter", adapter)):
             for estimate in evaluate(model, tokenizer, subject, [test], heads={task.name: head}):
-                accuracy[what] = estimate.accuracy
+                accuracy[what], marks[what] = estimate.accuracy, estimate.marks
                 yield Prepared(
                     name,
                     place,
                     len(chosen),
                     f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
                 )
-        metadata = dict(adapter.metadata) | {"task": name, "test_accuracy": accuracy, "rows": {"test": len(test.encoded)}}
+        measured = {"test_accuracy": accuracy, "test_marks": marks, "rows": {"test": len(test.encoded)}}
+        metadata = dict(adapter.metadata) | {"task": name} | measured
         if isinstance(head, Verbaliser):
             ready = replace(adapter, name=name, task=name, metadata=metadata | {"verbaliser": asdict(head)})
         else:

@@ -177,6 +177,13 @@ def fine_tune(
     yield from train_attached(model, tokenizer, task, settings, lambda: _lora_layers(model, names, settings, initial), head, stop)
 
 
+def starting_A(model: nn.Module, settings: TrainingSettings, A_init: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return {module: A (rank, in)} that `fine_tune` would start from; the model is itself again afterwards."""
+    names = target_names(model, settings.modules)
+    with _lora_layers(model, names, settings, _initial_A(model, names, settings, A_init)) as attached:
+        return {name: update.A for name, update in attached.read().items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Attached:
     """What a training changes: LoRA layers, or the weights themselves.

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -21,8 +22,9 @@ from .diagnostics import chance_overlap, log_column_norms, magnitude_variance, s
 from .embedded_models import EMBEDDED
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
-from .evaluation import EncodedTask, Estimate, encode_task, evaluate, own_head
+from .evaluation import EncodedTask, Estimate, encode_task, estimate, evaluate, own_head
 from .features import Features, reading_features
+from .intervals import Recovered, gap_recovered
 from .lab import Lab, Plan
 from .methods import METHODS
 from .models import linear_layers, working_copy
@@ -30,14 +32,17 @@ from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
 from .pools import POOLS, SHIPPED, assets_folder, load_pool
 from .reading import READ_LENGTH, TEXTS, Progress, Reading, texts_for
-from .search import averages, best_scalings, read_table
+from .search import ALONE, BASE, CONTENDERS, averages, best_scalings, marks_of, read_table, unpacked
 from .tasks import DEFAULT_TASKS, Task
+from .training import TrainingSettings
 
 KEPT_MOMENTS = 4
 """Values of k whose second moments are kept: tens of MB each."""
 KEPT_POOLS = 64
 """Pools of visitors that are kept; the oldest goes."""
 FALLBACK_SCALING = 0.5
+PLAIN = "task_arithmetic"
+"""The plain sum, by which a pool's hardness is told."""
 NO_TEXTS = "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
 
 
@@ -127,6 +132,7 @@ class Workbench:
         self.overlaps = lru_cache(maxsize=KEPT_POOLS)(self._overlaps)
         self._pool_warnings = lru_cache(maxsize=KEPT_POOLS)(lambda pool: compatibility(self.adapters(pool)).warnings)
         self.sweep = lru_cache(maxsize=KEPT_POOLS)(self._sweep)
+        self._known_tests = lru_cache(maxsize=KEPT_POOLS)(self._tests)
         self.defaults = lru_cache(maxsize=1024)(self._defaults)
         self._separated = lru_cache(maxsize=32)(self._orthogonalized)
         self._updates = lru_cache(maxsize=32)(self._decoupled)
@@ -212,19 +218,78 @@ class Workbench:
         return sorted({module for adapter in self.adapters(pool) for module in adapter.deltas})
 
     def _references(self, pool: str) -> pd.DataFrame:
-        rows = []
+        table = self._known_tests(pool)
+        base, alone = ({r.task: unpacked(r) for r in table[table.method == end].itertuples()} for end in (BASE, ALONE))
+        rows: list[tuple[Any, ...]] = []
         for adapter in self.adapters(pool):
-            if not self.measured(pool):
-                rows.append((adapter.task, float("nan"), float("nan"), 0))
-                continue
-            measured = adapter.metadata["test_accuracy"]
-            rows.append((adapter.task, measured["base"], measured["adapter"], adapter.metadata["rows"]["test"]))
-        return pd.DataFrame(rows, columns=["task", "base", "single", "rows"])
+            nan, own = float("nan"), dict(adapter.metadata.get("test_marks") or {})
+            marks = base.get(adapter.task, own.get("base", "")), alone.get(adapter.task, own.get("adapter", ""))
+            measured = dict.fromkeys(("base", "adapter"), nan)
+            if self.measured(pool):
+                measured = adapter.metadata["test_accuracy"]
+            count = adapter.metadata["rows"]["test"] if self.measured(pool) else 0
+            rows.append((adapter.task, measured["base"], measured["adapter"], count, *marks))
+        return pd.DataFrame(rows, columns=["task", "base", "single", "rows", "base_marks", "single_marks"])
+
+    def _tests(self, pool: str) -> pd.DataFrame:
+        """Return the shipped test results of a pool; empty for one that does not ship."""
+        return read_table(self.tables / f"test_{pool}.csv")
+
+    def shipped(self, settings: Settings, limit: int) -> list[Estimate]:
+        """Return a merge's accuracy from the shipped test results, if it is in them with enough rows; else nothing."""
+        point = self._contender(settings)
+        if point is None or settings.pool not in self.pools:
+            return []
+        table = self._known_tests(settings.pool)
+        table = table[(table.method == point[0]) & np.isclose(table.scaling, point[1])]
+        marks = {str(row.task): unpacked(row) for row in table.itertuples()}
+        sizes = {row.task: row.rows for row in self.references(settings.pool).itertuples()}
+        if set(marks) != set(sizes) or any(len(marks[task]) < min(limit, rows) for task, rows in sizes.items()):
+            return []
+        return [estimate(task, marks[task][:limit]) for task in sizes]
+
+    def _contender(self, settings: Settings) -> tuple[str, float] | None:
+        """Return (name in `merging.search.CONTENDERS`, scaling) of a merge at the defaults of everything else; None for any other."""
+        params = dict(settings.params)
+        scaling = float(params.pop("scaling", 1.0))
+        defaults = {param.name: param.default for param in METHODS[settings.method].params}
+        if set(settings.weights) != {1.0} or settings.seed or any(defaults[name] != value for name, value in params.items()):
+            return None
+        if needs_data(settings) and settings.k != TrainingSettings().k:
+            return None
+        spec = METHODS[settings.method]
+        mine = (settings.mu, settings.orthogonalize, settings.decouple)
+        if settings.orthogonalize != "off" and settings.penalty != self.penalty(settings.orthogonalize):
+            return None
+        for name, contender in CONTENDERS.items():
+            plugins = {"soft_osrm": 0.0, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple} | dict(contender.plugins)
+            if contender.method == settings.method and mine == tuple(plugins.values()):
+                return name, scaling
+        return None
+
+    def hardness(self, pool: str) -> Recovered | None:
+        """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not measured."""
+        test, validation = self._known_tests(pool), read_table(self.tables / f"sweep_{pool}.csv")
+        best = best_scalings(validation).get(PLAIN)
+        mine = marks_of(test, PLAIN, best) if best is not None and len(test) else {}
+        if not mine:
+            return None
+        rows = max(len(values) for values in mine.values())
+        return gap_recovered(marks_of(test, BASE, rows=rows), marks_of(test, ALONE, rows=rows), mine)
+
+    def help(self, pool: str) -> str:
+        """Return what a pool teaches, in a sentence; nothing for a visitor's own."""
+        return SHIPPED[pool].help if pool in self.pools else ""
+
+    def starts(self, pool: str) -> set[str]:
+        """Return how the A's of a pool's adapters started, as far as they record it: "default", "gaussian", "osrm" .."""
+        recorded = [adapter.metadata.get("training") for adapter in self.adapters(pool)]
+        return {str(training["init"]) for training in recorded if training}
 
     def _sweep(self, pool: str) -> pd.DataFrame:
-        """Return the shipped validation sweep: method, scaling, average, low, high."""
+        """Return the shipped validation sweep: method, scaling, average, low, high; base and adapters alone are methods in it."""
         measured = averages(read_table(self.tables / f"sweep_{pool}.csv"))
-        return measured[measured.method.isin(METHODS)]
+        return measured[measured.method.isin([*METHODS, BASE, ALONE])]
 
     def _defaults(self, pool: str, method: str) -> dict[str, Any]:
         """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
@@ -416,7 +481,7 @@ class Workbench:
         while reading.features is None:
             reading.step()
         # a cache of its own, so that the moments of every k ever asked for do not pile up
-        return replace(reading.features.first(k), _cache={})
+        return reading.features.first(k)
 
     def _reading(self, k: int) -> Reading:
         return self._readings[texts_for(k)]

@@ -1,1 +1,1 @@
-"""How every shipped table was made; the app reads the tables, and nothing of it imports this but the command line."""
+"""How every shipped table was made; the app reads the tables, and only the command line and its reports import this."""

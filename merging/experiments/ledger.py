@@ -59,6 +59,14 @@ class Ledger:
             (rows if old.empty else pd.concat([old, rows])).to_csv(temporary, index=False)
             temporary.replace(self.path(name))
 
+    def replace(self, name: str, rows: pd.DataFrame) -> None:
+        """Write a table anew: what is made of the others."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._lock(name)):
+            temporary = self.path(name).with_suffix(".tmp")
+            rows.to_csv(temporary, index=False)
+            temporary.replace(self.path(name))
+
     @contextmanager
     def claim(self, work: str) -> Iterator[bool]:
         """Yield whether this process may do a piece of work: False while another one is at it. A process that dies lets go of it."""

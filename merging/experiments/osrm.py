@@ -1,62 +1,94 @@
-"""mergescope experiment osrm: how much of OSRM's gain is its subspace, and how much is that each task has an own A?
+"""mergescope experiment osrm: of what OSRM gains over its own baseline, how much is scale, how much an own A, how much the data?
 
-Six ways to start A, otherwise equal runs: PEFT's default and random orthonormal rows, each with one seed for all tasks and with
-an own seed per task; OSRM from full second moments and as released (task means). Every set of adapters is merged with the
-same methods at the scaling that is best on validation, and compared on the same test rows.
+Eight ways to start A (`merging.variants`), otherwise equal runs, in several repetitions. Every set of adapters is merged with the same
+methods over a grid of scalings on validation, and tested at 0.3, at 1 and at its best. Then further axes, each on one pair of arms and in
+the first repetition only: number of tasks, k, rank, epochs, frozen A.
 
-Every table is long, is appended to as results come, and is valid while incomplete; what exists is not computed again.
+Tables (``osrm_<name>.csv``) are long and whole while incomplete; what is in them is not done again, and several processes share the
+work: each skips what another one is at. See `merging.experiments.osrm_summary` for what is made of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..adapter import METADATA_FILE, Adapter, Head
+from ..adapter import METADATA_FILE, Adapter
 from ..diagnostics import interference
 from ..errors import MergeError
-from ..evaluation import EncodedTask, encode_task
-from ..features import Features, collect_features
-from ..search import CONTENDERS, Values, append, as_rows, best_scalings, bootstrapped, grid, measure, pack, read_table, unpack
+from ..evaluation import EncodedTask, encode_task, own_head
+from ..features import Features
+from ..pools import TRAINING, assets_folder, collect_for_osrm, settings_of
+from ..search import ALONE, BASE, CONTENDERS, as_rows, best_scalings, grid, measure, scalings_on_test
 from ..tasks import DEFAULT_TASKS, Task
-from ..training import TrainingSettings, fine_tune, osrm_start, probe, target_names
+from ..training import TrainingSettings, fine_tune, osrm_start, starting_A, target_names
+from ..variants import BASELINE, VARIANTS
+from .ledger import Ledger
+from .osrm_summary import summarise
 
-METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "do_merging", "soft_osrm")
+METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "tsv", "do_merging", "soft_osrm")
+PAIR = (BASELINE, "osrm")
+ARM = "arm"
+"""What stands in the column axis for the arms themselves."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to start A."""
+class Axis:
+    """One thing that is varied around the arms, in the first repetition.
+
+    Attributes
+    ----------
+    name : "tasks" (the first so many), "epochs" (of one run, as it is after so many), or "k", "rank", "freeze_A" of the training
+    methods : that the sets along it are merged with
+    """
 
     name: str
-    title: str
-    init: str
-    shared_seed: bool = False
-    pooling: str = "token"
+    values: tuple[float, ...]
+    variants: tuple[str, ...] = PAIR
+    methods: tuple[str, ...] = ("task_arithmetic",)
 
-    def seed(self, task: int, repetition: int) -> int:
-        """Return the seed of the run of one task (its place) in one repetition."""
-        return 1000 * (repetition + 1) + (0 if self.shared_seed else task + 1)
+    def settings(self, training: TrainingSettings, value: float) -> TrainingSettings:
+        """Return the training at one value; alpha goes with the rank, so that alpha / rank stays."""
+        number = int(value)
+        if self.name == "rank":
+            return replace(training, rank=number, alpha=training.alpha / training.rank * number)
+        if self.name == "epochs":
+            epochs = tuple(int(value) for value in self.values)
+            return replace(training, epochs=max(epochs), checkpoints=epochs)
+        if self.name == "tasks":
+            return training
+        changed: dict[str, Any] = {self.name: bool(number) if self.name == "freeze_A" else number}
+        return replace(training, **changed)
 
 
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant("default_shared", "PEFT default, one seed", "default", shared_seed=True),
-        Variant("default_own", "PEFT default, own seeds", "default"),
-        Variant("orthonormal_shared", "random orthonormal, one seed", "orthonormal", shared_seed=True),
-        Variant("orthonormal_own", "random orthonormal, own seeds", "orthonormal"),
-        Variant("osrm", "OSRM, full second moment", "osrm"),
-        Variant("osrm_official", "OSRM, as released", "osrm", pooling="official"),
-    )
-}
+@dataclass(frozen=True)
+class AdapterSet:
+    """One set of adapters, a task each: an arm in one repetition, or an arm at one value of an axis."""
+
+    variant: str
+    repetition: int = 0
+    axis: str = ARM
+    value: float = 0.0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The columns that say which set a row is of."""
+        return asdict(self)
+
+    @property
+    def name(self) -> str:
+        """The folder of its adapters, below that of the experiment."""
+        arm = self.axis in (ARM, "tasks")
+        return f"{self.variant}{'' if arm else f'@{self.axis}={self.value:g}'}/{self.repetition}"
+
+    def __str__(self) -> str:
+        return f"{self.variant}{'' if self.axis == ARM else f', {self.axis} {self.value:g}'}, repetition {self.repetition}"
 
 
 @dataclass(frozen=True)
@@ -65,41 +97,67 @@ class Experiment:
 
     Attributes
     ----------
-    training : everything but init and seed, which the variants set
-    learning_rates : further axis, with ``axis_variants`` in the first repetition only
+    training : everything but what the variants and axes set
     """
 
-    tasks: tuple[str, ...] = tuple(DEFAULT_TASKS)
+    tasks: tuple[str, ...] = DEFAULT_TASKS
     variants: tuple[str, ...] = tuple(VARIANTS)
-    repetitions: tuple[int, ...] = (0, 1)
-    training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=2, rows=1000, validation_rows=300, learning_rate=4e-3, max_length=64)
-    )
+    repetitions: tuple[int, ...] = (0, 1, 2, 3)
+    training: TrainingSettings = TRAINING
     methods: tuple[str, ...] = METHODS_COMPARED
-    scalings: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
+    scalings: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.3)
     validation_rows: int = 100
-    test_rows: int = 400
-    learning_rates: tuple[float, ...] = (2e-3,)
-    axis_variants: tuple[str, ...] = ("default_shared", "orthonormal_own", "osrm")
+    test_rows: int = 200
+    axes: tuple[Axis, ...] = (
+        Axis("tasks", (2, 3, 4, 5, 6, 7, 8), methods=("task_arithmetic", "do_merging")),
+        Axis("k", (10, 50, 100, 500), ("osrm",)),
+        Axis("rank", (4, 8, 16)),
+        Axis("freeze_A", (0, 1)),
+        Axis("epochs", (1, 3, 6)),
+    )
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """2, 3 .. all tasks."""
-        return tuple(range(2, len(self.tasks) + 1))
+    def home(self, axis: str) -> float | None:
+        """Return the value of an axis at which the arms themselves are; None where no arm is on it."""
+        if axis == "tasks":
+            return float(len(self.tasks))
+        # the arms' schedule ends after their own epochs, a checkpoint's does not
+        return None if axis == "epochs" else float(getattr(self.training, axis))
+
+    def parts(self) -> Iterator[list[AdapterSet]]:
+        """Yield the sets in the order in which they are worth having: a whole first repetition, the axes, the other repetitions."""
+        for repetition in self.repetitions:
+            yield [AdapterSet(variant, repetition) for variant in self.variants]
+            if repetition == 0:
+                points = [(axis, value) for axis in self.axes for value in axis.values if value != self.home(axis.name)]
+                yield [AdapterSet(variant, 0, axis.name, float(value)) for axis, value in points for variant in axis.variants]
+
+    def settings(self, which: AdapterSet, task: str) -> TrainingSettings:
+        """Return the settings of one run."""
+        training = self.training
+        for axis in self.axes:
+            training = axis.settings(training, which.value) if axis.name == which.axis else training
+        return VARIANTS[which.variant].settings(training, self.tasks.index(task), which.repetition)
+
+    def tasks_of(self, which: AdapterSet) -> tuple[str, ...]:
+        """Return the tasks of a set."""
+        return self.tasks[: int(which.value)] if which.axis == "tasks" else self.tasks
+
+    def methods_of(self, which: AdapterSet) -> tuple[str, ...]:
+        """Return the methods that a set is merged with."""
+        return next((axis.methods for axis in self.axes if axis.name == which.axis), self.methods)
 
 
 QUICK = Experiment(
-    tasks=("sms_spam", "movie"),
+    tasks=("trec", "sms_spam", "movie"),
     repetitions=(0,),
-    training=TrainingSettings(epochs=1, rows=96, validation_rows=32, learning_rate=2e-3, max_length=32, k=10),
+    training=replace(TRAINING, epochs=1, rows=48, validation_rows=16, learning_rate=4e-3, max_length=16, k=10),
     methods=("task_arithmetic", "regmean"),
-    scalings=(0.4, 1.0),
+    scalings=(0.3, 1.0),
     validation_rows=16,
     test_rows=24,
-    learning_rates=(4e-3,),
-    axis_variants=("osrm",),
+    axes=(Axis("tasks", (2, 3)), Axis("k", (5, 10), ("osrm",)), Axis("epochs", (1, 2), ("osrm",))),
 )
-"""The same from end to end in a minute or two: for tests, not for conclusions."""
+"""The same from end to end in a minute or so: for tests, not for conclusions."""
 
 
 class OsrmExperiment:
@@ -108,147 +166,159 @@ class OsrmExperiment:
     Parameters
     ----------
     model, tokenizer : see `merging.models.load_base`
-    adapters : folder of the trained adapters, ``<variant>/<repetition>/<task>``
-    tables : folder of the tables ``osrm_*.csv``
+    adapters : folder of the trained adapters, ``<variant>[@<axis>=<value>]/<repetition>/<task>``
+    tables : folder of the tables: ``runs``, ``interference``, ``sweep`` (validation), ``test`` (with the base under the adapters' heads and
+        each adapter alone) and the summaries
+    pools : folder of the shipped pools, from which adapters with the very settings of a run are taken; None = assets/adapters
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, experiment: Experiment, adapters: Path, tables: Path) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, experiment: Experiment, adapters: Path, tables: Path, pools: Path | None = None
+    ) -> None:
         if len(set(experiment.tasks)) != len(experiment.tasks) or len(experiment.tasks) < 2:
             raise MergeError("The experiment needs two or more different tasks: OSRM keeps each task's A away from the others'.")
         self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
-        self.adapters, self.tables = adapters, tables
+        self.adapters, self.pools = adapters, pools or assets_folder() / "adapters"
+        self.ledger = Ledger(tables, "osrm")
+        # claims leave files behind, which have no place among the tables
+        self.claims = Ledger(adapters / "claims", "osrm")
         self.modules = target_names(model, experiment.training.modules)
         self._features: dict[int, Features] = {}
-        self._probes: dict[str, Head] = {}
         self._encoded: dict[tuple[str, str], EncodedTask] = {}
 
     def everything(self) -> Iterator[str]:
-        """Train and merge, one repetition after the other and the further axis last; the summaries are written after each."""
-        further: list[tuple[str, float | None]] = [
-            (name, rate) for rate in self.experiment.learning_rates for name in self.experiment.axis_variants
-        ]
-        start: list[tuple[str, float | None]] = [(name, None) for name in self.experiment.variants]
-        parts = [(repetition, start) for repetition in self.experiment.repetitions]
-        if 0 in self.experiment.repetitions:
-            parts.append((0, further))
-        for repetition, planned in parts:
-            # a set whose results are all in the tables needs its adapters no more
-            sets = [
-                (name, rate)
-                for name, rate in planned
-                if not self._finished(axis_name(name, rate), repetition, fewer=rate is None)
-            ]
-            yield from self.train(sets, repetition)
-            for name, rate in sets:
-                yield from self.merges(axis_name(name, rate), repetition, fewer=rate is None)
-            summarise(self.tables)
-        yield f"tables in {self.tables}"
+        """Train, merge and summarise whatever is lacking and not claimed by another process."""
+        busy = True
+        while busy:  # once more: what another process held then may be free now
+            busy = False
+            for sets in self.experiment.parts():
+                for which in sets:
+                    for line in self.work(which):
+                        busy = True
+                        yield line
+                if busy:
+                    summarise(self.ledger)
+        summarise(self.ledger)
+        lacking = sum(not self.finished(which) for sets in self.experiment.parts() for which in sets)
+        more = f", without {lacking} sets that other processes are at" if lacking else ""
+        yield f"tables in {self.ledger.folder}{more}"
+
+    def work(self, which: AdapterSet) -> Iterator[str]:
+        """Train what one set lacks, then merge it if it is whole."""
+        if self.finished(which):  # its adapters are needed no more
+            return
+        for task in self.experiment.tasks_of(which):
+            with self.claims.claim(f"train {_run(which)} {task}") as mine:
+                if mine:
+                    yield from self._train(which, task)
+        if all(self._trained(which, task) for task in self.experiment.tasks_of(which)):
+            yield from self._merges(which)
+
+    def finished(self, which: AdapterSet) -> bool:
+        """Tell whether everything about a set is in the tables."""
+        if which.axis == ARM and self.ledger.lacks("interference", **which.key):
+            return False
+        tasks = self.experiment.tasks_of(which)
+        if which.axis != "tasks" and any(self.ledger.lacks("runs", **which.key, task=task) for task in tasks):
+            return False
+        return not any(self._missing(which, method) for method in self.experiment.methods_of(which))
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def train(self, sets: Sequence[tuple[str, float | None]], repetition: int) -> Iterator[str]:
-        """Fine-tune the adapters of (variant, learning rate or None) that are not there yet, noted in ``osrm_runs.csv``."""
-        for place, task in enumerate(self.experiment.tasks):
-            for name, rate in sets:
-                variant = VARIANTS[name]
-                settings = replace(
-                    self.experiment.training,
-                    init=variant.init,
-                    pooling=variant.pooling,
-                    seed=variant.seed(place, repetition),
-                    learning_rate=rate or self.experiment.training.learning_rate,
-                )
-                yield from self._run(axis_name(name, rate), repetition, task, settings)
+    def folder(self, which: AdapterSet, task: str) -> Path:
+        """Return where one adapter is, or is to be kept: that of a shipped pool, if it was trained in the very same way."""
+        pool = VARIANTS[which.variant].pool
+        metadata = self.pools / str(pool) / task / METADATA_FILE
+        if pool and metadata.exists() and settings_of(json.loads(metadata.read_text())) == self.experiment.settings(which, task):
+            return metadata.parent
+        return self.adapters / which.name / task
 
-    def _run(self, variant: str, repetition: int, task: str, settings: TrainingSettings) -> Iterator[str]:
-        folder = self.folder(variant, repetition, task)
+    def _trained(self, which: AdapterSet, task: str) -> bool:
+        there = (self.folder(which, task) / METADATA_FILE).exists()
+        return there and (which.axis == "tasks" or not self.ledger.lacks("runs", **which.key, task=task))
+
+    def _train(self, which: AdapterSet, task: str) -> Iterator[str]:
+        """Fine-tune one adapter that is not there yet, and note in ``osrm_runs.csv`` what it can do alone."""
+        settings, folder = self.experiment.settings(which, task), self.folder(which, task)
+        start = osrm_start(self.features(settings.k), task, settings, self.modules) if settings.init == "osrm" else None
         if not (folder / METADATA_FILE).exists():
-            features = self.features(settings.k) if settings.init == "osrm" else None
-            start = osrm_start(features, task, settings, self.modules) if features else None
-            *_, last = fine_tune(self.model, self.tokenizer, Task.load(task), settings, start, self._probe(task))
-            assert last.adapter is not None
-            replace(last.adapter, metadata=dict(last.adapter.metadata) | {"seconds": last.seconds}).save(folder)
-        if self._lacks("runs", variant=variant, repetition=repetition, task=task):
-            adapter = Adapter.load(folder)
-            [marks] = measure(self.model, self.tokenizer, adapter, [self.encoded(task, "test")]).values()
-            drift = adapter.metadata["drift"]
-            row = {
-                "variant": variant, "repetition": repetition, "task": task, "seed": settings.seed,
-                "learning_rate": settings.learning_rate, "validation": adapter.metadata["validation_accuracy"],
-                "correct": marks.count("1"), "total": len(marks), "hits": pack(marks),
-                "drift_frobenius": drift["frobenius"], "drift_procrustes": drift["procrustes"],
-                "norm": sum(update.norm() ** 2 for update in adapter.deltas.values()) ** 0.5,
-                "seconds": round(adapter.metadata["seconds"], 1), "settings": json.dumps(asdict(settings)),
-            }  # fmt: skip
-            self._append("runs", pd.DataFrame([row]))
-            yield f"{variant} {repetition} {task}: {row['correct']} of {row['total']} right alone, {row['seconds']:.0f} s"
+            for progress in fine_tune(self.model, self.tokenizer, Task.load(task), settings, start):
+                if progress.checkpoint is not None:
+                    at = replace(which, value=float(progress.epoch + 1))
+                    _save(progress.checkpoint, self.folder(at, task), progress.seconds)
+            if not settings.checkpoints:
+                assert progress.adapter is not None
+                _save(progress.adapter, folder, progress.seconds)
+        if which.axis != "tasks" and self.ledger.lacks("runs", **which.key, task=task):
+            row = self._run_row(which, task, settings, starting_A(self.model, settings, start))
+            self.ledger.append("runs", pd.DataFrame([row]))
+            yield f"{which} {task}: {row['correct']} of {row['total']} right alone, {row['base_correct']} with its head only"
+
+    def _run_row(self, which: AdapterSet, task: str, settings: TrainingSettings, A: Mapping[str, Any]) -> dict[str, Any]:
+        adapter = Adapter.load(self.folder(which, task))
+        encoded, heads = [self.encoded(task, "test")], {task: own_head(adapter)}
+        right = {}
+        for name, subject in ((BASE, None), (ALONE, adapter)):
+            marks = measure(self.model, self.tokenizer, subject, encoded, bf16=True, heads=heads)
+            right[name] = marks[task].count("1")
+            if self.ledger.lacks("test", **which.key, method=name, task=task):
+                self.ledger.append("test", as_rows(marks, name, 0.0).assign(**which.key))
+        metadata, norms = adapter.metadata, [float(rows.norm(dim=1).mean()) for rows in A.values()]
+        relative = list(metadata["relative_norms"].values())
+        return which.key | {
+            "task": task, "seed": settings.seed, "validation": metadata["validation_accuracy"], "correct": right[ALONE],
+            "base_correct": right[BASE], "total": len(encoded[0].labels), "drift_frobenius": metadata["drift"]["frobenius"],
+            "drift_procrustes": metadata["drift"]["procrustes"],
+            "norm": sum(update.norm() ** 2 for update in adapter.deltas.values()) ** 0.5,
+            "relative_norm": sum(relative) / len(relative), "row_norm": sum(norms) / len(norms),
+            "seconds": round(float(metadata.get("seconds", "nan")), 1), "settings": json.dumps(asdict(settings)),
+        }  # fmt: skip
 
     def features(self, k: int) -> Features:
         """Return the features of the first ``k`` training texts of each task."""
         if k not in self._features:
-            texts = {task: Task.load(task).train.texts[:k] for task in self.experiment.tasks}
-            length = self.experiment.training.max_length or 128
-            self._features[k] = collect_features(
-                self.model, self.tokenizer, texts, k, self.modules, max_length=length, keep_tokens=False
-            )
+            settings = replace(self.experiment.training, k=k)
+            self._features[k] = collect_for_osrm(self.model, self.tokenizer, self.experiment.tasks, settings)
         return self._features[k]
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def merges(self, variant: str, repetition: int, fewer: bool) -> Iterator[str]:
-        """Merge one set of adapters: sweep on validation, test at the best scaling, interference, and ``fewer`` tasks."""
-        adapters = [Adapter.load(self.folder(variant, repetition, task)) for task in self.experiment.tasks]
-        key = {"variant": variant, "repetition": repetition}
-        if self._lacks("interference", **key):
-            measured = interference(adapters, self.features(self.experiment.training.k))
-            pairs = measured.groupby(["source", "target"], sort=False).ratio.mean().reset_index()
-            self._append("interference", pairs.assign(**key))
-        for method in self.experiment.methods:
-            yield from self._sweep(adapters, method, key)
-        if fewer:
-            yield from self._fewer(adapters, key)
+    def _merges(self, which: AdapterSet) -> Iterator[str]:
+        """Merge one set with every method, and measure the interference of an arm."""
+        adapters = [Adapter.load(self.folder(which, task)) for task in self.experiment.tasks_of(which)]
+        if which.axis == ARM:
+            with self.claims.claim(f"interference {which.name}") as mine:
+                if mine and self.ledger.lacks("interference", **which.key):
+                    measured = interference(adapters, self.features(self.experiment.training.k))
+                    pairs = measured.groupby(["source", "target"], sort=False).ratio.mean().reset_index()
+                    self.ledger.append("interference", pairs.assign(**which.key))
+        for method in self.experiment.methods_of(which):
+            with self.claims.claim(f"merge {which} {method}") as mine:
+                if mine:
+                    yield from self._sweep(which, adapters, method)
 
-    def _sweep(self, adapters: Sequence[Adapter], method: str, key: Mapping[str, Any]) -> Iterator[str]:
-        for scaling in grid(method, self.experiment.scalings):
-            if self._lacks("sweep", **key, method=method, scaling=scaling):
-                marks = self._merge(adapters, method, scaling, "validation")
-                self._append("sweep", as_rows(marks, method, scaling).drop(columns="hits").assign(**key))
-        best = self._best(method, key)
-        if self._lacks("test", **key, method=method, scaling=best):
-            rows = as_rows(self._merge(adapters, method, best, "test"), method, best)
-            self._append("test", rows.assign(**key))
-            yield f"{key['variant']} {key['repetition']} {method} at {best:g}: {(rows.correct / rows.total).mean():.3f}"
+    def _sweep(self, which: AdapterSet, adapters: Sequence[Adapter], method: str) -> Iterator[str]:
+        while missing := self._missing(which, method):
+            split, scaling = missing[0]
+            contender = CONTENDERS[method]
+            features = self.features(self.experiment.training.k) if "data" in contender.needs else None
+            tasks = [self.encoded(adapter.task, split) for adapter in adapters]
+            merged = contender.merge(adapters, scaling, features)
+            rows = as_rows(measure(self.model, self.tokenizer, merged, tasks, bf16=True), method, scaling)
+            kept = rows if split == "test" else rows.drop(columns="hits")
+            self.ledger.append("test" if split == "test" else "sweep", kept.assign(**which.key))
+            if split == "test":
+                yield f"{which} {method} at {scaling:g}: {(rows.correct / rows.total).mean():.3f}"
 
-    def _fewer(self, adapters: Sequence[Adapter], key: Mapping[str, Any]) -> Iterator[str]:
-        """Merge the first 2, 3 .. tasks at the scaling that was best for all of them."""
-        for method in self.experiment.methods:
-            best = self._best(method, key)
-            for count in self.experiment.counts:
-                if self._lacks("tasks", **key, method=method, count=count):
-                    rows = as_rows(self._merge(adapters[:count], method, best, "validation"), method, best)
-                    self._append("tasks", rows.drop(columns="hits").assign(**key, count=count))
-                    yield f"{key['variant']} {key['repetition']} {method}, {count} tasks: {(rows.correct / rows.total).mean():.3f}"
-
-    def _merge(self, adapters: Sequence[Adapter], method: str, scaling: float, split: str) -> dict[str, str]:
-        contender = CONTENDERS[method]
-        features = self.features(self.experiment.training.k) if "data" in contender.needs else None
-        tasks = [self.encoded(adapter.task, split) for adapter in adapters]
-        return measure(self.model, self.tokenizer, contender.merge(adapters, scaling, features), tasks)
-
-    def _best(self, method: str, key: Mapping[str, Any]) -> float:
-        table = self.table("sweep")
-        mine = table[(table.variant == key["variant"]) & (table.repetition == key["repetition"]) & (table.method == method)]
-        return best_scalings(mine)[method]
-
-    # -- shared --------------------------------------------------------------------------------------------------------
-
-    def folder(self, variant: str, repetition: int, task: str) -> Path:
-        """Return where one adapter is kept."""
-        return self.adapters / variant / str(repetition) / task
-
-    def table(self, name: str) -> pd.DataFrame:
-        """Return ``osrm_<name>.csv`` as far as it is."""
-        return read_table(self.tables / f"osrm_{name}.csv")
+    def _missing(self, which: AdapterSet, method: str) -> list[tuple[str, float]]:
+        """Return the (split, scaling) that the tables lack: the grid on validation, and then the tested ones."""
+        key = which.key | {"method": method}
+        lacking = [s for s in grid(method, self.experiment.scalings) if self.ledger.lacks("sweep", **key, scaling=float(s))]
+        if lacking:
+            return [("validation", scaling) for scaling in lacking]
+        best = best_scalings(self.ledger.rows("sweep", **key))[method]
+        tested = scalings_on_test(method, best)
+        return [("test", scaling) for scaling in tested if self.ledger.lacks("test", **key, scaling=float(scaling))]
 
     def encoded(self, task: str, split: str) -> EncodedTask:
         """Return a split of a task, tokenised once."""
@@ -258,90 +328,11 @@ class OsrmExperiment:
             self._encoded[task, split] = encode_task(self.tokenizer, loaded, split, limit, self.experiment.training.max_length)
         return self._encoded[task, split]
 
-    def _probe(self, task: str) -> Head:
-        if task not in self._probes:
-            self._probes[task] = probe(self.model, self.tokenizer, Task.load(task), self.experiment.training)
-        return self._probes[task]
 
-    def _finished(self, variant: str, repetition: int, fewer: bool) -> bool:
-        key = {"variant": variant, "repetition": repetition}
-        lacking = [self._lacks("runs", **key, task=task) for task in self.experiment.tasks]
-        lacking += [self._lacks("interference", **key)]
-        lacking += [self._lacks("test", **key, method=method) for method in self.experiment.methods]
-        if fewer:
-            counts = [(method, count) for method in self.experiment.methods for count in self.experiment.counts]
-            lacking += [self._lacks("tasks", **key, method=method, count=count) for method, count in counts]
-        return not any(lacking)
-
-    def _lacks(self, name: str, **key: Any) -> bool:
-        table = self.table(name)
-        for column, value in key.items():
-            if table.empty:
-                return True
-            table = table[table[column] == value]
-        return bool(table.empty)
-
-    def _append(self, name: str, rows: pd.DataFrame) -> None:
-        append(self.tables / f"osrm_{name}.csv", rows)
+def _run(which: AdapterSet) -> str:
+    """Name the training that a set comes from: all epochs come from one."""
+    return f"{which.variant}@epochs/{which.repetition}" if which.axis == "epochs" else which.name
 
 
-EFFECTS = {
-    "own A instead of one seed (PEFT default)": ("default_own", "default_shared"),
-    "own A instead of one seed (orthonormal)": ("orthonormal_own", "orthonormal_shared"),
-    "orthonormal instead of PEFT default (own seeds)": ("orthonormal_own", "default_own"),
-    "OSRM's subspace instead of a random one (own, orthonormal)": ("osrm", "orthonormal_own"),
-    "OSRM against the usual baseline (PEFT default, one seed)": ("osrm", "default_shared"),
-    "OSRM as released instead of a random subspace": ("osrm_official", "orthonormal_own"),
-    "OSRM as released against the usual baseline": ("osrm_official", "default_shared"),
-}
-"""What is compared with what: each line changes one thing, but for the two against the usual baseline."""
-
-
-def summarise(tables: Path) -> None:
-    """Write averages per variant and method, and the paired differences of `EFFECTS`, from the tables on disk.
-
-    Intervals (95 %) are bootstrapped over the test rows of each task, averaged over the repetitions that there are (``n``).
-    """
-    tested = read_table(tables / "osrm_test.csv")
-    runs = read_table(tables / "osrm_runs.csv").assign(method="single-task")
-    both = pd.concat([frame[["variant", "repetition", "method", "task", "total", "hits"]] for frame in (runs, tested)])
-    complete = both.groupby(["variant", "repetition", "method"]).task.transform("nunique") == both.task.nunique()
-    both = both[complete]
-    summary, effects = [], []
-    for method in both.method.unique():
-        mine = both[both.method == method]
-        for variant in mine.variant.unique():
-            marks = _marks(mine[mine.variant == variant])
-            summary.append((variant, method, len(marks), *bootstrapped(_mean(marks))))
-        for effect, (variant, reference) in EFFECTS.items():
-            one, other = (_marks(mine[mine.variant == name]) for name in (variant, reference))
-            shared = sorted(one.keys() & other.keys())
-            if shared:
-                differences = {r: {task: one[r][task] - other[r][task] for task in one[r]} for r in shared}
-                effects.append((effect, variant, reference, method, len(shared), *bootstrapped(_mean(differences))))
-    columns = ["method", "n", "average", "low", "high"]
-    pd.DataFrame(summary, columns=["variant", *columns]).to_csv(tables / "osrm_summary.csv", index=False)
-    columns = ["effect", "variant", "reference", "method", "n", "difference", "low", "high"]
-    pd.DataFrame(effects, columns=columns).to_csv(tables / "osrm_effects.csv", index=False)
-
-
-Marks = dict[str, Values]
-
-
-def _marks(rows: pd.DataFrame) -> dict[int, Marks]:
-    """Return {repetition: {task: 1.0 or 0.0 per row}}."""
-    found: dict[int, Marks] = {}
-    for row in rows.itertuples():
-        found.setdefault(int(row.repetition), {})[str(row.task)] = unpack(row.hits, row.total)
-    return found
-
-
-def _mean(repetitions: Mapping[int, Marks]) -> list[Values]:
-    """Return, per task, the mean over repetitions of every row."""
-    every = list(repetitions.values())
-    return [np.mean([marks[task] for marks in every], axis=0) for task in every[0]]
-
-
-def axis_name(variant: str, learning_rate: float | None) -> str:
-    """Return what a variant is called in the tables, at another learning rate than the experiment's if one is given."""
-    return variant if learning_rate is None else f"{variant}@{learning_rate:g}"
+def _save(adapter: Adapter, folder: Path, seconds: float) -> None:
+    replace(adapter, metadata=dict(adapter.metadata) | {"seconds": seconds}).save(folder)

@@ -148,8 +148,10 @@ def test_estimates_only_grow_and_end_with_all_rows(model, tokenizer, tasks, adap
 
 
 def test_estimates_are_plain_numbers(model, tokenizer, tasks, adapters) -> None:
-    task, accuracy_, interval, done, total = astuple(next(evaluate(model, tokenizer, adapters[0], tasks[:1])))
+    task, accuracy_, interval, done, total, marks = astuple(next(evaluate(model, tokenizer, adapters[0], tasks[:1])))
     assert [type(value) for value in (task, accuracy_, *interval, done, total)] == [str, float, float, float, int, int]
+    assert (len(marks), len(marks) - marks.count(".")) == (total, done)
+    assert marks.count("1") == round(accuracy_ * done)
 
 
 # -- Wilson's interval -------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from builders import KINDS, QUERY_AND_VALUE, random_adapter, state, tiny_gpt2, t
 from merging import Adapter, LowRank, MergeError, Task, evaluate
 from merging.diagnostics import column_norms, magnitude_variance
 from merging.experiments.full import QUANTILES, column_quantiles, variance_rows
+from merging.experiments.tables import markdown_full
 from merging.full import full_fine_tune
 from merging.models import fingerprint, linear_layers
-from merging.report import markdown_full
 from merging.training import TrainingSettings, fine_tune
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, learning_rate=3e-3)

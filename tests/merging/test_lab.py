@@ -75,7 +75,7 @@ def test_reading_can_be_stopped_and_keeps_nothing(lab: Lab) -> None:
     assert [*lab.reading(PLAN)] == []
 
 
-@pytest.mark.parametrize("variant", ["default_shared", "osrm", "osrm_official"])
+@pytest.mark.parametrize("variant", ["gaussian_shared", "osrm_scaled", "osrm_official"])
 def test_every_task_of_a_plan_gets_an_adapter_that_loads_and_can_be_merged(variant: str, lab: Lab, tmp_path: Path) -> None:
     model, _ = lab.base("minilm", "float32")
     before = state(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def test_unusual_modules_are_a_warning() -> None:
 def test_the_table_has_a_row_per_adapter_and_module() -> None:
     adapters = mixed_pool()
     table = compatibility(adapters).modules
-    assert list(table.columns) == ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm"]
+    assert list(table.columns) == ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm", "relative_norm"]
     assert len(table) == len(adapters) * len(MODULES)
     for adapter in adapters:
         for module, shape in MODULES.items():
@@ -160,6 +161,16 @@ def test_the_table_has_a_row_per_adapter_and_module() -> None:
             assert (row["out"], row["in"]) == shape
             assert row["rank"] == (update.rank if update else 0)
             assert row["norm"] == pytest.approx(float(update.dense().norm()) if update else 0.0, rel=1e-5)
+
+
+def test_the_tables_tell_the_recorded_size_of_an_update() -> None:
+    first, second = mixed_pool()[:2]
+    module = next(iter(first.deltas))
+    report = compatibility([replace(first, metadata={"relative_norms": {module: 0.25}}), second])
+    sizes = report.modules.set_index(["adapter", "module"]).relative_norm
+    assert sizes[first.name, module] == 0.25
+    assert math.isnan(sizes[second.name, next(iter(second.deltas))])
+    assert report.adapters.relative_norm.tolist()[0] == 0.25
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from merging.search import SCALINGS, averages, best_scalings, missing_points, pack, paired_difference, unpack
+from merging.search import SCALINGS, averages, best_scalings, marks_of, missing_points, pack, scalings_on_test, unpack
 
 
 def measured(accuracy: dict[float, int], method: str = "ties") -> pd.DataFrame:
@@ -54,11 +54,15 @@ def test_packed_marks_come_back(marks: str) -> None:
     assert unpack(pack(marks), len(marks)).tolist() == [float(mark) for mark in marks]
 
 
-def test_a_paired_difference_knows_that_rows_are_shared() -> None:
-    # the same 60 rows right in both, 5 more in one: the interval is far narrower than that of two independent proportions
-    better, worse = "1" * 65 + "0" * 35, "1" * 60 + "0" * 40
-    rows = [(m, 1.0, "only", marks.count("1"), 100, pack(marks)) for m, marks in (("a", better), ("b", worse))]
+def test_every_scaled_method_is_tested_at_what_papers_fix_and_at_its_best() -> None:
+    assert scalings_on_test("ties", 0.7) == (0.3, 1.0, 0.7)
+    assert scalings_on_test("ties", 1.0) == (0.3, 1.0)
+    assert scalings_on_test("average", 1.0) == (1.0,)
+
+
+def test_marks_come_back_by_method_scaling_and_task() -> None:
+    rows = [("ties", 0.1 + 0.2, "only", 1, 3, pack("010")), ("ties", 1.0, "only", 3, 3, pack("111"))]
     table = pd.DataFrame(rows, columns=["method", "scaling", "task", "correct", "total", "hits"])
-    difference, low, high = paired_difference(table, "a", "b")
-    assert difference == pytest.approx(0.05)
-    assert 0.0 < low < 0.05 < high < 0.12
+    assert {task: marks.tolist() for task, marks in marks_of(table, "ties", 0.3).items()} == {"only": [0.0, 1.0, 0.0]}
+    assert marks_of(table, "ties", 1.0, rows=2)["only"].tolist() == [1.0, 1.0]
+    assert marks_of(table, "svd", 1.0) == {}

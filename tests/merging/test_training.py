@@ -64,6 +64,56 @@ def test_a_frozen_a_stays_where_it_started(init: str, model, tokenizer, task) ->
         assert distance(free.deltas[module].A, A) > 1e-3
 
 
+def test_gaussian_is_pefts_own_start_bit_for_bit(model, tokenizer, task) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    frozen = trained(model, tokenizer, task, replace(SETTINGS, init="gaussian", freeze_A=True, seed=5))
+    torch.manual_seed(5)
+    config = LoraConfig(r=2, lora_alpha=16, target_modules=["query", "value"], init_lora_weights="gaussian")
+    wrapped = get_peft_model(tiny_model(), config)
+    for module in MODULES:
+        expected = wrapped.base_model.model.get_submodule(module).lora_A["default"].weight
+        assert torch.equal(frozen.deltas[module].A, expected)
+
+
+@pytest.mark.parametrize(("row_norm", "length"), [("gaussian", HIDDEN**0.5 / 2), (1.0, 1.0), (0.3, 0.3)])
+@pytest.mark.parametrize("init", ["gaussian", "orthonormal", "osrm"])
+def test_rows_start_at_the_length_that_is_asked_for(init, row_norm, length, model, tokenizer, task) -> None:
+    settings = replace(SETTINGS, init=init, row_norm=row_norm, freeze_A=True, epochs=1)
+    adapter = trained(model, tokenizer, task, settings, A_init=osrm_A(model, tokenizer) if init == "osrm" else None)
+    for module in MODULES:
+        torch.testing.assert_close(adapter.deltas[module].A.norm(dim=1), torch.full((2,), length), rtol=1e-6, atol=0)
+
+
+def test_checkpoints_are_the_states_of_one_run(model, tokenizer, task) -> None:
+    settings = replace(SETTINGS, epochs=3, checkpoints=(1, 3))
+    steps = list(fine_tune(model, tokenizer, task, settings))
+    found = {step.epoch + 1: step.checkpoint for step in steps if step.checkpoint is not None}
+    assert set(found) == {1, 3}
+    assert found[1].fingerprint != found[3].fingerprint
+    assert found[1].metadata["epoch"] == 1
+    # the run itself is the same with and without them
+    assert steps[-1].adapter.fingerprint == trained(model, tokenizer, task, replace(settings, checkpoints=())).fingerprint
+
+
+def test_a_head_from_scratch_knows_nothing_and_the_probe_does(model, tokenizer, task) -> None:
+    still = replace(SETTINGS, learning_rate=0.0, epochs=1)
+    scratch, probed = (trained(model, tokenizer, task, replace(still, head=head)).head for head in ("scratch", "probe"))
+    assert float(scratch.tensors["weight"].std()) == pytest.approx(0.02, rel=0.3)
+    assert not scratch.tensors["bias"].any()
+    assert torch.equal(scratch.tensors["weight"], trained(model, tokenizer, task, still).head.tensors["weight"])
+    assert distance(probed.tensors["weight"], scratch.tensors["weight"]) > 0.5
+    with pytest.raises(MergeError, match="scratch, probe"):
+        trained(model, tokenizer, task, replace(still, head="magic"))
+
+
+def test_the_size_of_an_update_is_told_in_shares_of_the_base(model, tokenizer, task) -> None:
+    adapter = trained(model, tokenizer, task)
+    for module in MODULES:
+        base = float(model.get_submodule(module).weight.norm())
+        assert adapter.metadata["relative_norms"][module] == pytest.approx(adapter.deltas[module].norm() / base, rel=1e-5)
+
+
 def test_modules_start_apart_from_each_other(model, tokenizer, task) -> None:
     adapter = trained(model, tokenizer, task, replace(SETTINGS, init="orthonormal", freeze_A=True))
     assert distance(adapter.deltas[MODULES[0]].A, adapter.deltas[MODULES[1]].A) > 0.1
@@ -178,7 +228,7 @@ def test_the_adapter_says_what_it_is_and_survives_saving(model, tokenizer, task,
 
 def test_alpha_scales_the_update(model, tokenizer, task) -> None:
     # a frozen A and one step: the gradient of B grows with alpha, Adam's step does not, the folded B does
-    one = replace(SETTINGS, epochs=1, freeze_A=True, batch_size=64, warmup=0.0, alpha=2.0)
+    one = replace(SETTINGS, epochs=1, freeze_A=True, batch_size=64, warmup=0.0, alpha=2.0, head="probe")
     small, large = trained(model, tokenizer, task, one), trained(model, tokenizer, task, replace(one, alpha=8.0))
     for module in MODULES:
         assert distance(large.deltas[module].B, 4.0 * small.deltas[module].B) < 1e-2

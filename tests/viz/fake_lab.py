@@ -10,9 +10,9 @@ import pandas as pd
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.experiments.osrm import VARIANTS
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
+from merging.variants import VARIANTS
 
 KINDS = ("query", "key", "value", "dense")
 WIDTH = 384

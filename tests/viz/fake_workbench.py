@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -95,14 +96,21 @@ TEXTS = 96  # read in batches of 32
 MODULES = 12
 
 
+def drawn(p: float, rows: int) -> str:
+    """Marks of rows of which a share p is right; the easy rows are the same for everybody."""
+    hard = np.random.default_rng(3).permutation(1000)[:rows] / 1000
+    return "".join("1" if place < p else "0" for place in hard)
+
+
 class FakeWorkbench:
     device = "CPU · 2 cores"
     tables = Path("nowhere")
 
     unmeasured: frozenset[str] = frozenset()
+    measured_before: ClassVar[dict] = {}
 
     def __init__(self, pause: float = 0.0) -> None:
-        self.pools = {"default": "PEFT init, own seeds", "default_shared_seed": "PEFT init, one shared seed", "osrm": "OSRM init"}
+        self.pools = {"papers": "As in the papers", "default": "PEFT's default, own seeds", "osrm": "OSRM's init"}
         self.pause = pause
         self.started: list[Settings] = []
         self.texts = 0  # read so far
@@ -139,7 +147,20 @@ class FakeWorkbench:
         return 1.0 if mode == "raw" else 0.1
 
     def references(self, pool: str) -> pd.DataFrame:
-        return pd.DataFrame({"task": list(TITLES), "base": BASE, "single": SINGLE, "rows": 1000})
+        marks = {f"{end}_marks": [drawn(p, 1000) for p in values] for end, values in (("base", BASE), ("single", SINGLE))}
+        return pd.DataFrame({"task": list(TITLES), "base": BASE, "single": SINGLE, "rows": 1000} | marks)
+
+    def help(self, pool: str) -> str:
+        return f"What {pool} teaches."
+
+    def hardness(self, pool: str) -> None:
+        return None
+
+    def starts(self, pool: str) -> set[str]:
+        return {"osrm" if pool == "osrm" else "default"}
+
+    def shipped(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
+        return self.measured_before.get((settings.method, dict(settings.params).get("scaling")), [])
 
     def sweep(self, pool: str) -> pd.DataFrame:
         grid = np.round(np.arange(0.1, 1.05, 0.1), 2)
@@ -203,7 +224,7 @@ class FakeWorkbench:
 
     def overlap(self, settings: Settings, side: str, modules: list[str]) -> tuple[pd.DataFrame, float]:
         rng = np.random.default_rng(len(modules) + ord(side))
-        centre = {"default": 0.03, "default_shared_seed": 0.75, "osrm": 0.12}[settings.pool]
+        centre = {"default": 0.03, "papers": 0.75, "osrm": 0.12}[settings.pool]
         names = list(TITLES)
         rows = [(a, b, float(np.clip(rng.normal(centre, 0.02), 0, 1))) for i, a in enumerate(names) for b in names[i + 1 :]]
         return pd.DataFrame(rows, columns=["adapter_a", "adapter_b", "overlap"]), 8 / WIDTH
@@ -228,7 +249,8 @@ class FakeWorkbench:
                 p = float(np.clip(truth[place] + rng.normal(0, 0.2 / np.sqrt(done)), 0, 1))
                 half = 1.96 * np.sqrt(p * (1 - p) / done + 1 / (4 * done**2))
                 interval = (max(p - half, 0.0), min(p + half, 1.0))
-                yield SimpleNamespace(task=task, accuracy=p, interval=interval, done=done, total=limit)
+                marks = drawn(p, done) + "." * (limit - done)
+                yield SimpleNamespace(task=task, accuracy=p, interval=interval, done=done, total=limit, marks=marks)
 
     def warm_up(self, settings: Settings) -> None:
         pass

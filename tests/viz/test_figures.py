@@ -9,7 +9,7 @@ import pytest
 from fake_workbench import FakeWorkbench
 
 from viz.figures.accuracy import accuracy_per_task
-from viz.figures.experiment import accuracy_per_variant, forest, spread_per_variant
+from viz.figures.experiment import accuracy_per_variant, averages_per_variant, forest, spread_per_variant
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
 from viz.figures.rank import rank_against_k
@@ -60,11 +60,11 @@ def figures() -> dict[str, dict]:
 
 
 def osrm_figures() -> dict[str, dict]:
-    colours, variants = task_colours(TASKS), {"default_shared": "PEFT default", "osrm": "OSRM"}
+    colours, variants = task_colours(TASKS), {"gaussian_shared": "PEFT gaussian", "osrm": "OSRM"}
     steps = pd.DataFrame({"task": TASKS[0], "step": [1, 2], "loss": [0.7, 0.5]})
     epochs = pd.DataFrame({"task": TASKS[0], "step": [2], "validation": [0.8], "frobenius": [0.1], "procrustes": [0.05]})
-    curve = pd.DataFrame({"variant": ["osrm", "osrm", "default_shared"], "scaling": [1.0, 0.5, 0.5], "average": [0.7, 0.8, 0.6]})
-    runs = pd.DataFrame({"variant": ["osrm", "default_shared"], "run": ["a", "b"], "drift": [0.1, 0.2], "rotated": [0.1, 0.15]})
+    curve = pd.DataFrame({"variant": ["osrm", "osrm", "gaussian_shared"], "scaling": [1.0, 0.5, 0.5], "average": [0.7, 0.8, 0.6]})
+    runs = pd.DataFrame({"variant": ["osrm", "gaussian_shared"], "run": ["a", "b"], "drift": [0.1, 0.2], "rotated": [0.1, 0.15]})
     return {
         "spectrum": spectrum(eigenvalues(), 2, "inputs of the others"),
         "seen": seen_by_A(seen_table(), colours),
@@ -73,8 +73,24 @@ def osrm_figures() -> dict[str, dict]:
         "drift": drift_curve(epochs, colours, 4),
         "per variant": accuracy_per_variant(curve, "scaling", variants, "scaling λ"),
         "spread": spread_per_variant(runs, {"drift": "as it is", "rotated": "rotation taken out"}, variants, axis("drift")),
+        "per series": accuracy_per_variant(series_table(), "k", variants, "texts", "average accuracy (test)"),
+        "averages": averages_per_variant(gap_table(), variants, axis("gap recovered")),
         "forest": forest(effects_table(), {"ties": "TIES", "emr": "EMR"}),
     }
+
+
+def series_table() -> pd.DataFrame:
+    rows = [("osrm", "best λ", 10, 0.8), ("osrm", "best λ", 500, 0.82), ("osrm", "λ 1", 10, 0.6), ("osrm", "λ 1", 500, 0.7)]
+    return pd.DataFrame(rows, columns=["variant", "series", "k", "average"])
+
+
+def gap_table() -> pd.DataFrame:
+    rows = [
+        ("osrm", "λ 1", 0.5, 0.4, 0.6, 2),
+        ("osrm", "best λ", 0.7, 0.6, 0.8, 2),
+        ("gaussian_shared", "λ 1", -0.2, -0.4, 0.1, 1),
+    ]
+    return pd.DataFrame(rows, columns=["variant", "series", "value", "low", "high", "n"])
 
 
 def eigenvalues() -> pd.DataFrame:
@@ -87,7 +103,7 @@ def seen_table() -> pd.DataFrame:
 
 def effects_table() -> pd.DataFrame:
     rows = [(effect, method, 2, 0.02, -0.01, 0.05) for effect in ("one thing", "another " * 10) for method in ("ties", "emr")]
-    return pd.DataFrame(rows, columns=["effect", "method", "n", "difference", "low", "high"])
+    return pd.DataFrame(rows, columns=["effect", "series", "n", "difference", "low", "high"])
 
 
 @pytest.fixture(params=sorted(figures()))
@@ -275,7 +291,24 @@ def test_training_curves_stand_still_while_they_fill() -> None:
 
 def test_a_shared_seed_is_dashed() -> None:
     lines = {trace["name"]: trace["line"]["dash"] for trace in osrm_figures()["per variant"]["data"]}
-    assert lines == {"PEFT default": "dash", "OSRM": "solid"}
+    assert lines == {"PEFT gaussian": "dash", "OSRM": "solid"}
+
+
+def test_a_series_has_one_dash_and_one_line_of_the_legend_per_initialisation() -> None:
+    lines = [(trace["y"], trace["line"]["dash"], trace["showlegend"]) for trace in osrm_figures()["per series"]["data"]]
+    assert lines == [([0.8, 0.82], "solid", True), ([0.6, 0.7], "dash", False)]
+
+
+def test_averages_stand_in_the_row_of_their_initialisation_with_their_interval() -> None:
+    figure = averages_per_variant(
+        gap_table(), {"gaussian_shared": "baseline", "osrm": "OSRM", "none": "not measured"}, axis("gap")
+    )
+    assert figure["layout"]["yaxis"]["ticktext"] == ["baseline", "OSRM"]
+    first, second = figure["data"]
+    assert [round(y) for y in first["y"]] == [1, 0]
+    assert [round(y) for y in second["y"]] == [1]
+    np.testing.assert_allclose(first["error_x"]["array"], [0.1, 0.3])
+    np.testing.assert_allclose(first["error_x"]["arrayminus"], [0.1, 0.2])
 
 
 def test_effects_are_points_of_accuracy_with_a_row_each() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench
+from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench, drawn
 
 from merging.errors import MergeError
+from viz.panels import views
 from viz.panels.controls import choose, controls, effective, read
 from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers
 from viz.panels.services import Settings
@@ -136,7 +137,7 @@ def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench)
 
 def test_a_failing_evaluation_is_said_and_can_be_started_again(workbench: FakeWorkbench) -> None:
     def fail(settings: dict[str, Any], limit: int) -> Iterator[Any]:
-        yield SimpleNamespace(task="trec", accuracy=0.8, interval=(0.7, 0.9), done=10, total=100)
+        yield SimpleNamespace(task="trec", accuracy=0.8, interval=(0.7, 0.9), done=10, total=100, marks="")
         raise OSError("no space left")
 
     merge, session = panel(workbench), Session()
@@ -272,17 +273,98 @@ def test_two_sessions_do_not_see_each_other(workbench: FakeWorkbench) -> None:
 # -- verdict -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_verdict_is_the_mean_share_with_a_joint_interval() -> None:
-    references = pd.DataFrame({"task": ["a", "b", "c"], "base": [0.5, 0.6, 0.1], "single": [0.8, 0.9, 0.2]})
-    scores = {"a": Score(0.6, 0.5, 0.7, 100, 100), "b": Score(0.9, 0.86, 0.93, 100, 100)}
+def marks(right: int, rows: int = 100) -> str:
+    return "1" * right + "0" * (rows - right)
+
+
+def test_the_verdict_is_the_mean_gap_recovered_with_a_joint_interval() -> None:
+    ends = {"base_marks": [marks(50), marks(60), marks(10)], "single_marks": [marks(80), marks(90), marks(20)]}
+    references = pd.DataFrame({"task": ["a", "b", "c"], "base": [0.5, 0.6, 0.1], "single": [0.8, 0.9, 0.2]} | ends)
+    scores = {"a": Score(0.6, 0.5, 0.7, 100, 100, marks(60)), "b": Score(0.9, 0.86, 0.93, 100, 100, marks(90))}
     result = summarise(scores, references)
-    assert result.kept == pytest.approx((0.75 + 1) / 2)
+    assert result.recovered == pytest.approx((1 / 3 + 1) / 2)
+    assert result.recovered_low < result.recovered < result.recovered_high
+    assert (result.counted, result.certain) == (2, False)
     assert result.average == pytest.approx(0.75)
     assert result.low == pytest.approx(0.75 - (0.1**2 + 0.04**2) ** 0.5 / 2)
     assert result.high == pytest.approx(0.75 + (0.1**2 + 0.03**2) ** 0.5 / 2)
     assert (result.worst, result.tasks) == ("a", 2)
     assert result.worst_points == pytest.approx(-20)
     assert summarise({}, references) is None
+
+
+def test_base_and_own_adapter_are_measured_on_the_rows_of_the_merge() -> None:
+    # of the four rows that the merge has seen the base gets one right and the adapter three
+    references = pd.DataFrame(
+        {"task": ["a"], "base": [0.9], "single": [0.9], "base_marks": ["10001111"], "single_marks": ["11100000"]}
+    )
+    scores = {"a": Score(0.5, 0.1, 0.9, 4, 8, "1100....")}
+    result = summarise(scores, references)
+    assert (result.base, result.single, result.average) == (0.25, 0.75, 0.5)
+    assert result.worst_points == pytest.approx(-25)
+
+
+@pytest.mark.parametrize(("right", "tone"), [(60, "ms-bad"), (75, "ms-warn"), (95, "ms-good")])
+def test_near_the_base_is_red_whatever_the_average(workbench: FakeWorkbench, right: int, tone: str) -> None:
+    tasks = list(TITLES)
+    ends = {"base_marks": [marks(600, 1000)] * 6, "single_marks": [marks(1000, 1000)] * 6}
+    references = pd.DataFrame({"task": tasks, "base": 0.6, "single": 1.0} | ends)
+    p = right / 100
+    scores = {task: Score(p, p - 0.02, p + 0.02, 1000, 1000, marks(10 * right, 1000)) for task in tasks}
+    run = Run(read(workbench, METHODS, form(workbench)), 1000, tuple(tasks), "now", "done", scores)
+    html = verdict_html(run, None, references, workbench.title)
+    assert f'class="ms-big {tone}" data-value="recovered"' in html
+    early = {task: Score(p, p - 0.1, p + 0.1, 1000, 1000, marks(10 * right, 1000)) for task in tasks}
+    run = Run(run.settings, 1000, tuple(tasks), "now", "running", early)
+    assert f"{tone} ms-unsure" in verdict_html(run, None, references, workbench.title)
+
+
+def shipped_run(p: float) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(task=task, accuracy=p, interval=(p - 0.05, p + 0.05), done=200, total=200, marks=drawn(p, 200))
+        for task in TITLES
+    ]
+
+
+def test_the_page_opens_finished_with_the_plain_sum_pinned(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {("do_merging", 1.0): shipped_run(0.8), ("task_arithmetic", 1.0): shipped_run(0.5)}
+    monkeypatch.setattr(workbench, "measured_before", known)
+    merge, session = panel(workbench), Session()
+    opened = {name: options.get("value") for name, options in choose(workbench, METHODS, "papers", "do_merging").items()}
+    opened |= {"pool": "papers", "method": "do_merging", "k": 100, "seed": 0, "slider_0": 1.0}
+    values, _ = merge.open(session, opened, 200, EVERYWHERE, "")
+    assert 'data-state="done"' in values["verdict"] and "measured before" in values["verdict"]
+    assert [pin.settings.method for pin in session.pins] == ["task_arithmetic"]
+    assert list(merge.evaluate(session)) and workbench.started == []
+    assert "<b>50%</b>" in merge.story() and "<b>80%</b>" in merge.story()
+    # what the visitor wants to see measured is measured
+    session.again()
+    merge.redraw(session, opened, 200, EVERYWHERE)
+    assert "measured before" not in list(merge.evaluate(session))[-1]["verdict"]
+    assert len(workbench.started) == 1
+
+
+def test_without_shipped_results_the_opening_is_measured_and_tells_no_story(workbench: FakeWorkbench) -> None:
+    merge, session = panel(workbench), Session()
+    merge.open(session, form(workbench), 100, EVERYWHERE, "")
+    assert session.pins == [] and merge.story() == ""
+    assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
+
+
+@pytest.mark.parametrize(("pool", "said"), [("osrm", "harmless"), ("papers", "one seed"), ("default", "share hardly any")])
+def test_the_overlap_figure_says_when_overlap_hurts(workbench: FakeWorkbench, pool: str, said: str) -> None:
+    values = panel(workbench).redraw(Session(), form(workbench, pool=pool), 100, EVERYWHERE)
+    assert said in json.loads(values["overlap"])["caption"]
+
+
+def test_base_and_adapters_alone_are_level_lines_in_the_sweep(workbench: FakeWorkbench) -> None:
+    run = Run(read(workbench, METHODS, form(workbench)), 100, tuple(TITLES), "now")
+    sweep = pd.DataFrame(
+        {"method": ["ties", "base", "alone"], "scaling": [1, 0, 0], "average": [0.7, 0.5, 0.9], "low": 0.4, "high": 1.0}
+    )
+    shown = json.loads(sweep_view(METHODS, workbench.references("default"), sweep, run, []))
+    lines = {trace["name"]: trace["y"] for trace in shown["figure"]["data"] if trace["name"] in views.ENDS.values()}
+    assert lines == {"base with the tasks' heads": [0.5, 0.5], "each adapter alone": [0.9, 0.9]}
 
 
 def test_a_run_without_estimates_shows_the_one_before_as_stale(workbench: FakeWorkbench) -> None:

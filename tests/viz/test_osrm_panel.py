@@ -11,8 +11,8 @@ from fake_lab import TEXTS, FakeLab, FakePools, merge, train
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.experiments.osrm import VARIANTS
-from viz.panels.osrm_found import FOUND, Found
+from merging.variants import VARIANTS
+from viz.panels.osrm_found import AXES, FOUND, Found
 from viz.panels.osrm_handlers import SUBSPACE, OsrmHandlers
 from viz.panels.osrm_plan import HELP, read_plan
 from viz.panels.osrm_session import SETS, OsrmSession
@@ -317,30 +317,45 @@ def test_labels_stay_texts(tmp_path: Path) -> None:
 # -- what was found
 
 
+ARM = ("arm", 0.0)
+
+
 def tables(folder: Path) -> Found:
     """A small experiment of two repetitions; the second lacks a task at one point."""
-    sweep, counts, runs, pairs, effects = [], [], [], [], []
-    for variant in (*VARIANTS, "osrm@0.001"):
+    sweep, runs, pairs, effects, summary = [], [], [], [], []
+    for variant in VARIANTS:
         for repetition in (0, 1):
             for task in ("trec", "movie"):
-                runs.append((variant, repetition, task, 0.1, 0.08))
+                runs.append((variant, *ARM, repetition, task, 0.1, 0.08, 1.0, 0.2))
                 for scaling in (0.4, 1.0):
                     if (repetition, task, scaling) != (1, "movie", 1.0):
-                        sweep.append((variant, repetition, "ties", scaling, task, 60 + 10 * repetition, 100))
-                counts.append((variant, repetition, "ties", 2, 0.4, task, 70, 100))
-            pairs += [(variant, repetition, "trec", "movie", 0.5), (variant, repetition, "trec", "trec", 1.0)]
-    for effect in ("own A instead of one seed (PEFT default)", "OSRM's subspace instead of a random one (own, orthonormal)"):
-        for method in ("single-task", "ties"):
-            effects.append((effect, "osrm", "default_own", method, 2, 0.02, -0.01, 0.05))
+                        sweep.append((variant, *ARM, repetition, "ties", scaling, task, 60 + 10 * repetition, 100))
+            pairs += [(variant, *ARM, repetition, "trec", "movie", 0.5), (variant, *ARM, repetition, "trec", "trec", 1.0)]
+        summary += [(*ARM, variant, "ties", at, 2, 0.8, 0.7, 0.9, 0.5, 0.4, 0.6) for at in ("λ 0.3", "λ 1", "best λ")]
+        summary += [(*ARM, variant, "alone", "best λ", 2, 0.9, 0.8, 0.95, None, None, None)]
+    # an axis is another part of the tables, which the arms' figures must not take up
+    sweep.append(("osrm", "k", 10.0, 0, "ties", 0.4, "trec", 0, 100))
+    runs.append(("osrm", "k", 10.0, 0, "trec", 9.0, 9.0, 1.0, 0.2))
+    for name, values in (("tasks", (2, 3)), ("k", (10, 100)), ("rank", (4, 8)), ("epochs", (1, 3)), ("freeze_A", (0, 1))):
+        for value in values:
+            for at in ("λ 0.3", "λ 1", "best λ"):
+                summary.append(
+                    (name, float(value), "osrm", "task_arithmetic", at, 1, 0.7 + value / 1000, 0.6, 0.8, 0.3, 0.2, 0.4)
+                )
+    for effect in ("own A", "the data"):
+        for method, at in (("alone", "best λ"), ("ties", "λ 1"), ("ties", "best λ"), ("emr", "best λ")):
+            effects.append((effect, "osrm", "default_own", method, at, 2, 0.02, -0.01, 0.05))
+    key = "variant axis value repetition"
     for name, made, columns in (
-        ("sweep", sweep, "variant repetition method scaling task correct total"),
-        ("tasks", counts, "variant repetition method count scaling task correct total"),
-        ("runs", runs, "variant repetition task drift_frobenius drift_procrustes"),
-        ("interference", pairs, "variant repetition source target ratio"),
-        ("effects", effects, "effect variant reference method n difference low high"),
+        ("sweep", sweep, f"{key} method scaling task correct total"),
+        ("runs", runs, f"{key} task drift_frobenius drift_procrustes row_norm relative_norm"),
+        ("interference", pairs, f"{key} source target ratio"),
+        ("effects", effects, "effect variant reference method at n difference low high"),
+        ("summary", summary, "axis value variant method at n average low high gap gap_low gap_high"),
+        ("answers", [("task_arithmetic", "The data bring nothing.")], "method answer"),
     ):
         pd.DataFrame(made, columns=columns.split()).to_csv(folder / f"osrm_{name}.csv", index=False)
-    return Found(folder, {"ties": "TIES"})
+    return Found(folder, {"ties": "TIES", "task_arithmetic": "Task Arithmetic"})
 
 
 def test_what_was_found_is_drawn_with_its_repetitions(tmp_path: Path) -> None:
@@ -348,14 +363,42 @@ def test_what_was_found_is_drawn_with_its_repetitions(tmp_path: Path) -> None:
     values = found.views("ties")
     assert set(values) == set(FOUND)
     assert found.methods == [("TIES", "ties")]
+    assert found.sentence.startswith("The data bring nothing. 2 tasks, 8 of 8 starts of A, n = 2 repetitions")
     for name in FOUND:
-        assert "2 repetitions" in caption(values, name)
+        assert ("one repetition" if name in AXES else "2 repetitions") in caption(values, name)
     first = drawn(values, "found_scaling")[0]
     assert first["x"] == [0.4, 1.0]
     assert first["y"] == pytest.approx([0.65, 0.6])  # the unfinished second repetition is left out at 1
-    assert len(drawn(values, "found_scaling")) == len(VARIANTS)  # other learning rates are another table
-    assert len(drawn(values, "found_effects")) == 2
+    assert len(drawn(values, "found_scaling")) == len(VARIANTS)
+    assert [trace["name"] for trace in drawn(values, "found_arms")] == ["λ 0.3", "λ 1", "best λ"]
+    assert [trace["name"] for trace in drawn(values, "found_effects")] == ["adapters alone", "best λ", "λ 1"]
+    assert max(drawn(values, "found_drift")[0]["x"]) < 1
     assert set(drawn(values, "found_interference")[0]["x"]) == {0.5}
+
+
+def test_an_axis_shows_the_simplest_method_where_the_chosen_one_was_not_measured(tmp_path: Path) -> None:
+    values = tables(tmp_path).views("ties")
+    for name, (first, second) in {"found_k": (10, 100), "found_frozen": (0, 1), "found_tasks": (2, 3)}.items():
+        best, large = drawn(values, name)
+        assert caption(values, name).startswith("Task Arithmetic on test")
+        assert (best["x"], best["line"]["dash"], large["line"]["dash"]) == ([first, second], "solid", "dash")
+        assert best["y"] == pytest.approx([0.7 + first / 1000, 0.7 + second / 1000])
+
+
+@pytest.mark.parametrize("missing", ["sweep", "runs", "interference", "effects", "summary", "answers"])
+def test_an_unfinished_experiment_shows_what_there_is(tmp_path: Path, missing: str) -> None:
+    found = tables(tmp_path)
+    (tmp_path / f"osrm_{missing}.csv").unlink()
+    values = found.views("ties")
+    empty = {name for name in FOUND if not drawn(values, name)}
+    belongs = {
+        "sweep": {"found_scaling"},
+        "runs": {"found_drift"},
+        "interference": {"found_interference"},
+        "effects": {"found_effects"},
+    }
+    assert empty == belongs.get(missing, {"found_arms", *AXES} if missing == "summary" else set())
+    assert all("Not measured yet" in caption(values, name) for name in empty)
 
 
 def test_missing_tables_name_the_command_that_makes_them(tmp_path: Path) -> None:

@@ -8,45 +8,99 @@ import pandas as pd
 from viz.figures.theme import INK, MUTED, OKABE_ITO, Axis, Figure, axis, interval, layout
 
 SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open", "circle", "square")
-ROW = 20  # pixels per method in a forest plot
+ROW = 20  # pixels per point in a forest plot
 LABEL = 24  # pixels for the line of text above its rows
+DASHES = ("solid", "dash", "dot")
 WIDEST = 46  # letters that fit over a forest plot on a phone
 
 
-def accuracy_per_variant(curve: pd.DataFrame, x: str, titles: Mapping[str, str], label: str) -> Figure:
-    """Draw the average accuracy against λ or the number of tasks, a line per initialisation.
+def accuracy_per_variant(
+    curve: pd.DataFrame, x: str, titles: Mapping[str, str], label: str, quantity: str = "average accuracy (validation)"
+) -> Figure:
+    """Draw the average accuracy against λ, the number of tasks or another quantity, a line per initialisation and series.
 
-    One seed for all tasks is dashed, own seeds are solid.
+    Without series one seed for all tasks is dashed, own seeds are solid; with them the first is solid, and only it is in the legend.
 
     Parameters
     ----------
     curve : DataFrame
-        `variant`, `average`, and the column that `x` names.
+        `variant`, `average`, the column that `x` names, and perhaps `series` (in the order in which they are to be told apart).
     titles : mapping
         Variant -> title, in order; it gives the colour.
-    label : str
-        Title of the horizontal axis.
+    label, quantity : str
+        Titles of the axes.
     """
     colours = variant_colours(titles)
+    series = list(dict.fromkeys(curve["series"])) if "series" in curve.columns else []
     traces = []
     for variant, title in titles.items():
-        mine = curve[curve["variant"] == variant].sort_values(x)
-        if len(mine):
-            traces.append(
-                {
-                    "type": "scatter",
-                    "x": mine[x].tolist(),
-                    "y": mine["average"].tolist(),
-                    "mode": "lines+markers",
-                    "name": title,
-                    "line": {"color": colours[variant], "width": 2, "dash": "dash" if "shared" in variant else "solid"},
-                    "marker": {"size": 6, "color": colours[variant]},
-                    "hovertemplate": f"{title}<br>{label} %{{x}}: %{{y:.3f}}<extra></extra>",
-                }
-            )
-    whole = {"dtick": 1} if pd.api.types.is_integer_dtype(curve[x]) else {}
-    y = axis("average accuracy (validation)")
-    return {"data": traces, "layout": layout(290, axis(label, **whole), y, showlegend=True, hovermode="closest")}
+        for place, one in enumerate(series or [None]):
+            mine = curve[(curve["variant"] == variant) & (True if one is None else curve["series"] == one)].sort_values(x)
+            if len(mine):
+                dash = DASHES[place % len(DASHES)] if series else "dash" if "shared" in variant else "solid"
+                traces.append(
+                    {
+                        "type": "scatter",
+                        "x": mine[x].tolist(),
+                        "y": mine["average"].tolist(),
+                        "mode": "lines+markers",
+                        "name": title,
+                        "legendgroup": variant,
+                        "showlegend": place == 0,
+                        "line": {"color": colours[variant], "width": 2, "dash": dash},
+                        "marker": {"size": 6, "color": colours[variant]},
+                        "hovertemplate": f"{title}{f', {one}' if one else ''}<br>{label} %{{x}}: %{{y:.3f}}<extra></extra>",
+                    }
+                )
+    values = sorted(set(curve[x]))
+    whole = {"dtick": 1} if pd.api.types.is_integer_dtype(curve[x]) and values[-1] - values[0] < 10 else {}
+    return {
+        "data": traces,
+        "layout": layout(290, axis(label, **whole), axis(quantity), showlegend=True, hovermode="closest"),
+    }
+
+
+def averages_per_variant(values: pd.DataFrame, titles: Mapping[str, str], x: Axis) -> Figure:
+    """Draw a value of each initialisation with its 95 % interval, a row per initialisation, a symbol per series.
+
+    Parameters
+    ----------
+    values : DataFrame
+        `variant`, `series`, `value`, `low`, `high`, `n`.
+    titles : mapping
+        Variant -> title, in order; it gives the row and the colour.
+    """
+    titles = {variant: title for variant, title in titles.items() if variant in set(values["variant"])}
+    colours, names = variant_colours(titles), [_broken(title, 20) for title in titles.values()]
+    series = list(dict.fromkeys(values["series"]))
+    traces = []
+    for place, one in enumerate(series):
+        mine = values[values["series"] == one]
+        offset = 0.22 * (place - (len(series) - 1) / 2)
+        colour = [colours[variant] for variant in mine["variant"]]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": mine["value"].tolist(),
+                "y": [list(titles).index(variant) + offset for variant in mine["variant"]],
+                "mode": "markers",
+                "name": one,
+                "marker": {
+                    "size": 9,
+                    "symbol": SYMBOLS[place % len(SYMBOLS)],
+                    "color": colour,
+                    "line": {"width": 1.5, "color": colour},
+                },
+                "error_x": interval(mine["value"], mine["low"], mine["high"], MUTED),
+                "customdata": [
+                    [titles[row.variant], row.low, row.high, row.n] for row in mine[["variant", "low", "high", "n"]].itertuples()
+                ],
+                "hovertemplate": f"%{{customdata[0]}}<br>{one}: %{{x:.3f}}, 95 % interval %{{customdata[1]:.3f}} to %{{customdata[2]:.3f}}"
+                "<br>repetitions: %{customdata[3]}<extra></extra>",
+            }
+        )
+    y = axis("", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], gridcolor="rgba(0,0,0,0)")
+    return {"data": traces, "layout": layout(84 + 50 * len(names), x, y, hovermode="closest", showlegend=True)}
 
 
 def spread_per_variant(values: pd.DataFrame, columns: Mapping[str, str], titles: Mapping[str, str], x: Axis) -> Figure:
@@ -100,17 +154,17 @@ def spread_per_variant(values: pd.DataFrame, columns: Mapping[str, str], titles:
     return {"data": traces, "layout": layout(64 + 50 * len(names), x, y, hovermode="closest")}
 
 
-def forest(effects: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
-    """Draw differences of the average accuracy with their 95 % intervals, effect under effect, a point per method.
+def forest(effects: pd.DataFrame, series: Mapping[str, str]) -> Figure:
+    """Draw differences of the average accuracy with their 95 % intervals, effect under effect, a point per series.
 
     Parameters
     ----------
     effects : DataFrame
-        `effect`, `method`, `n`, `difference`, `low`, `high`; differences of accuracies, 0 to 1.
-    methods : mapping
-        Method -> title, in order; it gives colour, symbol and place.
+        `effect`, `series`, `n`, `difference`, `low`, `high`; differences of accuracies, 0 to 1.
+    series : mapping
+        Series -> title, in order; it gives colour, symbol and place.
     """
-    present = {name: title for name, title in methods.items() if name in set(effects["method"])}
+    present = {name: title for name, title in series.items() if name in set(effects["series"])}
     labels = {effect: _broken(effect, WIDEST) for effect in dict.fromkeys(effects["effect"])}
     starts, height = {}, 0.0
     for effect, text in labels.items():
@@ -118,8 +172,8 @@ def forest(effects: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
         starts[effect] = height
         height += ROW * len(present) + 6
     notes = [_note(labels[effect], starts[effect] - 6) for effect in labels]
-    places = {method: place for place, method in enumerate(present)}
-    traces = [_effects(effects[effects["method"] == method], title, places[method], starts) for method, title in present.items()]
+    places = {name: place for place, name in enumerate(present)}
+    traces = [_effects(effects[effects["series"] == name], title, places[name], starts) for name, title in present.items()]
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": INK, "width": 1.5}}
     return {
         "data": traces,

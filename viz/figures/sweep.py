@@ -18,6 +18,7 @@ def average_against_scaling(
     scaling: float | None = None,
     current: tuple[float, float, float] | None = None,
     pins: pd.DataFrame | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw every method's sweep, the current one in colour with its interval, the others in grey.
 
@@ -35,6 +36,8 @@ def average_against_scaling(
         Average of the merge on test so far, with the bounds of its interval; needs `scaling`.
     pins : DataFrame, optional
         `run`, `scaling`, `average`, `low`, `high` of the pinned runs, on test.
+    levels : mapping, optional
+        Name -> average on validation of what has no λ and is no merge: the base, the adapters alone.
 
     Returns
     -------
@@ -59,6 +62,8 @@ def average_against_scaling(
     if scaling is not None and current is not None:
         here = pd.DataFrame([["this merge", scaling, *current]], columns=["run", "scaling", "average", "low", "high"])
         traces.append(_points(here, "this merge, test", {"size": 12, "color": ACCENT, "line": {"color": CARD, "width": 1.5}}))
+    for name, value in (levels or {}).items():
+        traces.append(_level_line(name, value, [0.0, max(REACH, *grid)] if grid else [0.0, REACH]))
     shapes = [] if scaling is None else [_marker(scaling)]
     reach = max(
         [REACH, mine["scaling"].max(), *([] if scaling is None else [scaling]), *([] if pins is None else pins["scaling"])]
@@ -98,6 +103,18 @@ def _curve(rows: pd.DataFrame, name: str, line: dict) -> dict:
 def _band(rows: pd.DataFrame) -> dict:
     rows = rows.sort_values("scaling")
     return band(*(rows[column].tolist() for column in ("scaling", "low", "high")))
+
+
+def _level_line(name: str, value: float, ends: list[float]) -> dict:
+    return {
+        "type": "scatter",
+        "x": ends,
+        "y": [value, value],
+        "mode": "lines",
+        "name": name,
+        "line": {"color": INK, "width": 1.5, "dash": "dot"},
+        "hovertemplate": f"{name}: %{{y:.3f}} on validation<extra></extra>",
+    }
 
 
 def _points(rows: pd.DataFrame, name: str, marker: dict) -> dict:

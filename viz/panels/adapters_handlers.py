@@ -29,6 +29,7 @@ COLUMNS = {
     "rank": "rank",
     "alpha": "alpha",
     "modules": "modules",
+    "size": "‖ΔW‖ ÷ ‖W₀‖",
     "megabytes": "MB",
     "labels": "head",
     "licence": "licence",

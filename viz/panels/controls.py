@@ -6,6 +6,7 @@ and never rebuilt, so that nothing moves or loses focus under the pointer.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,7 @@ from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 Catalogue = Mapping[str, Method]
 Plugins = Mapping[str, Plugin]
 
+OPENING_SCALING = 1.0  # where a plain sum collapses and the story begins
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
 MOST_TASKS = 8  # of a pool: the page has a weight for each, and a colour
 YES_NO = ("no", "yes")
@@ -36,6 +38,7 @@ class Controls:
 
     form: dict[str, gr.components.Component]
     limit: gr.Slider
+    teaches: gr.HTML
     about: gr.HTML
     page: gr.HTML
     notes: gr.HTML
@@ -51,17 +54,18 @@ class Controls:
 
 
 def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Controls:
-    """Lay out the controls for the first pool and its best-known method, at their tuned values."""
+    """Lay out the controls as the page opens: the first pool, the app's own method, at λ = 1."""
     pool, method = next(iter(workbench.pools)), opening_method(methods)
-    start = choose(workbench, methods, pool, method)
+    start = _opening(workbench, methods, pool, method)
     form: dict[str, gr.components.Component] = {}
 
     def add(name: str, kind: type[gr.components.Component], **options: Any) -> None:
         form[name] = kind(**(options | start.get(name, {})), container=True, elem_id=f"ms-{name}")
 
     gr.HTML("<h2>Pool</h2>", apply_default_css=False, container=False, padding=False)
-    pools = [(title, name) for name, title in workbench.pools.items()]
+    pools = [(pool_label(workbench, name), name) for name in workbench.pools]
     add("pool", gr.Radio, choices=pools, value=pool, label="Adapters", show_label=False)
+    teaches = gr.HTML(elem_id="ms-teaches", apply_default_css=False, container=False, padding=False)
     add("method", gr.Dropdown, choices=[(m.title, name) for name, m in methods.items()], value=method, label="Method")
     about = gr.HTML(elem_id="ms-about", apply_default_css=False, container=False, padding=False)
     page = disclosure("ms-method-page", "How it works")
@@ -95,7 +99,7 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
         tuned = gr.Button("Tuned values", size="sm", elem_id="ms-tuned")
     notes = gr.HTML(elem_id="ms-notes", apply_default_css=False, container=False, padding=False)
-    return Controls(form, limit, about, page, notes, pin, unpin, tuned, equal)
+    return Controls(form, limit, teaches, about, page, notes, pin, unpin, tuned, equal)
 
 
 def opening_method(methods: Catalogue) -> str:
@@ -103,11 +107,27 @@ def opening_method(methods: Catalogue) -> str:
     return "do_merging" if "do_merging" in methods else next(iter(methods))
 
 
-def opening(workbench: Workbench, methods: Catalogue) -> Settings:
-    """Give the settings that the page opens with."""
-    pool, method = next(iter(workbench.pools)), opening_method(methods)
-    form = {name: options.get("value") for name, options in choose(workbench, methods, pool, method).items()}
+def opening(workbench: Workbench, methods: Catalogue, method: str = "") -> Settings:
+    """Give the settings that the page opens with, or the same with another method."""
+    pool, method = next(iter(workbench.pools)), method or opening_method(methods)
+    form = {name: options.get("value") for name, options in _opening(workbench, methods, pool, method).items()}
     return read(workbench, methods, form | {"pool": pool, "method": method, "k": K, "seed": 0})
+
+
+def _opening(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> dict[str, dict[str, Any]]:
+    options = choose(workbench, methods, pool, method)
+    for slot, param in enumerate(_sliders(methods[method].params)):
+        if param.name == "scaling":
+            options[f"slider_{slot}"]["value"] = OPENING_SCALING
+    return options
+
+
+def pool_label(workbench: Workbench, pool: str) -> str:
+    """Name a pool, with how hard it is to merge: the gap that a plain sum recovers at its best λ."""
+    found = workbench.hardness(pool)
+    if found is None or isnan(found.mean):
+        return workbench.pools[pool]
+    return f"{workbench.pools[pool]} · plain sum recovers {100 * found.mean:.0f} %".replace("-", "−")
 
 
 def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> dict[str, dict[str, Any]]:

@@ -15,23 +15,24 @@ from time import monotonic, sleep
 from typing import Any
 
 from merging.errors import MergeError
-from merging.link import from_query, settings_of_recipe
+from merging.link import LIMIT, from_query, settings_of_recipe
 from viz.panels import views
-from viz.panels.controls import Catalogue, effective, read, restored
+from viz.panels.controls import Catalogue, effective, opening, opening_method, read, restored
 from viz.panels.help import first_paragraph, method_page
 from viz.panels.osrm_status import alert
 from viz.panels.recipe import recipe_payload
 from viz.panels.services import Estimate, MergeView, Progress, Settings, Workbench
-from viz.panels.session import Run, Session
-from viz.panels.verdict import verdict_html
+from viz.panels.session import Run, Session, summarise
+from viz.panels.verdict import story_html, verdict_html
 
 Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 
 PAUSE = 0.12  # seconds between two drawings of a running evaluation
 SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
+REFERENCE = "task_arithmetic"  # the plain sum, which the opening is compared with
 ACCURACY = ("verdict", "accuracy", "sweep")
 STREAMED = (*ACCURACY, "magnitude", "notes")
-OUTPUTS = (*STREAMED, "recipe", "overlap", "about", "page")
+OUTPUTS = (*STREAMED, "recipe", "overlap", "teaches", "about", "page")
 
 
 class MergeHandlers:
@@ -55,7 +56,9 @@ class MergeHandlers:
         except MergeError as error:
             said = alert(error)
         else:
-            if link is not None:
+            if link is None:
+                self._pin_reference(session, limit)
+            else:
                 settings, limit = link
                 options = restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
         values = self.redraw(session, form | {name: o["value"] for name, o in options.items() if "value" in o}, limit, part)
@@ -78,8 +81,10 @@ class MergeHandlers:
         tasks = tuple(self.workbench.tasks(settings.pool))
         run = Run(settings, limit, tasks, self.label(settings))
         run = session.start((effective(settings, self.methods), limit), run)
+        self._take_shipped(run)
         method = self.methods[settings.method]
         values = {"about": first_paragraph(method), "page": method_page(method)}
+        values["teaches"] = f'<p class="ms-muted">{escape(self.workbench.help(settings.pool))}</p>'
         try:
             view = self.workbench.update(settings)
         except MergeError as error:
@@ -94,6 +99,34 @@ class MergeHandlers:
         if session.run is not run:  # a later move has come in between
             return {}
         return session.changed(**values, **self.accuracy(session, run))
+
+    def _take_shipped(self, run: Run) -> None:
+        """Finish a run at once whose accuracy ships with the app, unless the visitor wants it measured here."""
+        if run.state != "waiting" or run.live:
+            return
+        for estimate in self.workbench.shipped(run.settings, run.limit):
+            run.take(estimate)
+            run.state, run.shipped = "done", True
+
+    def _pin_reference(self, session: Session, limit: int) -> None:
+        """Pin the plain sum beside the merge that the page opens on, once, where its accuracy ships."""
+        if session.pins or REFERENCE not in self.methods:
+            return
+        settings = opening(self.workbench, self.methods, REFERENCE)
+        run = Run(settings, limit, tuple(self.workbench.tasks(settings.pool)), self.label(settings))
+        self._take_shipped(run)
+        if run.shipped:
+            session.pins.append(run)
+
+    def story(self) -> str:
+        """Tell in three lines what the opening shows and what to move first, from its shipped numbers; nothing where none ship."""
+        found = []
+        for method in (REFERENCE, opening_method(self.methods)):
+            settings = opening(self.workbench, self.methods, method)
+            run = Run(settings, LIMIT, tuple(self.workbench.tasks(settings.pool)), "")
+            self._take_shipped(run)
+            found.append(summarise(run.scores, self.workbench.references(settings.pool)))
+        return story_html(*found, adapters=len(self.workbench.tasks(next(iter(self.workbench.pools)))))
 
     def evaluate(self, session: Session) -> Iterator[dict[str, str]]:
         """Stream the accuracy of the current run, until it is complete, cancelled or no longer current."""

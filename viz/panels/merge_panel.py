@@ -50,14 +50,15 @@ class MergeTab:
 
 def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> MergeTab:
     """Lay the panel out inside `demo` and wire it."""
-    layout = _layout(workbench, methods, plugins)
-    return _wire(demo, layout, MergeHandlers(workbench, methods, stream))
+    panel = MergeHandlers(workbench, methods, stream)
+    return _wire(demo, _layout(workbench, methods, plugins, panel.story()), panel)
 
 
-def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layout:
+def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: str) -> Layout:
     pool = next(iter(workbench.pools))
     layers, kinds = views.parts(workbench.modules(pool))
     outputs: dict[str, gr.HTML] = {}
+    gr.HTML(story, elem_id="ms-story", apply_default_css=False, container=False, padding=False, visible=bool(story))
     with gr.Row(elem_id="ms-merge"):
         with gr.Column(elem_id="ms-result"):
             outputs["verdict"] = verdict()
@@ -91,7 +92,7 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Layou
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 outputs["recipe"] = recipe()
                 paste = paste_box()
-    outputs |= {"about": settings.about, "page": settings.page, "notes": settings.notes}
+    outputs |= {"teaches": settings.teaches, "about": settings.about, "page": settings.page, "notes": settings.notes}
     return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part])
 
 

@@ -17,11 +17,16 @@ TITLES = {
     "loss": "Training loss",
     "validation": "Validation accuracy",
     "drift": "Drift of A",
-    "found_scaling": "Average accuracy against λ, by initialisation",
-    "found_tasks": "Average accuracy against the number of tasks",
+    "found_arms": "Gap recovered, by initialisation",
     "found_effects": "What each change brings",
+    "found_scaling": "Average accuracy against λ, by initialisation",
     "found_drift": "Drift of A, by initialisation",
     "found_interference": "Interference, by initialisation",
+    "found_tasks": "Average accuracy against the number of tasks",
+    "found_k": "Average accuracy against k",
+    "found_rank": "Average accuracy against the rank",
+    "found_epochs": "Average accuracy against training time",
+    "found_frozen": "A trained or frozen",
 }
 
 

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from merging.experiments.osrm import VARIANTS, Variant
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
+from merging.variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "Lab", "Merge", "Plan", "Pools", "SubspaceView", "Train", "Trained", "Variant"]
 

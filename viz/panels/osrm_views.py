@@ -89,7 +89,7 @@ def training_views(titles: Titles, training: Training) -> dict[str, str]:
     last = max([training.last.steps if training.last else 1, *training.steps["step"]])
     frozen = " A is frozen: it stays where it is." if plan.freeze_A else ""
     captions = {
-        "loss": "Loss of each batch. The classifier starts from a probe on the frozen base, so the curve starts low.",
+        "loss": "Loss of each batch. The classifier is new and learns together with the adapter, so the curve starts at chance.",
         "validation": "After each epoch, on up to 300 rows; the best epoch is kept.",
         "drift": "‖A − A₀‖ / ‖A₀‖ after each epoch. Solid: as it is. Dashed: up to a rotation of A's rows (Procrustes), "
         f"which leaves the subspace alone.{frozen}",

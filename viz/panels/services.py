@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from merging.diagnosis import Diagnosis
+from merging.intervals import Recovered
 from merging.reading import Progress
 from merging.workbench import Settings
 
@@ -21,6 +22,7 @@ class Estimate(Protocol):
     interval: tuple[float, float]
     done: int
     total: int
+    marks: str
 
 
 class MergeView(Protocol):
@@ -108,8 +110,23 @@ class Workbench(Protocol):
     def measured(self, pool: str) -> bool:
         """Tell whether a pool's tasks are known, so that there are texts to read and to evaluate."""
 
+    def help(self, pool: str) -> str:
+        """Say in a sentence what a pool teaches; nothing for a visitor's own."""
+
+    def hardness(self, pool: str) -> Recovered | None:
+        """Give the gap that a plain sum recovers at its best λ, where it was measured."""
+
+    def starts(self, pool: str) -> set[str]:
+        """Name how the A's of a pool's adapters started, as far as they record it."""
+
+    def shipped(self, settings: Settings, limit: int) -> list[Estimate]:
+        """Give the accuracy of a merge that was measured before the app shipped; nothing for any other."""
+
     def references(self, pool: str) -> pd.DataFrame:
-        """Give `task`, `base`, `single`, `rows`: base with the task's head and adapter alone on the whole test split."""
+        """Give `task`, `base`, `single`, `rows`: base with the task's head and adapter alone on the whole test split.
+
+        `base_marks`, `single_marks` have a 1 or 0 per test row, or are empty where the rows were not kept.
+        """
 
     def sweep(self, pool: str) -> pd.DataFrame:
         """Give `method`, `scaling`, `average`, `low`, `high` on validation."""

@@ -4,29 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
+import numpy as np
 import pandas as pd
 
+from merging.intervals import gap_recovered
 from viz.panels.services import Estimate, Progress, Settings
 
 REMEMBERED = 256
+DRAWS = 300  # of the bootstrap behind a number that is drawn again many times a second
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of one task in one run so far."""
+    """Accuracy of one task in one run so far; `marks` as in `merging.evaluation.Estimate`."""
 
     accuracy: float
     low: float
     high: float
     done: int
     total: int
+    marks: str = ""
 
 
 @dataclass
 class Run:
     """One merge and its accuracy on test, filled in while it is evaluated.
 
-    `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it.
+    `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it, `shipped` that its accuracy
+    comes from the tables that ship, `live` that the visitor wants it measured here all the same.
     """
 
     settings: Settings
@@ -37,6 +42,8 @@ class Run:
     scores: dict[str, Score] = field(default_factory=dict)
     progress: Progress | None = None
     cancelled: bool = False
+    shipped: bool = False
+    live: bool = False
 
     def take(self, step: Progress | Estimate) -> bool:
         """Take a step of the evaluation up; tell whether it begins a new stage."""
@@ -45,7 +52,7 @@ class Run:
             self.progress = step
         else:
             self.progress = None
-            self.scores[step.task] = Score(step.accuracy, *step.interval, step.done, step.total)
+            self.scores[step.task] = Score(step.accuracy, *step.interval, step.done, step.total, step.marks)
         return self.stage != before
 
     @property
@@ -62,9 +69,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """The verdict on a run, over the tasks that have an estimate."""
+    """The verdict on a run, over the tasks that have an estimate; base and own adapters on the very rows of the merge.
 
-    kept: float
+    `recovered` is the mean share of the gap between base and own adapter (NaN where no task has a clear gap yet), over `counted` tasks,
+    `low` and `high` bound the `average`.
+    """
+
+    recovered: float
+    recovered_low: float
+    recovered_high: float
+    counted: int
     average: float
     low: float
     high: float
@@ -73,6 +87,23 @@ class Summary:
     worst: str
     worst_points: float
     tasks: int
+
+    @property
+    def certain(self) -> bool:
+        """Tell whether the average is known within 2 points either way."""
+        return self.high - self.low < 0.04
+
+
+def on_same_rows(scores: Mapping[str, Score], references: pd.DataFrame) -> pd.DataFrame:
+    """Return `references` with `base` and `single` on the rows that the run has seen, where the rows' own marks are known."""
+    table = references.copy()
+    for place, row in enumerate(references.itertuples()):
+        score = scores.get(str(row.task))
+        if score is not None and score.marks and row.base_marks and row.single_marks:
+            seen = _seen(score.marks, row.base_marks, row.single_marks)
+            for column, marks in (("base", row.base_marks), ("single", row.single_marks)):
+                table.iloc[place, table.columns.get_loc(column)] = _values(marks)[seen].mean()
+    return table
 
 
 def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
@@ -85,15 +116,15 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     scores : mapping
         Task -> score; may be incomplete.
     references : DataFrame
-        `task`, `base`, `single`.
+        `task`, `base`, `single` (accuracies), `base_marks`, `single_marks` (a 1 or 0 per test row, or nothing).
 
     Returns
     -------
     Summary or None
-        None while there is no estimate. `kept` is the mean over the tasks of merge / single, `worst_points` the change
-        of the task hurt most, in percentage points (negative is a loss).
+        None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in percentage points
+        (negative is a loss).
     """
-    table = references.set_index("task")
+    table = on_same_rows(scores, references).set_index("task")
     tasks = [task for task in table.index if task in scores]
     if not tasks:
         return None
@@ -103,8 +134,15 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     down = sqrt(sum((score.accuracy - score.low) ** 2 for score in mine)) / len(mine)
     up = sqrt(sum((score.high - score.accuracy) ** 2 for score in mine)) / len(mine)
     change = pd.Series([score.accuracy for score in mine], index=tasks) - single
+    marked = [task for task in tasks if scores[task].marks and table.base_marks[task] and table.single_marks[task]]
+    seen = {t: _seen(scores[t].marks, table.base_marks[t], table.single_marks[t]) for t in marked}
+    base, alone = ({t: _values(table.loc[t, f"{end}_marks"])[seen[t]] for t in marked} for end in ("base", "single"))
+    gap = gap_recovered(base, alone, {t: _values(scores[t].marks)[seen[t]] for t in marked}, draws=DRAWS)
     return Summary(
-        kept=float(((change + single) / single).mean()),
+        recovered=gap.mean,
+        recovered_low=gap.low,
+        recovered_high=gap.high,
+        counted=len(gap.tasks),
         average=average,
         low=average - down,
         high=average + up,
@@ -114,6 +152,15 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         worst_points=100 * float(change.min()),
         tasks=len(tasks),
     )
+
+
+def _seen(marks: str, *known: str) -> list[int]:
+    """Return the rows that a run has evaluated, as far as the others' marks are known there."""
+    return [row for row, mark in enumerate(marks[: min(map(len, known))]) if mark != "."]
+
+
+def _values(marks: str) -> np.ndarray:
+    return np.array([mark == "1" for mark in marks], dtype=float)
 
 
 class Session:
@@ -149,9 +196,12 @@ class Session:
             self.run.cancelled, self.run.state = True, "stopped"
 
     def again(self) -> None:
-        """Let the next start of a cancelled run begin anew."""
-        if self.run is not None:
-            self.run.cancelled = False
+        """Let the next start of a cancelled run begin anew; what came from the shipped tables is measured here."""
+        if self.run is None:
+            return
+        self.run.cancelled = False
+        if self.run.shipped:
+            self.run.shipped, self.run.live, self.run.state, self.run.scores = False, True, "waiting", {}
 
     def pin(self) -> None:
         """Keep the current run for comparison."""

@@ -16,9 +16,11 @@ from viz.figures.theme import task_colours
 from viz.panels.component import payload
 from viz.panels.controls import Catalogue
 from viz.panels.services import MergeView, Settings, Workbench
-from viz.panels.session import Run, Score, summarise
+from viz.panels.session import Run, Score, on_same_rows, summarise
 
 EVERY = "all"
+ENDS = {"base": "base with the tasks' heads", "alone": "each adapter alone"}
+"""What stands in a sweep's table beside methods, and what the figure calls it."""
 SIDES = {"A": "A rows", "B": "B columns"}
 
 
@@ -29,7 +31,7 @@ def label(workbench: Workbench, task: str) -> str:
 
 def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequence[Run]) -> str:
     """Show the accuracy per task of `run` so far."""
-    table = workbench.references(run.settings.pool)[["task", "base", "single"]]
+    table = on_same_rows(run.scores, workbench.references(run.settings.pool))[["task", "base", "single"]]
     missing = Score(*[float("nan")] * 3, done=0, total=0)
     scores = [run.scores.get(task, missing) for task in table["task"]]
     table = table.assign(
@@ -48,7 +50,7 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
     )
     caption = (
         "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
-        f"the gap to the ring is the price of sharing one model.{' Diamonds: pinned runs.' if pins else ''}"
+        f"the gap to the ring is the price of sharing one model. All on the same rows.{' Diamonds: pinned runs.' if pins else ''}"
     )
     if run.state == "unmeasured":
         caption = "These adapters were opened without tasks: they can be merged, looked at and exported, but nothing is measured."
@@ -61,6 +63,8 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
     """Show the average accuracy against λ, with `run` and the pins."""
     settings = run.settings
     scaled = {name for name, method in methods.items() if any(param.name == "scaling" for param in method.params)}
+    ends = {end: sweep[sweep["method"] == end]["average"] for end in ENDS}
+    sweep = sweep[~sweep["method"].isin(ENDS)]
     sweep = sweep.assign(scaling=sweep["scaling"].where(sweep["method"].isin(scaled)))
     pinned = []
     for pin in pins:
@@ -76,9 +80,11 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         scaling=run.scaling,
         current=(result.average, result.low, result.high) if complete and result else None,
         pins=pd.DataFrame(pinned, columns=["run", "scaling", "average", "low", "high"]),
+        levels={ENDS[end]: float(values.iloc[0]) for end, values in ends.items() if len(values)},
     )
     caption = (
-        "Lines: average on validation, band: 95 % for your method. Dashed: your λ. Dot: this merge on test. "
+        "Lines: average on validation, band: 95 % for your method. Level lines: the base with the tasks' heads, below which merging harms, "
+        "and each adapter alone. Dashed: your λ. Dot: this merge on test. "
         f"Good methods are high, and flat around their best λ.{_know_more(methods, sweep)}"
     )
     if sweep.empty:
@@ -129,11 +135,25 @@ def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str
     mean = matrix.stack().mean()
     caption = (
         f"Mean cos² of the angles between two adapters' subspaces, 0 to 1; here {mean:.2f} on average, by chance "
-        f"{chance:.2f}. Shared directions of A let one task's texts reach another's update."
+        f"{chance:.2f}. {_meaning(workbench.starts(settings.pool), side, mean, chance)}"
     )
     if not chosen:
         caption = f"These adapters do not change that module, so all are shown. {caption}"
     return payload(figure, caption, matrix.rename_axis("adapter").reset_index(), filename(settings, f"overlap_{side}"))
+
+
+def _meaning(starts: set[str], side: str, mean: float, chance: float) -> str:
+    """Say whether this overlap hurts: what two A's share is harmless where no text goes."""
+    if side == "B":
+        return "Shared columns of B write into the same outputs: there updates add up or cancel."
+    if "osrm" in starts:
+        return (
+            "Here it is harmless: OSRM starts every A where the other tasks' texts have least energy, and tasks have the same quiet directions. "
+            "What counts is what a foreign update does to a task's texts (Diagnose: interference)."
+        )
+    if mean > 5 * chance:
+        return "These A's started from one seed and kept it: every task's texts reach every update through the same directions."
+    return "Directions that A's share let one task's texts reach another's update; random A's of their own share hardly any."
 
 
 def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) -> str:

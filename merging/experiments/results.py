@@ -1,0 +1,118 @@
+"""The numbers of README.md and assets/results.md, written between their markers from the tables that ship.
+
+``<!-- pools -->`` .. ``<!-- /pools -->`` holds what `BLOCKS` makes for that name; everything else in the two files is prose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ..intervals import Recovered, average, gap_recovered
+from ..pools import POOLS, SHIPPED
+from ..search import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
+from .correlations import markdown_bank
+from .tables import markdown_adapters, markdown_results
+
+
+def refreshed(text: str, tables: Path) -> str:
+    """Return a file's text with every marked block made anew from the tables in a folder."""
+    for name, block in BLOCKS.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if marked.search(text):
+            made = block(tables).strip()
+            text = marked.sub(lambda found, made=made: f"{found[1]}{made}\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+class Measured:
+    """What the shipped tables say of one pool, for sentences."""
+
+    def __init__(self, pool: str, tables: Path) -> None:
+        self.test = read_table(tables / f"test_{pool}.csv")
+        self.best = best_scalings(read_table(tables / f"sweep_{pool}.csv")) if len(self.test) else {}
+        self.rows = int(self.test[~self.test.method.isin([BASE, ALONE])].total.max()) if self.best else 0
+
+    def marks(self, method: str, scaling: float | None = None) -> dict[str, object]:
+        """Return the marks of a method at a scaling, or at its best; of base and adapters alone on the same rows."""
+        if method in (BASE, ALONE):
+            return dict(marks_of(self.test, method, rows=self.rows))
+        at = (self.best[method] if CONTENDERS[method].scaled else 1.0) if scaling is None else scaling
+        return dict(marks_of(self.test, method, at))
+
+    def percent(self, method: str, scaling: float | None = None) -> str:
+        """Return the average accuracy in percent."""
+        return f"{100 * average(self.marks(method, scaling))[0]:.1f} %"  # type: ignore[arg-type]
+
+    def gap(self, method: str, scaling: float | None = None) -> Recovered:
+        """Return the gap recovered."""
+        return gap_recovered(self.marks(BASE), self.marks(ALONE), self.marks(method, scaling))  # type: ignore[arg-type]
+
+    def ranked(self, needs: frozenset[str]) -> list[str]:
+        """Return the methods that need just this, best average at their best scaling first."""
+        known = [name for name in self.best if CONTENDERS[name].needs == needs and self.marks(name)]
+        return sorted(known, key=lambda name: -average(self.marks(name))[0])  # type: ignore[arg-type]
+
+
+def findings(tables: Path) -> str:
+    """Return the README's findings, a paragraph each; one whose tables are missing is left out."""
+    papers, osrm, default, easy = (Measured(pool, tables) for pool in ("papers", "osrm", "default", "easy"))
+    parts = []
+    if papers.best:
+        lead = papers.percent("do_merging", 1.0)
+        parts.append(
+            f"**Adding adapters up can be worse than not using them.** On the pool `papers` (gaussian A from one seed, heads trained with the "
+            f"adapter, as in both papers) the base with the tasks' heads answers {papers.percent(BASE)} and each adapter alone "
+            f"{papers.percent(ALONE)}. Their plain sum at λ = 1 answers {papers.percent('task_arithmetic', 1.0)}; DO-Merging, from the same "
+            f"files, {lead}. With λ tuned on validation the sum reaches {papers.percent('task_arithmetic')} and DO-Merging "
+            f"{papers.percent('do_merging')}: {papers.gap('task_arithmetic').mean:.0%} and {papers.gap('do_merging').mean:.0%} of the gap."
+        )
+    if papers.best and osrm.best:
+        pairs = [(f"at λ = {at:g}", at) for at in (0.3, 1.0)] + [("at each one's best λ", None)]
+        said = "; ".join(
+            f"{osrm.percent('task_arithmetic', at)} instead of {papers.percent('task_arithmetic', at)} {where}"
+            for where, at in pairs
+        )
+        parts.append(
+            f"**OSRM's start merges better than OSRM's own baseline.** The plain sum of the pool `osrm` answers {said}. How much of that is the "
+            "size of the baseline's A, how much its shared seed and how much the data is what `mergescope experiment osrm` measures "
+            "([results](assets/results.md))."
+        )
+    if default.best:
+        free, texts = default.ranked(frozenset()), default.ranked(frozenset({"data"}))
+        best_free, best_texts = free[0], texts[0] if texts else ""
+        said = (
+            f"**What helps most, on adapters as strangers make them** (`default`): the plain sum recovers "
+            f"{default.gap('task_arithmetic').mean:.0%} of the gap, the best method that needs nothing but the adapters "
+            f"({CONTENDERS[best_free].title}) {default.gap(best_free).mean:.0%}"
+        )
+        if best_texts:
+            said += (
+                f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {default.gap(best_texts).mean:.0%}"
+            )
+        if easy.best:
+            said += (
+                f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) there is little to carry, "
+                "and no method matters"
+            )
+        parts.append(f"{said}.")
+    return "\n\n".join(parts)
+
+
+def adapters(tables: Path) -> str:
+    """Return the table of the shipped adapters alone, of the pools on the encoder, and of those on the language model."""
+    from ..pools import load_pool  # noqa: PLC0415 - reads files
+
+    encoder = [pool for pool in POOLS if load_pool(pool)]
+    words = [pool for pool in SHIPPED if pool not in POOLS and load_pool(pool)]
+    return "\n\n".join(markdown_adapters(pools) for pools in (encoder, words) if pools)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "findings": findings,
+    "pools": markdown_results,
+    "adapters": adapters,
+    "bank": markdown_bank,
+}
+"""{marker: what stands there}."""
