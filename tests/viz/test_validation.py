@@ -151,7 +151,7 @@ def test_a_diagnostic_stands_below_its_label_and_above_the_next() -> None:
 def test_all_views_come_from_the_table(views: BankViews, bank: pd.DataFrame) -> None:
     assert views.available
     forest = opened(views.forest())
-    assert [row[0] for row in forest["table"]["rows"]] == [name for _, name in views.diagnostics]
+    assert [row[2] for row in forest["table"]["rows"]] == [name for _, name in views.diagnostics]
     for title, name in views.diagnostics:
         shown = opened(views.scatter(name))
         assert TITLES[name].name == title
