@@ -78,7 +78,7 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
         add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
         if name == "decouple":
-            with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-magnitude"):
+            with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-decouple-more"):
                 for each in MAGNITUDE:
                     kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
                     add(each.name, kind, **_magnitude(each), elem_classes=style)
