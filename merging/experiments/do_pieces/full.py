@@ -20,7 +20,7 @@ import pandas as pd
 from ...adapter import METADATA_FILE, Adapter
 from ...diagnostics import log_column_norms, magnitude_variance
 from ...methods import METHODS
-from ...plugins import decouple
+from ...plugins import Decouple, decouple
 from ...search import ALONE
 from .bench import Bench, Lines, Subject, Unit
 from .geometry import truncated
@@ -161,7 +161,7 @@ def variance_rows(source: str, adapters: Sequence[Adapter], decoupled: bool = Fa
     """Return `magnitude_variance` of a set: source, module, variance, norm_ratio; and once more after full decoupling, if asked."""
     tables = [magnitude_variance(adapters).assign(source=source)]
     if decoupled:
-        equalised = decouple([dict(adapter.deltas) for adapter in adapters], 1.0)
+        equalised = decouple([dict(adapter.deltas) for adapter in adapters], Decouple())
         changed = [replace(adapter, deltas=updates) for adapter, updates in zip(adapters, equalised, strict=True)]
         tables.append(magnitude_variance(changed).assign(source=f"{source}, decoupled"))
     return pd.concat(tables)[["source", "module", "variance", "norm_ratio"]]
