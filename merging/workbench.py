@@ -27,6 +27,7 @@ from .feature_store import TextsOf
 from .features import Features
 from .intervals import Recovered, gap_recovered
 from .lab import Lab
+from .memory import trim
 from .methods import METHODS
 from .models import linear_layers, working_copy
 from .per_pool import P, PerPool, T
@@ -201,6 +202,7 @@ class Workbench:
             for gone in (key, *tasks):
                 cache.forget(gone)
         self.lab.store.forget(tasks)
+        trim()
 
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
         if pool in self.pools:
