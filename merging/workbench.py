@@ -266,7 +266,13 @@ class Workbench:
         params = dict(settings.params)
         scaling = float(params.pop("scaling", 1.0))
         defaults = {param.name: param.default for param in METHODS[settings.method].params}
-        if set(settings.weights) != {1.0} or settings.seed or any(defaults[name] != value for name, value in params.items()):
+        plain = not settings.decouple or settings.magnitude.follows_strength
+        if (
+            not plain
+            or set(settings.weights) != {1.0}
+            or settings.seed
+            or any(defaults[name] != value for name, value in params.items())
+        ):
             return None
         if needs_data(settings) and settings.k != TrainingSettings().k:
             return None

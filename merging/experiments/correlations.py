@@ -59,14 +59,14 @@ def with_outcome(bank: pd.DataFrame, outcome: str = GAP) -> pd.DataFrame:
     return bank
 
 
-def correlations(bank: pd.DataFrame, outcome: str = GAP, samples: int = SAMPLES, seed: int = 0) -> pd.DataFrame:
+def correlations(bank: pd.DataFrame, outcome: str = GAP, samples: int | None = None, seed: int = 0) -> pd.DataFrame:
     """Return how each diagnostic goes with what a merge recovers or keeps, strongest first.
 
     Parameters
     ----------
     bank : from `read_bank`
     outcome : "gap_recovered" or "accuracy_kept"
-    samples : of the bootstrap, which draws whole task subsets, and ranks each sample anew
+    samples : of the bootstrap, which draws whole task subsets, and ranks each sample anew; None = 2,000
 
     Returns
     -------
@@ -81,7 +81,7 @@ def correlations(bank: pd.DataFrame, outcome: str = GAP, samples: int = SAMPLES,
     names = [*WEIGHTS_ONLY, *ON_DATA]
     subset, labels = bank.tasks_merged.factorize(sort=True)
     count = len(labels)
-    drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, samples)[:, subset]
+    drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, samples or SAMPLES)[:, subset]
     found = _spearman(bank, names, outcome)
     # a loop over samples takes a minute, and can be read; it runs once, when the table is made
     sampled = np.array([_spearman(bank.iloc[np.repeat(bank.index, times)], names, outcome) for times in drawn])
@@ -172,7 +172,7 @@ def _listed(names: Sequence[str]) -> str:
     return f": {', '.join(names)}" if names else ""
 
 
-def write_correlations(bank: Path) -> pd.DataFrame:
+def write_correlations(bank: Path, samples: int | None = None) -> pd.DataFrame:
     """Write ``correlations.csv`` beside a bank's table, for every outcome, and return it.
 
     Raises
@@ -181,9 +181,17 @@ def write_correlations(bank: Path) -> pd.DataFrame:
         As `read_bank` and `with_outcome`.
     """
     read = read_bank(bank)
-    table = pd.concat([correlations(read, outcome) for outcome in OUTCOMES], ignore_index=True).round(6)
+    table = pd.concat([correlations(read, outcome, samples) for outcome in OUTCOMES], ignore_index=True).round(6)
     table.to_csv(bank.with_name("correlations.csv"), index=False)
     return table
+
+
+def markdown_bank(folder: Path) -> str:
+    """Return `markdown` of the tables in a folder; a sentence where they have not been made."""
+    bank, table = folder / "bank_merges.csv", folder / "correlations.csv"
+    if not bank.is_file() or not table.is_file():
+        return "Not measured yet: “mergescope experiment bank” makes the merges, “mergescope correlations” this table."
+    return markdown(pd.read_csv(table), read_bank(bank))
 
 
 def markdown(table: pd.DataFrame, bank: pd.DataFrame) -> str:

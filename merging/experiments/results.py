@@ -12,6 +12,7 @@ from pathlib import Path
 from ..intervals import Recovered, average, gap_recovered
 from ..pools import POOLS, SHIPPED
 from ..search import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
+from .correlations import markdown_bank
 from .tables import markdown_adapters, markdown_results
 
 
@@ -108,5 +109,10 @@ def adapters(tables: Path) -> str:
     return "\n\n".join(markdown_adapters(pools) for pools in (encoder, words) if pools)
 
 
-BLOCKS: dict[str, Callable[[Path], str]] = {"findings": findings, "pools": markdown_results, "adapters": adapters}
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "findings": findings,
+    "pools": markdown_results,
+    "adapters": adapters,
+    "bank": markdown_bank,
+}
 """{marker: what stands there}."""

@@ -282,15 +282,6 @@ def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
     expect(cancel).to_be_disabled()
 
 
-def test_the_forecast_says_what_it_is_or_why_it_is_not(open_page) -> None:
-    page = opened(open_page(rows=50))
-    page.get_by_role("button", name="Predict, then measure").click()
-    text = page.locator("#ms-predicted")
-    expect(text).to_contain_text(re.compile("Predicted from the weights alone|No prediction for this merge"), timeout=120_000)
-    expect(text).to_contain_text(re.compile(r"Measured: keeps \d+\.\d% ± \d+\.\d %"), timeout=150_000)
-    expect(page.locator("#ms-cancel-demand")).to_be_disabled()
-
-
 def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
     page = opened(open_page(rows=50))
     card(page, "error").locator("summary").click()

@@ -12,7 +12,7 @@ from builders import one_sentence, peft_folder, tiny_model
 from sklearn.metrics import f1_score, matthews_corrcoef
 from typer.testing import CliRunner, Result
 
-from merging import METHODS, Adapter, MergeError, Task, evaluate, merge
+from merging import METHODS, Adapter, Decouple, MergeError, Task, evaluate, merge
 from merging.cli import cli
 from merging.evaluation import encode_task, hits
 from merging.metrics import predictions
@@ -63,7 +63,8 @@ SAME = {
 }  # fmt: skip
 OTHER = {
     "method": ["ties"], "seed": [0], "rank": [3], "density": [0.4], "scaling": [0.4], "decouple": [0.0], "orthogonalize": ["off"],
-    "penalty": [0.1], "weight": [1, 1], "head": ["task-0"], "prefix": ["bert."], "soft-osrm": [0.1], "epsilon": [0.1],
+    "penalty": [0.1], "granularity": ["module"], "max-up": [2.0],
+    "weight": [1, 1], "head": ["task-0"], "prefix": ["bert."], "soft-osrm": [0.1], "epsilon": [0.1],
 }  # fmt: skip
 
 
@@ -167,3 +168,37 @@ def test_sweep_refuses_what_a_recipe_decides_and_a_method_without_scaling(shippe
 
 def test_adapters_without_a_head_cannot_be_evaluated(recipe: Path) -> None:
     assert one_sentence(refused("evaluate", recipe), "task-0", "head")
+
+
+# -- the options of decouple ---------------------------------------------------------------------------------------------
+
+
+def test_the_options_of_decouple_make_the_librarys_merge(folders: list[Path], tmp_path: Path) -> None:
+    options = ["--decouple", 0.5, "--granularity", "module", "--max-up", 1.5, "--renormalise"]
+    printed("merge", *folders, "--method", "task_arithmetic", *options, "-o", tmp_path / "out")
+    pool = [Adapter.load(folder) for folder in folders]
+    expected = merge(pool, "task_arithmetic", decouple=Decouple(0.5, "module", 1.5, True))
+    assert Adapter.load(tmp_path / "out").fingerprint == expected.to_adapter().fingerprint
+    recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert recipe["decouple"] == {"strength": 0.5, "granularity": "module", "max_up": 1.5, "renormalise": True}
+    printed("merge", tmp_path / "out" / "recipe.yaml", *options, "-o", tmp_path / "again")
+
+
+def test_an_option_of_decouple_takes_the_methods_own_strength(folders: list[Path], tmp_path: Path) -> None:
+    printed("merge", *folders, "--method", "do_merging", "--granularity", "module", "-o", tmp_path / "out")
+    expected = merge([Adapter.load(folder) for folder in folders], "do_merging", decouple=Decouple(1.0, "module"))
+    assert Adapter.load(tmp_path / "out").fingerprint == expected.to_adapter().fingerprint
+
+
+@pytest.mark.parametrize("option", [["--granularity", "module"], ["--max-up", 2], ["--renormalise"]])
+def test_an_option_of_decouple_without_a_strength_is_refused(option: list[object], folders: list[Path], tmp_path: Path) -> None:
+    error = refused("merge", *folders, "--method", "ties", *option, "-o", tmp_path / "out")
+    assert one_sentence(error, str(option[0]), "--decouple"), str(error)
+
+
+def test_the_page_of_do_merging_lists_what_is_ours() -> None:
+    page = printed("methods", "do_merging")
+    for option in ("--penalty", "--decouple", "--granularity", "--max-up", "--renormalise"):
+        assert f"{option} (" in page
+    assert page.count("(Ours.)") == 4
+    assert "--granularity" not in printed("methods", "ties")

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from builders import KINDS, QUERY_AND_VALUE, random_adapter, state, tiny_gpt2, tiny_model, unchanged
+from merging.experiments.full import QUANTILES, column_quantiles, variance_rows
 
 from merging import Adapter, LowRank, MergeError, Task, evaluate
 from merging.diagnostics import column_norms, magnitude_variance
-from merging.experiments.full import QUANTILES, column_quantiles, variance_rows
 from merging.experiments.tables import markdown_full
 from merging.full import full_fine_tune
 from merging.models import fingerprint, linear_layers

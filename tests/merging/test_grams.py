@@ -10,7 +10,7 @@ from merging.diagnosis import diagnose
 from merging.diagnostics import interference
 from merging.grams import grams, merge_error, merge_error_at, merge_grams
 from merging.lowrank import LowRank
-from merging.plugins import Orthogonalize, decouple
+from merging.plugins import Decouple, Orthogonalize, decouple
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def plugged(pool):
-    return decouple([dict(adapter.deltas) for adapter in pool], 0.7)
+    return decouple([dict(adapter.deltas) for adapter in pool], Decouple(0.7))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from builders import one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging import Adapter, Merged, MergeError, Recipe, reading, workbench
+from merging import Adapter, Decouple, Merged, MergeError, Recipe, reading, workbench
 from merging.feature_store import TextsOf
 from merging.link import (
     K_RANGE,
@@ -31,6 +31,7 @@ from merging.link import (
 )
 from merging.methods import METHODS, Param
 from merging.orthogonalize import MODES
+from merging.plugins import GRANULARITIES
 from merging.pools import POOLS
 from merging.program import snippet
 from merging.workbench import Settings, Workbench
@@ -62,6 +63,9 @@ def any_settings(draw: st.DrawFn) -> Settings:
     plugs = {
         "orthogonalize": draw(st.sampled_from(MODES)),
         "decouple": draw(between(0, 1)),
+        "granularity": draw(st.sampled_from(GRANULARITIES)),
+        "max_up": draw(st.none() | between(1, 20)),
+        "renormalise": draw(st.booleans()),
         "mu": draw(st.just(0.0) | between(0, 2)),
     }
     return Settings(
@@ -111,6 +115,13 @@ def test_a_link_reads_like_the_controls() -> None:
     assert query.startswith("pool=default&method=ties&scaling=")
     assert "&density=0.2&trim=module&election=unweighted&" in query
     assert query.endswith("&weights=1,1,0.5,1,1,1&k=100&seed=0&limit=400")
+
+
+def test_a_link_from_before_decouple_had_options_is_the_same_link() -> None:
+    query = to_query(tuned("do_merging"))
+    assert not any(name in query for name in ("granularity", "max_up", "renormalise"))
+    assert from_query(query, BENCH)[0].magnitude == Decouple(1.0)
+    assert "granularity=module&max_up=1.5" in to_query(tuned("do_merging", granularity="module", max_up=1.5))
 
 
 def test_a_link_does_not_depend_on_the_tuned_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +220,8 @@ PROGRAMS = {
     "a seed": tuned("dare", seed=12345),
     "a rank": tuned("svd", params=(("scaling", 0.1 + 0.2), ("rank", None))),
     "plug-ins": tuned("task_arithmetic", orthogonalize="raw", penalty=0.35, decouple=0.45),
+    "decouple's options": tuned("task_arithmetic", decouple=0.45, granularity="module", max_up=1.5, renormalise=True),
+    "a limit at full strength": tuned("do_merging", max_up=2.0),
     "plug-ins off": tuned("do_merging", orthogonalize="off", decouple=0.0),
     "another penalty": tuned("do_merging", penalty=0.25),
 }

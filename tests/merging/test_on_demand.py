@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -109,17 +108,6 @@ def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(b
     before, after = (accuracies(bench, bench.base()[0], merged, adapters, encoded) for merged in (whole, rest))
     assert [change.left_out for change in changes] == [adapters[0].name] * len(tasks)
     assert [change.difference for change in changes] == pytest.approx([after[task] - before[task] for task in tasks])
-
-
-# -- forecast --------------------------------------------------------------------------------------------------------------
-
-
-def test_without_a_bank_there_is_no_forecast(tmp_path: Path) -> None:
-    bench = Workbench()
-    bench.tables = tmp_path
-    said = OnDemand(bench).forecast(Settings(next(iter(bench.pools)), "average"))
-    assert said.kept is None
-    assert said.reasons == ("The bank of merges has not been measured: “mergescope experiment bank” makes it.",)
 
 
 # -- diagnosis -------------------------------------------------------------------------------------------------------------

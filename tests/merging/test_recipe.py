@@ -10,7 +10,7 @@ import torch
 import yaml
 from builders import deltas_of, edit_tensors, equal_pool, one_sentence, peft_folder, sentences, tiny_classifier, tiny_model
 
-from merging import Adapter, MergeError, Orthogonalize, Recipe, SoftOSRM, collect_features, merge
+from merging import Adapter, Decouple, MergeError, Orthogonalize, Recipe, SoftOSRM, collect_features, merge
 
 MERGES: dict[str, dict[str, Any]] = {
     "defaults": {"method": "do_merging"},
@@ -19,6 +19,8 @@ MERGES: dict[str, dict[str, Any]] = {
     "weights": {"method": "average", "weights": [1.0, 0.25, 3], "seed": 12345678901},
     "weights by pattern": {"method": "task_arithmetic", "weights": [{"*.query": 0.3, "*": 2.0}, 1.0, {"*.layer.1.*": -1.0}]},
     "plug-ins": {"method": "task_arithmetic", "orthogonalize": Orthogonalize("balanced", 0.05, 7), "decouple": 0.35},
+    "decouple's own options": {"method": "task_arithmetic", "decouple": Decouple(0.6, "module", 1.5, True)},
+    "a limit only": {"method": "do_merging", "decouple": Decouple(max_up=2.0)},
     "the raw mode": {"method": "do_merging", "orthogonalize": "raw", "decouple": 0.0, "scaling": 0.4},
 }
 

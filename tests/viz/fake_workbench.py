@@ -205,9 +205,10 @@ class FakeWorkbench:
         features = SMALL_FEATURES if read else None
         # what this method does is not what is tested here; whether it is linear is
         method = settings.method if settings.method in ("average", "task_arithmetic", "do_merging", "ties", "emr") else "svd"
-        plugins = {"orthogonalize": settings.orthogonalize, "decouple": settings.decouple}
+        plugins = {"orthogonalize": settings.orthogonalize, "decouple": settings.magnitude}
         merged = merge(adapters, method, weights=list(settings.weights), **plugins)
-        separated = merge(adapters, method, **plugins | {"decouple": 0.0}).updates
+        follows = settings.magnitude.follows_strength
+        separated = merge(adapters, method, **plugins | {"decouple": 0.0}).updates if follows else merged.updates
         return diagnose(adapters, merged, separated, features)
 
     def _magnitude(self, settings: Settings) -> dict[str, pd.DataFrame]:

@@ -10,7 +10,6 @@ import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, PLUGINS, FakeWorkbench
 
-from merging.on_demand import Forecast
 from viz.panels.adapters_handlers import AdaptersHandlers
 from viz.panels.component import DIAGNOSE, SCRIPTS, STYLE, TEMPLATE, payload
 from viz.panels.controls import MOST_TASKS
@@ -38,7 +37,7 @@ def nothing(*arguments: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
     workbench = FakeWorkbench()
-    demand = Demand(workbench, lambda settings: Forecast(None, 0.0), nothing, nothing)
+    demand = Demand(workbench, nothing)
     lab, pools = FakeLab(), FakePools()
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought)

@@ -1,15 +1,19 @@
 """The Diagnose panel's handlers as plain functions, what they send to the browser, and the figures without numbers."""
 
 import json
+import shutil
+import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import torch
 from fake_workbench import METHODS, SMALL_FEATURES, SMALL_IN, TEXTS, TITLES, FakeWorkbench, small_adapters
 from hypothesis import given
 from hypothesis import settings as examples
@@ -21,9 +25,8 @@ from merging.diagnostics import magnitude_variance
 from merging.errors import MergeError
 from merging.leave_out import Change, Step
 from merging.methods import METHODS as REAL_METHODS
-from merging.on_demand import Forecast
 from merging.orthogonalize import MODES
-from merging.plugins import decouple
+from merging.plugins import Decouple, decouple
 from viz.figures.diagnose import skeletons
 from viz.figures.leave_out import change_per_task
 from viz.panels.controls import choose, form_of, read
@@ -300,10 +303,63 @@ def test_the_norms_that_the_browser_decouples_are_those_before_decouple() -> Non
     mean = norms.sum(0) / np.maximum(alive.sum(0), 1)
     entering = np.where(alive, norms**0.4 * mean**0.6, 0)
     adapters = small_adapters("default")
-    updates = decouple([dict(adapter.deltas) for adapter in adapters], 0.6)
+    updates = decouple([dict(adapter.deltas) for adapter in adapters], Decouple(0.6))
     for i, deltas in enumerate(updates):
         direct = np.concatenate([deltas[module].column_norms().numpy() for module in news["modules"]])
         np.testing.assert_allclose(entering[i], direct, rtol=2e-3, atol=1e-12)
+
+
+NODE = shutil.which("node")
+SCRIPT = """
+globalThis.window = {};
+require("vm").runInThisContext(require("fs").readFileSync(process.argv[1], "utf8"));
+const { columnNorms, living, decoupled } = window.mergescopeDiagnose;
+const news = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const all = columnNorms(news.norms.separated), width = all.length / news.tasks.length;
+const columns = news.tasks.map((_, i) => all.subarray(i * width, (i + 1) * width));
+console.log(JSON.stringify(decoupled(columns, living(columns, news.dead), news.at.decouple).map((row) => [...row])));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node, which runs the browser's arithmetic here")
+@pytest.mark.parametrize("strength", [0.0, 0.6, 1.0])
+def test_the_browsers_arithmetic_leaves_the_same_columns_alone_as_python(strength: float) -> None:
+    """Columns at round-off of their adapter are no zeros, and yet have no direction: both sides must take the same for dead."""
+    adapters = small_adapters("default")
+    faint = torch.ones(SMALL_IN).index_fill(0, torch.tensor([0, 3, 4]), 1e-8)
+    adapters[0] = replace(adapters[0], deltas={module: u.scale_columns(faint) for module, u in adapters[0].deltas.items()})
+    before = [dict(adapter.deltas) for adapter in adapters]
+    news = packed(diagnose(adapters, merge(adapters, "task_arithmetic", decouple=strength), before, SMALL_FEATURES))
+    assert len(news["dead"][0]) >= 2 * len(news["modules"])
+    assert not any(news["dead"][1:])
+    news["at"]["decouple"] = strength
+    script = Path(__file__).parents[2] / "assets" / "js" / "diagnose.js"
+    done = subprocess.run([NODE, "-e", SCRIPT, str(script)], input=json.dumps(news), capture_output=True, text=True, check=True)
+    for found, deltas in zip(json.loads(done.stdout), decouple(before, Decouple(strength)), strict=True):
+        direct = np.concatenate([deltas[module].column_norms().numpy() for module in news["modules"]])
+        np.testing.assert_allclose(found, direct, rtol=2e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"granularity": "module"}, {"max_up": 1.5}, {"renormalise": True}], ids=lambda options: next(iter(options))
+)
+def test_what_column_norms_do_not_tell_arrives_as_it_enters_the_merge(workbench: FakeWorkbench, options: dict[str, Any]) -> None:
+    settings = merging(workbench, "do_merging", decouple=0.7, **options)
+    session, panel = DiagnoseSession(), DiagnoseHandlers(workbench, METHODS)
+    news = panel.take(session, settings)
+    linked = json.loads(news["linked"])
+    assert not linked["follows_gamma"]
+    assert "when its slider rests" in news["about"]
+    updates = merge(small_adapters("default"), "task_arithmetic", orthogonalize="balanced", decouple=settings.magnitude).updates
+    for values, deltas in zip(unpacked(linked, "separated"), updates, strict=True):
+        direct = np.concatenate([deltas[module].column_norms().numpy() for module in linked["modules"]])
+        np.testing.assert_allclose(np.where(np.isfinite(values), 10**values, 0), direct, rtol=2e-3, atol=1e-12)
+
+
+def test_the_browser_follows_gamma_alone(workbench: FakeWorkbench) -> None:
+    news = DiagnoseHandlers(workbench, METHODS).take(DiagnoseSession(), merging(workbench, "do_merging", decouple=0.7))
+    assert json.loads(news["linked"])["follows_gamma"]
+    assert "when its slider rests" not in news["about"]
 
 
 def test_the_variance_as_trained_is_the_diagnostic() -> None:
@@ -404,55 +460,27 @@ def looking(workbench: FakeWorkbench, **changed: Any) -> DiagnoseSession:
     return session
 
 
-def demand(workbench: FakeWorkbench, forecast: Forecast | None = None, **parts: Any) -> Demand:
-    def stream(settings: dict[str, Any], limit: int) -> Iterator[Any]:
-        lists = {"params": tuple(map(tuple, settings["params"])), "weights": tuple(settings["weights"])}
-        return workbench.evaluate(Settings(**settings | lists), limit)
-
-    said = forecast or Forecast(0.9, 0.02)
-    return Demand(workbench, **{"stream": stream, "leave_out": steps_of, "forecast": lambda settings: said} | parts)
-
-
-def test_a_forecast_is_given_before_and_beside_what_is_measured(workbench: FakeWorkbench) -> None:
-    session = looking(workbench)
-    news = list(demand(workbench).predict(session))
-    assert news[0]["busy"]
-    assert news[-1]["busy"] is False
-    first = next(values["predicted"] for values in news if "keeps <b>" in values["predicted"])
-    assert "90.0%" in first
-    assert "Measured" not in first
-    last = news[-1]["predicted"]
-    assert "90.0%" in last
-    assert "Measured: keeps <b>" in last
-    assert "points against the prediction" in last
-    assert workbench.started == [session.settings]
-
-
-@pytest.mark.parametrize(("error", "said"), [(0.5, "within its error"), (0.0, "outside its error")])
-def test_it_says_whether_the_prediction_held(workbench: FakeWorkbench, error: float, said: str) -> None:
-    assert said in list(demand(workbench, Forecast(0.9, error)).predict(looking(workbench)))[-1]["predicted"]
-
-
-def test_a_refused_forecast_says_why_and_the_merge_is_measured_all_the_same(workbench: FakeWorkbench) -> None:
-    refused = Forecast(None, 0.02, ("The bank holds no merge by <this>.",))
-    last = list(demand(workbench, refused).predict(looking(workbench)))[-1]["predicted"]
-    assert "no merge by &lt;this&gt;." in last
-    assert "Measured: keeps <b>" in last
-    assert "against the prediction" not in last
+def demand(workbench: FakeWorkbench, leave_out: Any = steps_of) -> Demand:
+    return Demand(workbench, leave_out)
 
 
 def test_what_is_measured_on_demand_is_what_the_sliders_say(workbench: FakeWorkbench) -> None:
     """λ moves in the browser alone, so it is read off when something is asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def noted(settings: dict[str, Any], part: str, limit: int) -> Iterator[Step]:
+        asked.append(settings)
+        yield from steps_of(settings, part, limit)
+
     panel, session = DiagnoseHandlers(workbench, METHODS), looking(workbench)
     panel.keep(session, form(panel, session.settings, scaling=1.75))
-    list(demand(workbench).predict(session))
-    assert dict(workbench.started[-1].params) == {"scaling": 1.75}
+    list(demand(workbench, noted).leave_out(session, "adapter"))
+    assert dict(asked[-1]["params"]) == {"scaling": 1.75}
 
 
-@pytest.mark.parametrize("work", ["predict", "leave_out"])
-def test_cancelling_stops_at_the_next_step(workbench: FakeWorkbench, work: str) -> None:
+def test_cancelling_stops_at_the_next_step(workbench: FakeWorkbench) -> None:
     session, asked = looking(workbench), demand(workbench)
-    running = asked.predict(session) if work == "predict" else asked.leave_out(session, "adapter")
+    running = asked.leave_out(session, "adapter")
     assert next(running)["busy"]
     next(running)
     assert asked.cancel(session) == {"busy": False}
@@ -466,15 +494,13 @@ def test_cancelling_while_texts_are_read_starts_nothing(workbench: FakeWorkbench
         raise AssertionError("started")
         yield
 
-    for work in ("predict", "leave_out"):
-        workbench.texts = 0
-        session = looking(workbench, method="regmean")
-        asked = demand(workbench, stream=never, leave_out=never)
-        running = asked.predict(session) if work == "predict" else asked.leave_out(session, "layer")
-        next(running)
-        assert "Reading texts: 32" in str(next(running))
-        asked.cancel(session)
-        assert list(running) == []
+    session = looking(workbench, method="regmean")
+    asked = demand(workbench, leave_out=never)
+    running = asked.leave_out(session, "layer")
+    next(running)
+    assert "Reading texts: 32" in str(next(running))
+    asked.cancel(session)
+    assert list(running) == []
 
 
 def test_what_was_left_out_once_is_shown_at_once_the_second_time(workbench: FakeWorkbench) -> None:
@@ -518,17 +544,6 @@ def test_a_refusal_becomes_the_captions_sentence(workbench: FakeWorkbench) -> No
     assert last["busy"] is False
 
 
-def test_a_refused_prediction_is_said_in_place_and_frees_the_buttons(workbench: FakeWorkbench) -> None:
-    def refuse(settings: Settings) -> Forecast:
-        raise MergeError("the weights sum to <zero>")
-
-    asked = demand(workbench)
-    asked.forecast = refuse
-    last = list(asked.predict(looking(workbench)))[-1]
-    assert "sum to &lt;zero&gt;" in last["predicted"]
-    assert last["busy"] is False
-
-
 def test_before_the_tab_is_opened_there_is_nothing_to_measure(workbench: FakeWorkbench) -> None:
     asked = demand(workbench)
-    assert list(asked.predict(DiagnoseSession())) == list(asked.leave_out(DiagnoseSession(), "layer")) == []
+    assert list(asked.leave_out(DiagnoseSession(), "layer")) == []

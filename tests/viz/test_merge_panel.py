@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pandas as pd
 import pytest
 from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench, drawn
 
 from merging.errors import MergeError
+from merging.plugins import Decouple
 from viz.panels import views
-from viz.panels.controls import choose, controls, effective, read
+from viz.panels.controls import choose, controls, effective, form_of, read
 from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers
 from viz.panels.services import Settings
 from viz.panels.session import Run, Score, Session, summarise
@@ -256,6 +259,8 @@ def test_a_run_is_named_after_what_makes_it_different(workbench: FakeWorkbench) 
 
     assert label() == "DO-Merging (reconstruction) · λ 0.5"
     assert label(orthogonalize="off", decouple=0.5, weight_1=0.2).endswith("λ 0.5 · orthogonalize off · γ 0.5 · own weights")
+    assert label(granularity="module", max_up=2.0).endswith("λ 0.5 · decouple 1, per module, amplified at most 2 times")
+    assert label(decouple=0.0, granularity="module").endswith("λ 0.5 · γ 0")
     assert label(orthogonalize="raw", penalty=1.0).endswith("λ 0.5 · orthogonalize raw")
     assert label(orthogonalize="raw", penalty=0.3).endswith("orthogonalize raw · g 0.3")
     assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · μ 0.3, k 100"
@@ -424,8 +429,6 @@ def test_a_method_that_takes_no_plug_ins_hides_them(workbench: FakeWorkbench) ->
 
 
 def test_every_control_has_a_label(workbench: FakeWorkbench) -> None:
-    import gradio as gr
-
     with gr.Blocks():
         laid_out = controls(workbench, METHODS, PLUGINS)
     assert all(component.label for component in laid_out.form.values() if component.visible)
@@ -438,3 +441,21 @@ def test_modules_are_picked_by_layer_and_kind(workbench: FakeWorkbench) -> None:
     assert len(pick(modules, "all", "value")) == 6
     assert pick(modules, "all", "all") == modules
     assert layer_of("pooler") == "pooler"
+
+
+def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench) -> None:
+    start = read(workbench, METHODS, form(workbench))
+    assert start.magnitude == Decouple(1.0)
+    for options in ({"granularity": "module"}, {"max_up": 2.5}, {"max_up": 1.0}, {"renormalise": True}):
+        settings = replace(start, **options)
+        shown = {name: option["value"] for name, option in form_of(METHODS, settings).items()}
+        assert read(workbench, METHODS, form(workbench) | shown) == settings
+    with gr.Blocks():
+        components = controls(workbench, METHODS, PLUGINS).form
+    assert components["max_up"].label == "Amplify at most (0.5 = no limit)"
+    assert (components["max_up"].value, components["granularity"].value, components["renormalise"].value) == (0.5, "column", "no")
+    # without decouple they change nothing
+    off = [
+        effective(replace(start, decouple=0.0, **options), METHODS) for options in ({}, {"granularity": "module", "max_up": 2.0})
+    ]
+    assert off[0] == off[1]

@@ -1,4 +1,4 @@
-"""What predicts accuracy: what is drawn is what was measured, and the captions say no more than that."""
+"""What goes with the gap recovered: what is drawn is what was measured, and the captions say no more than that."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from merging.bank import ON_DATA, WEIGHTS_ONLY
-from merging.prediction import correlations, cross_validated, markdown
 
+from merging.experiments.bank import ON_DATA, WEIGHTS_ONLY
+from merging.experiments.correlations import markdown_bank, write_correlations
 from viz.figures.theme import ACCENT, MUTED, OKABE_ITO
-from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_accuracy, predicted_against_measured
+from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_gap
 from viz.panels.bank_views import EXPECTED, BankViews
 
 SUBSETS = (
@@ -27,7 +27,7 @@ SUBSETS = (
 
 
 def bank_table(rows: int = 96) -> pd.DataFrame:
-    """Merges that keep less the larger their magnitude variance is, and otherwise at random."""
+    """Merges that recover less the larger their magnitude variance is, and otherwise at random."""
     random = np.random.default_rng(0)
     bank = pd.DataFrame({name: random.uniform(0.2, 1.0, rows) for name in (*WEIGHTS_ONLY, *ON_DATA)})
     return bank.assign(
@@ -39,9 +39,18 @@ def bank_table(rows: int = 96) -> pd.DataFrame:
         scaling=random.choice([0.3, 1.0], rows),
         orthogonalize=random.choice(["off", "balanced"], rows),
         decouple=random.choice([0.0, 0.5], rows),
+        granularity="column",
+        max_up=np.inf,
+        renormalise=False,
+        accuracy_kept=0.9,
         mu=random.choice([0.0, 0.3], rows),
-        normalised=1.0 - 0.2 * bank.magnitude_variance + 0.005 * random.normal(size=rows),
+        gap_recovered=1.0 - 0.2 * bank.magnitude_variance + 0.005 * random.normal(size=rows),
     )
+
+
+def written(bank: pd.DataFrame, folder: Path) -> Path:
+    bank.to_csv(folder / "bank_merges.csv", index=False)
+    return folder / "bank_merges.csv"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def bank() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory, bank: pd.DataFrame) -> BankViews:
     tables = tmp_path_factory.mktemp("tables")
-    bank.to_csv(tables / "bank.csv", index=False)
+    write_correlations(written(bank, tables), samples=150)
     return BankViews(tables)
 
 
@@ -95,13 +104,13 @@ def test_every_diagnostic_of_the_bank_has_a_name_a_unit_and_a_meaning() -> None:
 
 
 def test_every_merge_is_a_point_in_the_colour_of_its_group(bank: pd.DataFrame) -> None:
-    figure = diagnostic_against_accuracy(with_titles(bank), "cosine")
+    figure = diagnostic_against_gap(with_titles(bank), "cosine")
     go.Figure(figure)
     assert [trace["name"] for trace in figure["data"]] == ["default", "osrm"]
     assert [trace["marker"]["color"] for trace in figure["data"]] == list(OKABE_ITO[:2])
     for trace in figure["data"]:
         mine = bank[bank.pool == trace["name"]]
-        assert (trace["x"], trace["y"]) == (mine.cosine.tolist(), mine.normalised.tolist())
+        assert (trace["x"], trace["y"]) == (mine.cosine.tolist(), mine.gap_recovered.tolist())
     assert figure["layout"]["xaxis"]["title"]["text"] == "cosine of updates (−1 to 1)"
 
 
@@ -110,7 +119,7 @@ def test_every_merge_is_a_point_in_the_colour_of_its_group(bank: pd.DataFrame) -
 )
 def test_an_axis_is_logarithmic_only_where_values_are_positive_and_far_apart(low: float, high: float, kind: str | None) -> None:
     bank = bank_table()
-    figure = diagnostic_against_accuracy(with_titles(bank.assign(distance=np.linspace(low, high, len(bank)))), "distance")
+    figure = diagnostic_against_gap(with_titles(bank.assign(distance=np.linspace(low, high, len(bank)))), "distance")
     assert figure["layout"]["xaxis"].get("type") == kind
 
 
@@ -139,22 +148,10 @@ def test_a_diagnostic_stands_below_its_label_and_above_the_next() -> None:
     assert figure["layout"]["yaxis"]["range"][0] > max(rows) > figure["layout"]["yaxis"]["range"][1]
 
 
-def test_the_band_lies_around_the_diagonal(bank: pd.DataFrame) -> None:
-    predicted = bank.normalised + 0.01
-    figure = predicted_against_measured(with_titles(bank), predicted, 0.02)
-    go.Figure(figure)
-    band, *points = figure["data"]
-    np.testing.assert_allclose(np.abs(np.array(band["y"]) - np.array(band["x"])), 0.02)
-    [diagonal] = figure["layout"]["shapes"]
-    assert (diagonal["x0"], diagonal["x1"]) == (diagonal["y0"], diagonal["y1"]) == (predicted.min(), predicted.max())
-    np.testing.assert_allclose(np.concatenate([np.array(p["x"]) - np.array(p["y"]) for p in points]), 0.01)
-
-
 def test_all_views_come_from_the_table(views: BankViews, bank: pd.DataFrame) -> None:
     assert views.available
-    forest, predictor = opened(views.forest()), opened(views.predictor())
-    assert [row[0] for row in forest["table"]["rows"]] == [name for _, name in views.diagnostics]
-    assert len(predictor["table"]["rows"]) == len(bank)
+    forest = opened(views.forest())
+    assert [row[2] for row in forest["table"]["rows"]] == [name for _, name in views.diagnostics]
     for title, name in views.diagnostics:
         shown = opened(views.scatter(name))
         assert TITLES[name].name == title
@@ -167,7 +164,7 @@ def test_the_hover_names_the_merge(views: BankViews, bank: pd.DataFrame) -> None
     row = views.bank[(bank.orthogonalize == "balanced") & (bank.decouple > 0) & (bank.mu > 0)].iloc[0]
     settings, tasks = row["merge"].split("<br>")
     title = {"ties": "TIES", "svd": "Truncated SVD"}[row.method]
-    assert settings == f"{title}, λ {row.scaling:g}, orthogonalized (balanced), decoupled 0.5, soft OSRM μ 0.3"
+    assert settings == f"{title}, λ {row.scaling:g}, orthogonalized (balanced), decouple 0.5, soft OSRM μ 0.3"
     assert len(tasks.split(", ")) == row.tasks
     plain = views.bank[(bank.orthogonalize == "off") & (bank.decouple == 0) & (bank.mu == 0)].iloc[0]
     assert plain["merge"].count(",") == 1 + plain.tasks_merged.count("+")
@@ -175,7 +172,7 @@ def test_the_hover_names_the_merge(views: BankViews, bank: pd.DataFrame) -> None
 
 def test_figure_1c_says_what_the_paper_claims_and_what_was_measured(views: BankViews) -> None:
     caption = opened(views.scatter("magnitude_variance"))["caption"]
-    rho = correlations(views.bank).set_index("diagnostic").rho["magnitude_variance"]
+    rho = views.correlations.set_index("diagnostic").rho["magnitude_variance"]
     assert f"ρ = {rho:+.2f}" in caption
     assert "DO-Merging's figure 1c" in caption
     assert "Over all merges this is seen here; at the same method and λ this is seen here." in caption
@@ -183,7 +180,7 @@ def test_figure_1c_says_what_the_paper_claims_and_what_was_measured(views: BankV
 
 def test_a_claim_is_said_to_be_reversed_or_not_seen_where_it_is(tmp_path: Path) -> None:
     bank = bank_table()
-    bank.assign(normalised=2.0 - bank.normalised).to_csv(tmp_path / "bank.csv", index=False)
+    write_correlations(written(bank.assign(gap_recovered=2.0 - bank.gap_recovered), tmp_path), samples=150)
     views = BankViews(tmp_path)
     assert "this is reversed here" in opened(views.scatter("magnitude_variance"))["caption"]
     quiet = views.correlations.set_index("diagnostic")
@@ -192,7 +189,7 @@ def test_a_claim_is_said_to_be_reversed_or_not_seen_where_it_is(tmp_path: Path) 
 
 
 def test_the_sentence_is_what_the_command_prints_with_names_for_people(views: BankViews, bank: pd.DataFrame) -> None:
-    printed = markdown(bank).rpartition("\n")[2]
+    printed = markdown_bank(views.path.parent).rpartition("\n")[2]
     assert views.sentence.startswith("96 merges of 8 task subsets.")
     assert "magnitude variance (" in views.sentence
     for name, title in TITLES.items():
@@ -200,15 +197,20 @@ def test_the_sentence_is_what_the_command_prints_with_names_for_people(views: Ba
     assert views.sentence.startswith(printed)
 
 
-def test_a_predictor_that_is_no_better_than_the_mean_is_not_praised(views: BankViews, tmp_path: Path) -> None:
-    assert "The predictor is better." in opened(views.predictor())["caption"]
-    bank = bank_table()
-    shuffled = bank.assign(normalised=np.random.default_rng(3).permutation(bank.normalised))
-    shuffled.to_csv(tmp_path / "bank.csv", index=False)
-    assert not cross_validated(shuffled).useful
-    other = BankViews(tmp_path)
-    assert "no better than the mean" in opened(other.predictor())["caption"]
-    assert "no better than the mean" in other.sentence
+def test_a_bank_that_is_not_full_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    bank = bank_table().iloc[:40]
+    bank.loc[:3, "gap_recovered"] = np.nan
+    write_correlations(written(bank, tmp_path), samples=20)
+    views = BankViews(tmp_path)
+    assert "n = 36 merges of 8 task subsets" in opened(views.forest())["caption"]
+    assert sum(len(trace["x"]) for trace in opened(views.scatter("distance"))["figure"]["data"]) == 36
+    assert views.sentence.startswith("36 merges of 8 task subsets.")
+
+
+def test_a_bank_without_its_correlations_says_how_to_make_them(tmp_path: Path) -> None:
+    written(bank_table(), tmp_path)
+    assert "mergescope correlations" in BankViews(tmp_path).sentence
+    assert BankViews(tmp_path).diagnostics == []
 
 
 def test_without_a_table_every_view_says_how_to_make_it(tmp_path: Path) -> None:
@@ -216,5 +218,5 @@ def test_without_a_table_every_view_says_how_to_make_it(tmp_path: Path) -> None:
     assert not views.available
     assert views.diagnostics == []
     assert "mergescope experiment bank" in views.sentence
-    for text in (views.forest(), views.predictor(), views.scatter("distance")):
+    for text in (views.forest(), views.scatter("distance")):
         assert "mergescope experiment bank" in opened(text)["caption"]

@@ -86,7 +86,12 @@ class BankViews:
             "of tasks decide much. Open: compared only with merges by the same method at the same λ, the number of tasks taken out: what the diagnostic "
             "knows beyond the settings."
         )
-        return payload(correlation_forest(self.correlations), caption, self.correlations, "mergescope_bank_correlations")
+        return payload(
+            correlation_forest(self.correlations),
+            caption,
+            self.correlations.drop(columns="outcome"),
+            "mergescope_bank_correlations",
+        )
 
     def scatter(self, diagnostic: str) -> str:
         """One diagnostic against the gap recovered, with the paper's claim about it where there is one."""

@@ -223,10 +223,10 @@ class MergeHandlers:
             parts.append(f"orthogonalize {settings.orthogonalize}")
         if settings.orthogonalize != "off" and settings.penalty != self.workbench.penalty(settings.orthogonalize):
             parts.append(f"g {settings.penalty:g}")
-        if settings.decouple != tuned["decouple"]:
-            parts.append(f"γ {settings.decouple:g}")
         if settings.decouple and not settings.magnitude.follows_strength:
             parts.append(settings.magnitude.words)
+        elif settings.decouple != tuned["decouple"]:
+            parts.append(f"γ {settings.decouple:g}")
         if settings.mu:
             parts.append(f"μ {settings.mu:g}, k {settings.k}")
         if any(weight != 1 for weight in settings.weights):
