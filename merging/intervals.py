@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,19 +79,27 @@ def _share(base: Any, alone: Any, merged: Any) -> Any:
 
 def _resampled(compared: Mapping[str, Marks], seed: int) -> dict[str, dict[str, Values]]:
     """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
-    generator = np.random.default_rng(seed)
     shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
     repetitions = max(shape[0] for shape in shapes.values())
-    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), DRAWS) / repetitions
+    counts = _counts(seed, repetitions, tuple(rows for _, rows in shapes.values()))
+    seeds = counts[0].astype(float) / repetitions
     found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for task, (_, rows) in shapes.items():
-        drawn = generator.multinomial(rows, np.full(rows, 1 / rows), DRAWS) / rows
+    for (task, (_, rows)), chosen in zip(shapes.items(), counts[1:], strict=True):
+        drawn = chosen.astype(float) / rows
         for name, marks in compared.items():
             values = np.atleast_2d(marks[task])
             # what has no repetitions (the base) is the same in all of them
             values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
             found[name][task] = np.einsum("dr,rd->d", seeds, values @ drawn.T)
     return found
+
+
+@lru_cache(maxsize=4)
+def _counts(seed: int, repetitions: int, rows: tuple[int, ...]) -> list[np.ndarray[Any, np.dtype[np.uint16]]]:
+    """Return how often each repetition, then each row of every task, is drawn: (draws, repetitions or rows); a table asks for the same often."""
+    generator = np.random.default_rng(seed)
+    drawn = (generator.multinomial(size, np.full(size, 1 / size), DRAWS) for size in (repetitions, *rows))
+    return [counts.astype(np.uint16) for counts in drawn]
 
 
 def _bounds(samples: Values) -> tuple[float, float]:
