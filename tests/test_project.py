@@ -18,7 +18,7 @@ from merging.methods.base import SCALING
 from merging.models import fingerprint, load_base
 from merging.pools import SHIPPED, assets_folder, train_command
 from merging.prediction import markdown, read_bank
-from merging.report import markdown_adapters, markdown_full, markdown_osrm, markdown_results
+from merging.report import markdown_adapters, markdown_osrm, markdown_results
 from merging.search import best_scalings, read_table
 from merging.tasks import Task
 from merging.tasks import fingerprint as data_fingerprint
@@ -69,7 +69,6 @@ def test_the_readmes_tables_are_those_of_the_shipped_files() -> None:
     assert markdown_adapters() in readme
     assert markdown_adapters(["smollm2"]) in readme
     assert markdown_osrm(assets_folder() / "tables") in readme
-    assert markdown_full(assets_folder() / "tables") in readme
     assert markdown(read_bank(assets_folder() / "tables" / "bank.csv")) in readme
 
 

@@ -13,6 +13,7 @@ from merging.prediction import Prediction, correlations, cross_validated, read_b
 from merging.tasks import task_title
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_accuracy, predicted_against_measured
 from viz.panels.component import payload
+from viz.panels.do_views import DoViews
 from viz.panels.osrm_views import nothing
 
 COMMAND = "mergescope experiment bank"
@@ -39,6 +40,7 @@ class BankViews:
 
     def __init__(self, tables: Path) -> None:
         self.path = tables / "bank.csv"
+        self.do_merging = DoViews(tables)
 
     @property
     def available(self) -> bool:
