@@ -17,7 +17,7 @@ from merging import MergeError
 from merging.experiments.ledger import Ledger
 from merging.experiments.osrm import QUICK, AdapterSet, Experiment, OsrmExperiment
 from merging.experiments.osrm_summary import DATA, EFFECTS, STEPS, answer, summarise
-from merging.report import markdown_osrm
+from merging.experiments.tables import markdown_osrm
 from merging.search import pack
 from merging.variants import VARIANTS
 
