@@ -10,6 +10,11 @@ if os.environ.get("SPACE_ID"):
 # an evaluation and a moving slider share the cores: threads that spin while they wait would make both many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from merging.memory import limit_arenas
+
+# many threads allocate and free whole models here: left alone, glibc would keep 10 of 13 GB that nobody uses
+limit_arenas()
+
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path

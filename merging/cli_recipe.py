@@ -94,9 +94,10 @@ def needs_data(method: str) -> bool:
 def features_of(adapters: Sequence[Adapter], base: str | None, k: int = 100) -> Features:
     """Collect the features of the adapters' own embedded tasks, for what needs data."""
     from .bases import base_of  # noqa: PLC0415 - takes seconds
+    from .feature_store import texts_for  # noqa: PLC0415
     from .features import collect_features  # noqa: PLC0415
     from .models import load_base  # noqa: PLC0415
-    from .reading import READ_LENGTH, texts_for  # noqa: PLC0415
+    from .reading import READ_LENGTH  # noqa: PLC0415
     from .tasks import Task  # noqa: PLC0415
 
     size = texts_for(k)  # texts that are read together share their padding, and so decide the last bits

@@ -239,10 +239,12 @@ def reading_features(
     batch_size: int = 32,
     keep_tokens: bool = True,
     moments: Moments | None = None,
+    largest: int | None = None,
 ) -> Generator[tuple[int, int], None, Features]:
     """Do the work of `collect_features` step by step: yields (texts read, texts to read), returns the features.
 
-    Closing the generator stops between two batches and takes the hooks off the model.
+    Closing the generator stops between two batches and takes the hooks off the model. Where the features would need more than ``largest``
+    bytes of memory the first batch is the last, with a MergeError.
     """
     if k < 1:
         raise MergeError(f"k = {k}: at least one text per task is needed.")
@@ -270,6 +272,8 @@ def reading_features(
                 batch = encoded_texts.batch(batch_rows, device)
                 recorder.batch_rows, recorder.mask = batch_rows, batch["attention_mask"].bool()
                 reader(**batch)
+                if not done and largest is not None:
+                    recorder.check_size([len(one) for one in encoded.values()], largest)
                 done += len(batch_rows)
                 yield done, total
             rows |= {(task, name): value for name, value in recorder.finish().items()}
@@ -341,6 +345,16 @@ class _Recorder:
         moment = real.T @ real
         self._moments[name] = self._moments[name] + moment if name in self._moments else moment
         self._counts[name] += len(real)
+
+    def check_size(self, texts: Sequence[int], largest: int) -> None:
+        """Refuse what would not fit: of every input one second moment a task, and a mean a text."""
+        widths = [found.samples.shape[1] for found in self._found.values()]
+        size = sum(8 * width**2 * len(texts) + 4 * width * sum(texts) for width in widths)
+        if size > largest:
+            raise MergeError(
+                f"The features of {len(texts)} tasks at {len(widths)} layer inputs need {size / 1e9:.1f} GB of memory, more than the "
+                f"{largest / 1e9:.1f} GB that are kept: choose fewer tasks or fewer kinds of modules."
+            )
 
     def finish(self) -> dict[str, _Rows]:
         self._last = {}

@@ -45,7 +45,7 @@ class Recovered:
 def average(marks: Marks, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Return the mean over tasks of the mean over rows and repetitions."""
     value = float(np.mean([values.mean() for values in marks.values()]))
-    return value, *_bounds(np.mean(list(_resampled({"": marks}, seed, draws)[""].values()), axis=0))
+    return value, *_bounds(np.mean(_resampled(marks, seed, draws), axis=0))
 
 
 def difference(marks: Marks, reference: Marks, seed: int = 0) -> Interval:
@@ -58,11 +58,16 @@ def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0, draws
     counted = [task for task in merged if has_gap(base[task], alone[task])]
     if not counted:
         return Recovered(math.nan, math.nan, math.nan, {})
-    shares = {task: float(_share(base[task].mean(), alone[task].mean(), merged[task].mean())) for task in counted}
-    compared = {"b": base, "a": alone, "m": merged}
-    sampled = _resampled({name: {t: marks[t] for t in counted} for name, marks in compared.items()}, seed, draws)
-    samples = np.mean([_share(sampled["b"][t], sampled["a"][t], sampled["m"][t]) for t in counted], axis=0)
-    return Recovered(float(np.mean([*shares.values()])), *_bounds(samples), shares)
+    shares = {
+        task: float((merged[task].mean() - base[task].mean()) / (alone[task].mean() - base[task].mean())) for task in counted
+    }
+    # linearised around the measured shares: a resampled gap near 0 would make the ratio itself explode
+    moves = {
+        task: (merged[task] - base[task] - shares[task] * (alone[task] - base[task])) / (alone[task] - base[task]).mean()
+        for task in counted
+    }
+    mean, (_, low, high) = float(np.mean([*shares.values()])), average(moves, seed, draws)
+    return Recovered(mean, mean + low, mean + high, shares)
 
 
 def has_gap(base: Values, alone: Values) -> bool:
@@ -71,24 +76,13 @@ def has_gap(base: Values, alone: Values) -> bool:
     return bool(gains.mean() > Z95 * gains.std() / math.sqrt(len(gains)))
 
 
-def _share(base: Any, alone: Any, merged: Any) -> Any:
-    # a resampled gap may come near 0: a hundredth of a row's worth keeps the ratio finite, and the quantiles do not notice
-    return (merged - base) / np.maximum(alone - base, 1e-4)
-
-
-def _resampled(compared: Mapping[str, Marks], seed: int, draws: int) -> dict[str, dict[str, Values]]:
-    """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
-    shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
-    repetitions = max(shape[0] for shape in shapes.values())
-    seeds, counts = _drawn(seed, draws, repetitions, tuple(rows for _, rows in shapes.values()))
-    found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for (task, (_, rows)), drawn in zip(shapes.items(), counts, strict=True):
-        for name, marks in compared.items():
-            values = np.atleast_2d(marks[task])
-            # what has no repetitions (the base) is the same in all of them
-            values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
-            found[name][task] = np.einsum("dr,rd->d", seeds, values @ (drawn.T / rows))
-    return found
+def _resampled(marks: Marks, seed: int, draws: int) -> list[Values]:
+    """Return each task's means (draws,): rows drawn anew per task, repetitions once for all tasks."""
+    tasks = [np.atleast_2d(values) for values in marks.values()]
+    seeds, counts = _drawn(seed, draws, len(tasks[0]), tuple(values.shape[1] for values in tasks))
+    return [
+        np.einsum("dr,rd->d", seeds, values @ (drawn.T / values.shape[1])) for values, drawn in zip(tasks, counts, strict=True)
+    ]
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,15 @@ from .embedded_models import EMBEDDED
 from .engine import merge
 from .errors import MergeError
 from .evaluation import encode_task, evaluate
-from .features import Features, reading_features
+from .feature_store import BaseOf, FeatureStore, TextsOf
+from .features import Features
 from .models import linear_layers, out_in, working_copy
 from .osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
-from .reading import texts_for
 from .sources import SOURCES
 from .tasks import Task, task_title
 from .training import Progress, TrainingSettings, fine_tune, osrm_start, target_names
 from .variants import VARIANTS, Variant
 
-BaseOf = Callable[[str, str], tuple[nn.Module, Any]]
-"""(source, dtype) -> (model, tokenizer), see `merging.models.load_base`."""
-KEPT_FEATURES = 3
-"""Readings that are kept; the oldest goes. See `LARGEST_FEATURES` for what one may weigh."""
-LARGEST_FEATURES = 3e9
-"""Bytes of features that one reading may keep, if every text had as many tokens as are read."""
 MAX_LENGTH = 64
 """Tokens of each text: the panel is for short trainings."""
 
@@ -64,6 +58,11 @@ class Plan:
     base: str = "minilm"
     dtype: str = "float32"
     max_length: int = MAX_LENGTH
+
+    @property
+    def texts(self) -> TextsOf:
+        """Whose inputs its features are taken from."""
+        return TextsOf(self.tasks, self.modules, self.base, self.dtype, self.max_length)
 
     def settings(self, task: str) -> TrainingSettings:
         """Return the trainer's settings for one task."""
@@ -149,7 +148,10 @@ class Lab:
     reader: BaseOf | None = None
     trained: Callable[[str], Adapter | None] = lambda task: None
     _own: dict[str, Task] = field(default_factory=dict, repr=False)
-    _features: dict[tuple[Any, ...], Features] = field(default_factory=dict, repr=False)
+    store: FeatureStore = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.store = FeatureStore(self.reader or self.base, self.task)
 
     def titles(self, owner: str = "") -> dict[str, str]:
         """Return {name: title} of what a visitor may choose: the embedded tasks, and those that ``owner`` added."""
@@ -174,7 +176,9 @@ class Lab:
 
     def forget(self, owner: str) -> None:
         """Drop what ``owner`` added."""
-        for name in [name for name in self._own if name.startswith(f"{owner}-")]:
+        gone = [name for name in self._own if name.startswith(f"{owner}-")]
+        self.store.forget(gone)
+        for name in gone:
             del self._own[name]
 
     def check(self, plan: Plan) -> None:
@@ -207,58 +211,19 @@ class Lab:
 
     def ready(self, plan: Plan) -> bool:
         """Tell whether the texts of a plan have been read already."""
-        return self._key(plan) in self._features
+        return self.store.ready(plan.texts, plan.k)
 
     def reading(self, plan: Plan) -> Iterator[tuple[int, int]]:
-        """Read the texts that a plan needs; yields (texts read, texts to read). Closing stops and keeps nothing."""
-        if not self.ready(plan):
-            features = yield from self._read(plan)
-            self._keep_features(plan, features)
-
-    def _keep_features(self, plan: Plan, features: Features) -> None:
-        self._features[self._key(plan)] = features
-        while len(self._features) > KEPT_FEATURES:
-            self._features.pop(next(iter(self._features)), None)
-
-    def _read(self, plan: Plan) -> Generator[tuple[int, int], None, Features]:
+        """Read the texts that a plan needs; yields (texts read, texts to read). Closing stops between two batches."""
         self.check(plan)
-        model, tokenizer = (self.reader or self.base)(plan.base, plan.dtype)
-        size = texts_for(plan.k)
-        texts = {task: self.task(task).train.texts[:size] for task in plan.tasks}
-        modules = self.modules(plan)
-        widths = {name: out_in(layer)[1] for name, layer in linear_layers(model, modules).items()}
-        self._check_size(plan, sum(map(len, texts.values())), widths)
-        copy = working_copy(model, modules)
-        return (yield from reading_features(copy, tokenizer, texts, size, modules, max_length=plan.max_length))
-
-    @staticmethod
-    def _check_size(plan: Plan, texts: int, widths: Mapping[str, int]) -> None:
-        """Refuse to read what might not fit into memory; query, key and value of a layer share their input."""
-        alike = (".query", ".key", ".value", ".q_proj", ".k_proj", ".v_proj", ".q_lin", ".k_lin", ".v_lin", ".q", ".k", ".v")
-        shared = {name.rsplit(".", 1)[0] if name.endswith(alike) else name: width for name, width in widths.items()}
-        size = 4 * plan.max_length * texts * sum(shared.values())
-        if size > LARGEST_FEATURES:
-            raise MergeError(
-                f"Features of {len(plan.tasks)} tasks at {len(widths)} modules would need up to {size / 1e9:.0f} GB: choose k = 100 or "
-                "less, fewer tasks, or fewer kinds of modules."
-            )
+        yield from self.store.reading(plan.texts, plan.k)
 
     def features(self, plan: Plan) -> Features:
         """Return the features of a plan, limited to its k."""
-        found = self._features.get(self._key(plan))
-        if found is None:  # never read, or another visitor's took the place
-            reading = self._read(plan)
-            while found is None:
-                try:
-                    next(reading)
-                except StopIteration as finished:
-                    found = finished.value
-            self._keep_features(plan, found)
-        return found.first(plan.k)
+        return self.store.features(plan.texts, plan.k)
 
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
         """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
-        # a cache of its own, so that the moments of every k ever asked for do not pile up
         everything = replace(self.features(plan), limit=None)
         A, found = self._start(plan, everything, task, module)
         at_all = self._start(replace(plan, k=everything.k), everything, task, module)[0]
@@ -389,6 +354,3 @@ class Lab:
 
     def _is_osrm(self, plan: Plan) -> bool:
         return VARIANTS[plan.variant].init == "osrm"
-
-    def _key(self, plan: Plan) -> tuple[Any, ...]:
-        return plan.base, plan.dtype, plan.max_length, plan.tasks, plan.modules, texts_for(plan.k)

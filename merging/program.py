@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .feature_store import texts_for
 from .link import exact_rank, require_shipped, value_text
 from .methods import METHODS
 from .plugins import Decouple, Orthogonalize
 from .pools import SHIPPED
-from .reading import texts_for
 from .workbench import Settings, needs_data
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,23 @@ from .embedded_models import EMBEDDED
 from .engine import Merged, Plugins, plugged
 from .errors import MergeError
 from .evaluation import EncodedTask, Estimate, encode_task, estimate, evaluate, own_head
-from .features import Features, reading_features
+from .feature_store import TextsOf
+from .features import Features
 from .intervals import Recovered, gap_recovered
-from .lab import Lab, Plan
+from .lab import Lab
+from .memory import trim
 from .methods import METHODS
 from .models import linear_layers, working_copy
+from .per_pool import P, PerPool, T
 from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
-from .pools import POOLS, SHIPPED, assets_folder, load_pool
-from .reading import READ_LENGTH, TEXTS, Progress, Reading, texts_for
+from .pools import SHIPPED, assets_folder, load_pool
+from .reading import READ_LENGTH, Progress
 from .search import ALONE, BASE, CONTENDERS, averages, best_scalings, marks_of, read_table, unpacked
-from .tasks import DEFAULT_TASKS, Task
+from .sources import SOURCES
+from .tasks import DEFAULT_TASKS
 from .training import TrainingSettings
 
-KEPT_MOMENTS = 4
-"""Values of k whose second moments are kept: tens of MB each."""
 KEPT_POOLS = 64
 """Pools of visitors that are kept; the oldest goes."""
 FALLBACK_SCALING = 0.5
@@ -97,7 +99,7 @@ class MergeView:
 
 @dataclass(frozen=True)
 class OwnPool:
-    """A set of adapters that a visitor trained or brought along: {task: folder}, and the plan by which their texts are read.
+    """A set of adapters that a visitor trained or brought along: {task: folder}, and whose texts belong to them.
 
     Attributes
     ----------
@@ -106,7 +108,7 @@ class OwnPool:
 
     title: str
     folders: dict[str, str]
-    plan: Plan
+    texts: TextsOf
     measured: bool = True
 
 
@@ -123,21 +125,26 @@ class Workbench:
         self.pools = {name: SHIPPED[name].title for name in present}
         self.bases = Bases()
         self._own: dict[str, OwnPool] = {}
-        self._seen: dict[int, Features] = {}  # k: features whose second moments are there
-        self._readings = {size: Reading(partial(self._start_reading, size)) for size in TEXTS}
         self.lab = Lab(self.base, self._base_reader, self._trained)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
-        self.adapters = lru_cache(maxsize=KEPT_POOLS)(self._adapters)
-        self.references = lru_cache(maxsize=KEPT_POOLS)(self._references)
-        self.overlaps = lru_cache(maxsize=KEPT_POOLS)(self._overlaps)
-        self._pool_warnings = lru_cache(maxsize=KEPT_POOLS)(lambda pool: compatibility(self.adapters(pool)).warnings)
-        self.sweep = lru_cache(maxsize=KEPT_POOLS)(self._sweep)
-        self._known_tests = lru_cache(maxsize=KEPT_POOLS)(self._tests)
-        self.defaults = lru_cache(maxsize=1024)(self._defaults)
-        self._separated = lru_cache(maxsize=32)(self._orthogonalized)
-        self._updates = lru_cache(maxsize=32)(self._decoupled)
-        self._known = lru_cache(maxsize=16)(self._know)
-        self._tokenised = lru_cache(maxsize=KEPT_POOLS)(self._encoded)
+        self._caches: list[PerPool[..., Any]] = []
+        self.adapters = self._per_pool(self._adapters)
+        self.references = self._per_pool(self._references)
+        self.overlaps = self._per_pool(self._overlaps)
+        self._pool_warnings = self._per_pool(lambda pool: compatibility(self.adapters(pool)).warnings)
+        self.sweep = self._per_pool(self._sweep)
+        self._known_tests = self._per_pool(self._tests)
+        self.defaults = self._per_pool(self._defaults, 1024)
+        # the updates after the plug-ins, of settings that a moving slider comes back to
+        self._separated = self._per_pool(self._orthogonalized, 32)
+        self._updates = self._per_pool(self._decoupled, 32)
+        self._known = self._per_pool(self._know, 16)
+        self._tokenised = self._per_pool(self._encoded)
+
+    def _per_pool(self, function: Callable[P, T], largest: int = KEPT_POOLS) -> PerPool[P, T]:
+        cache = PerPool(function, largest)
+        self._caches.append(cache)
+        return cache
 
     @property
     def device(self) -> str:
@@ -160,8 +167,8 @@ class Workbench:
         """Return (source, dtype) of the base that a pool's adapters belong to."""
         if pool in self.pools:
             return SHIPPED[pool].base, "float32"
-        plan = self._own_pool(pool).plan
-        return plan.base, plan.dtype
+        texts = self._own_pool(pool).texts
+        return texts.base, texts.dtype
 
     def base_title(self, pool: str) -> str:
         """Return the name of a pool's base for people."""
@@ -181,15 +188,21 @@ class Workbench:
 
     # -- pools ---------------------------------------------------------------------------------------------------------
 
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan, measured: bool = True) -> None:
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], texts: TextsOf, measured: bool = True) -> None:
         """Make a visitor's own set of adapters {task: folder} a pool under a key that only the visitor knows."""
-        self._own[key] = OwnPool(title, dict(folders), plan, measured)
+        self._own[key] = OwnPool(title, dict(folders), texts, measured)
         while len(self._own) > KEPT_POOLS:
-            self._own.pop(next(iter(self._own)), None)
+            self.remove_pool(next(iter(self._own)))
 
     def remove_pool(self, key: str) -> None:
-        """Forget a pool that was added."""
-        self._own.pop(key, None)
+        """Forget a pool that was added, with all that was computed of it and read of its visitor's own tasks."""
+        own = self._own.pop(key, None)
+        tasks = [task for task in own.folders if task not in SOURCES] if own else []
+        for cache in self._caches:
+            for gone in (key, *tasks):
+                cache.forget(gone)
+        self.lab.store.forget(tasks)
+        trim()
 
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
         if pool in self.pools:
@@ -438,67 +451,24 @@ class Workbench:
         """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its diagnosis."""
         if self.texts_read(settings) or not self.measured(settings.pool):
             return
-        if self._apart(settings.pool):
-            for step in self.lab.reading(self._plan(settings.pool, settings.k)):
-                yield Progress("reading", *step)
-            return
-        reading, step = self._reading(settings.k), (1, 1)
-        while (news := reading.step()) is not None:
-            step = news
+        for step in self.lab.store.reading(self._texts_of(settings.pool), settings.k):
             yield Progress("reading", *step)
-        features = self._first(settings.k)
-        for module in features.modules:
-            for task in features.tasks:
-                features.second_moment(task, module)
-            yield Progress("reading", *step)
-        self._seen[settings.k] = features
-        while len(self._seen) > KEPT_MOMENTS:
-            self._seen.pop(next(iter(self._seen)), None)
 
     def texts_read(self, settings: Settings) -> bool:
         """Tell whether the texts that a merge of this pool, or its diagnosis, may need have been read."""
         if not self.measured(settings.pool):
             return False
-        if self._apart(settings.pool):
-            return self.lab.ready(self._plan(settings.pool, settings.k))
-        return settings.k in self._seen
+        return self.lab.store.ready(self._texts_of(settings.pool), settings.k)
 
-    def _apart(self, pool: str) -> bool:
-        """Tell whether a pool's texts are read for it alone; the pools on the embedded encoder share theirs."""
-        return pool not in POOLS
-
-    def _plan(self, pool: str, k: int) -> Plan:
+    def _texts_of(self, pool: str) -> TextsOf:
+        """Return whose texts a pool's methods and diagnostics read; pools of the same tasks and modules share them."""
         if pool not in self.pools:
-            return replace(self._own_pool(pool).plan, k=k)
-        source, dtype = self.base_of(pool)
-        modules = tuple(self.modules(pool))
-        return Plan(tasks=tuple(self.tasks(pool)), k=k, modules=modules, base=source, dtype=dtype, max_length=READ_LENGTH)
+            return self._own_pool(pool).texts
+        return TextsOf(tuple(self.tasks(pool)), tuple(self.modules(pool)), *self.base_of(pool), READ_LENGTH)
 
     def texts(self, pool: str, k: int) -> Features:
-        """Return the features that belong to a pool: of its own base, tasks and modules, where it is not one of `POOLS`."""
-        return self.lab.features(self._plan(pool, k)) if self._apart(pool) else self.features(k)
-
-    def features(self, k: int) -> Features:
-        """Return the features of the default tasks' first ``k`` training texts."""
-        return self._seen.get(k) or self._first(k)
-
-    def _first(self, k: int) -> Features:
-        reading = self._reading(k)
-        while reading.features is None:
-            reading.step()
-        # a cache of its own, so that the moments of every k ever asked for do not pile up
-        return reading.features.first(k)
-
-    def _reading(self, k: int) -> Reading:
-        return self._readings[texts_for(k)]
-
-    def _start_reading(self, size: int) -> Generator[tuple[int, int], None, Features]:
-        reader, tokenizer = self._base_reader("minilm", "float32")
-        texts = {name: Task.load(name).train.texts[:size] for name in DEFAULT_TASKS}
-        modules = self.modules(next(iter(self.pools)))
-        # on the CPU: what a borrowed GPU's process reads would be gone with it. A copy of its own, as hooks are hung on it,
-        # that shares every weight with the base, which nobody changes
-        return reading_features(working_copy(reader, ()), tokenizer, texts, size, modules)
+        """Return the features of the first ``k`` texts of each of a pool's tasks."""
+        return self.lab.store.features(self._texts_of(pool), k)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from ..intervals import Recovered, average, gap_recovered
 from ..pools import POOLS, SHIPPED
 from ..search import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
 from .correlations import markdown_bank
-from .tables import markdown_adapters, markdown_results
+from .do_pieces.markdown import markdown_do
+from .tables import markdown_adapters, markdown_osrm, markdown_results
 
 
 def refreshed(text: str, tables: Path) -> str:
@@ -113,6 +114,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "findings": findings,
     "pools": markdown_results,
     "adapters": adapters,
+    "osrm": markdown_osrm,
+    "do": markdown_do,
     "bank": markdown_bank,
 }
 """{marker: what stands there}."""

@@ -243,43 +243,6 @@ def _osrm_axes(axes: pd.DataFrame) -> str:
     return _table(["axis", "value", "start of A", *(f"{CONTENDERS[REFERENCE].title}, {at}" for at in AT)], rows)
 
 
-def markdown_full(folder: Path) -> str:
-    """Return the README's tables of the full fine-tunes: magnitude variance beside that of LoRAs, and what each set gets right.
-
-    The variance across tasks over the squared mean, and the largest norm over the median one, are means over modules, with the extremes.
-    """
-    variance, runs, rates, accuracy = (
-        read_table(folder / f"full_{n}.csv") for n in ("variance", "runs", "learning_rate", "accuracy")
-    )
-    trained = {str(name): _trained(group) for name, group in runs.groupby("source")} if len(runs) else {}
-    for (rate, rows), group in rates.groupby(["learning_rate", "rows"]) if len(rates) else ():
-        trained[f"full, lr {rate:g}, {rows:,} rows"] = _trained(group)
-    shipped = [name for pool in POOLS for name in (pool, f"{pool}, decoupled")]
-    lines = [
-        "| updates | trained on | variance over squared mean (extremes of modules) | largest norm over median |",
-        "|---|---|---|---|",
-    ]
-    for name in [*dict.fromkeys(runs.get("source", ())), *shipped, *(n for n in trained if n not in set(runs.get("source", ())))]:
-        mine = variance[variance.source == name]
-        if len(mine):
-            title = (
-                f"pool `{name.replace(', decoupled', '`, decoupled')}" + ("" if "," in name else "`") if name in shipped else name
-            )
-            spread = f"{mine.variance.mean():.3f} ({mine.variance.min():.3f} to {mine.variance.max():.3f})"
-            lines.append(f"| {title} | {trained.get(name, 'as shipped')} | {spread} | {mine.norm_ratio.mean():.2f} |")
-    if len(accuracy):
-        lines += ["", "| task | base with the probe | full fine-tune | LoRA, same rows |", "|---|---|---|---|"]
-        lines += [f"| {task_title(r.task)} | {r.base:.3f} | {r.full:.3f} | {r.lora:.3f} |" for r in accuracy.itertuples()]
-    return "\n".join(lines)
-
-
-def _trained(runs: pd.DataFrame) -> str:
-    low, high = int(runs.rows.min()), int(runs.rows.max())
-    rows = f"{low:,} to {high:,}" if low < high else f"{high:,}"
-    epochs = int(runs.epochs.iloc[0])
-    return f"{rows} rows, {epochs} epoch{'s' * (epochs > 1)}, lr {runs.learning_rate.iloc[0]:g}"
-
-
 def _points(effects: pd.DataFrame, method: str) -> str:
     if method not in effects.index:
         return ""

@@ -31,13 +31,13 @@ PATIENCE = 90  # seconds until the app answers, on a busy machine
 
 
 @contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[str]:
-    """Run `python <arguments>` as a server on a free port, and give its address when it answers."""
+def served(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
+    """Run `python <arguments>` as a server on a free port, with environment variables, and give its address when it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / "log.txt"
-    environment = os.environ | OFFLINE | {"GRADIO_SERVER_PORT": str(port)}
+    environment = os.environ | OFFLINE | {"GRADIO_SERVER_PORT": str(port)} | variables
     with log.open("w") as output:
         server = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT

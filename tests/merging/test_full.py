@@ -1,23 +1,17 @@
-"""A full fine-tune moves the weights and nothing else, says how far, and hands the base back; its reference experiment runs in little."""
+"""A full fine-tune moves the weights and nothing else, says how far, and hands the base back."""
 
 from __future__ import annotations
 
-import math
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from builders import KINDS, QUERY_AND_VALUE, random_adapter, state, tiny_gpt2, tiny_model, unchanged
-from merging.experiments.full import QUANTILES, column_quantiles, variance_rows
 
 from merging import Adapter, LowRank, MergeError, Task, evaluate
 from merging.diagnostics import column_norms, magnitude_variance
-from merging.experiments.tables import markdown_full
+from merging.experiments.do_pieces.full import QUANTILES, column_quantiles, variance_rows
 from merging.full import full_fine_tune
 from merging.models import fingerprint, linear_layers
 from merging.training import TrainingSettings, fine_tune
@@ -194,58 +188,3 @@ def test_decoupled_adapters_have_no_variance_left() -> None:
     assert table[table.source == "mine, decoupled"].norm_ratio.to_numpy() == pytest.approx(1.0)
     expected = magnitude_variance(pool).variance.to_numpy()
     assert table[table.source == "mine"].variance.to_numpy() == pytest.approx(expected, rel=1e-5)
-
-
-TABLES = ("learning_rate", "runs", "columns", "lora_columns", "variance", "accuracy")
-
-
-def quick(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "merging.cli", "experiment", "full", "--quick", "--adapters", folder, "-o", folder / "tables"]
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, check=False)
-
-
-def test_the_quick_reference_writes_every_table_and_does_nothing_twice(tmp_path: Path) -> None:
-    done = quick(tmp_path)
-    assert done.returncode == 0, done.stderr
-    paths = {name: tmp_path / "tables" / f"full_{name}.csv" for name in TABLES}
-    tables = {name: pd.read_csv(path) for name, path in paths.items()}
-    rates = tables["learning_rate"].groupby("learning_rate").validation.mean()
-    runs = tables["runs"]
-    assert set(runs[runs.source == "full"].learning_rate) == {rates.idxmax()}
-    assert len(rates) > 1
-    assert set(runs.groupby("source").task.nunique()) == {2}
-    [further] = [source for source in set(runs.source) if source.startswith("full, lr ") and "rows" not in source]
-    expected = {"full", "LoRA, same rows", further, "default", "default, decoupled", "osrm", "osrm, decoupled"}
-    assert expected < set(tables["variance"].source)
-    assert (tables["variance"].groupby("source").module.nunique() == 12).all()
-    assert tables["columns"]["quantile"].nunique() == 19
-    accuracy = tables["accuracy"]
-    for name in ("base", "full", "lora"):
-        assert accuracy[name].to_numpy() == pytest.approx((accuracy[f"{name}_correct"] / accuracy.total).to_numpy())
-    # the same rows, epochs and order: what differs is the learning rate, and what is trained
-    pair = runs[runs.source.isin(["full", "LoRA, same rows"])]
-    assert (pair.groupby("task")[["rows", "epochs", "seed", "steps"]].nunique() == 1).all(axis=None)
-    # one run is lost: only it is made again, and what follows from it is the same
-    runs[(runs.source != "full") | (runs.task != "movie")].to_csv(paths["runs"], index=False)
-    before = {name: path.read_text() for name, path in paths.items() if name != "runs"}
-    made = sorted(path.stat().st_mtime_ns for path in tmp_path.glob("*/*/adapter_model.safetensors"))
-    again = quick(tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert {name: path.read_text() for name, path in paths.items() if name != "runs"} == before
-    assert sorted(path.stat().st_mtime_ns for path in tmp_path.glob("*/*/adapter_model.safetensors")) == made
-    assert len(pd.read_csv(paths["runs"])) == len(runs)
-    assert [line.partition(":")[0] for line in again.stdout.splitlines() if "right on" in line] == ["full movie"]
-
-
-def test_the_readmes_table_holds_means_and_extremes_over_modules(tmp_path: Path) -> None:
-    modules = [("full", "a", 0.1, 1.5), ("full", "b", 0.3, 2.5), ("default", "a", 0.4, 2.0), ("default", "b", 1.2, math.inf)]
-    pd.DataFrame(modules, columns=["source", "module", "variance", "norm_ratio"]).to_csv(
-        tmp_path / "full_variance.csv", index=False
-    )
-    runs = [("full", task, rows, 2, 3e-4) for task, rows in (("trec", 3000), ("bbc", 1368))]
-    pd.DataFrame(runs, columns=["source", "task", "rows", "epochs", "learning_rate"]).to_csv(
-        tmp_path / "full_runs.csv", index=False
-    )
-    lines = markdown_full(tmp_path).splitlines()
-    assert "| full | 1,368 to 3,000 rows, 2 epochs, lr 0.0003 | 0.200 (0.100 to 0.300) | 2.00 |" in lines
-    assert "| pool `default` | as shipped | 0.800 (0.400 to 1.200) | inf |" in lines

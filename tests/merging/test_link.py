@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merging import Adapter, Decouple, Merged, MergeError, Recipe, reading, workbench
-from merging.lab import Plan
+from merging.feature_store import TextsOf
 from merging.link import (
     K_RANGE,
     LIMIT_RANGE,
@@ -201,7 +201,7 @@ def test_a_link_that_means_nothing_is_refused_in_a_sentence(query: str, words: l
 def test_a_pool_of_one_visitor_has_no_link_and_no_program() -> None:
     bench = Workbench()
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in ("movie", "sms_spam")}
-    bench.add_pool("own-1", "Your set 1", folders, Plan(tuple(folders)))
+    bench.add_pool("own-1", "Your set 1", folders, TextsOf(tuple(folders), ("query", "value")))
     own = tuned("ties", weights=(1.0, 1.0))
     for write in (to_query, lambda s: snippet(s, bench)):
         with pytest.raises(MergeError, match="only in your session"):

@@ -14,8 +14,8 @@ from merging import Adapter, LowRank, MergeError, merge
 from merging.apply import add_update
 from merging.diagnosis import Diagnosis
 from merging.evaluation import EncodedTask, evaluate
+from merging.feature_store import TextsOf
 from merging.grams import merge_error, merge_error_at
-from merging.lab import Plan
 from merging.models import linear_layers, working_copy
 from merging.on_demand import OnDemand
 from merging.plugins import Orthogonalize
@@ -35,7 +35,7 @@ def pair(bench: Workbench) -> Settings:
     """Settings of a merge of two shipped adapters, as a visitor's own pool."""
     tasks = ("movie", "trec")
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in tasks}
-    bench.add_pool("own-pair", "Your set 1", folders, Plan(tasks))
+    bench.add_pool("own-pair", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
     return Settings("own-pair", "ties", (("scaling", 0.8), ("density", 0.4)), weights=(1.0, 0.6), **PLUGINS)
 
 

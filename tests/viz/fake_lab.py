@@ -10,6 +10,7 @@ import pandas as pd
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
+from merging.feature_store import TextsOf
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
 from merging.variants import VARIANTS
@@ -91,8 +92,8 @@ class FakePools:
     def __init__(self) -> None:
         self.pools: dict[str, tuple[str, dict[str, str], Plan]] = {}
 
-    def add_pool(self, key: str, title: str, folders: dict[str, str], plan: Plan, measured: bool = True) -> None:
-        self.pools[key] = (title, dict(folders), plan)
+    def add_pool(self, key: str, title: str, folders: dict[str, str], texts: TextsOf, measured: bool = True) -> None:
+        self.pools[key] = (title, dict(folders), texts)
 
     def remove_pool(self, key: str) -> None:
         self.pools.pop(key, None)

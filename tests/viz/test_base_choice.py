@@ -10,6 +10,7 @@ from builders import made_up_task, random_adapter, tiny_model
 from fake_lab import FakeLab
 
 from merging.errors import MergeError
+from merging.feature_store import TextsOf
 from merging.lab import Plan
 from merging.shelf import Brought, Prepared
 from viz.panels.adapters_handlers import AdaptersHandlers, AdaptersSession
@@ -27,8 +28,8 @@ class Pools:
     def __init__(self) -> None:
         self.added: dict[str, tuple[dict[str, str], Plan, bool]] = {}
 
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan, measured: bool = True) -> None:
-        self.added[key] = (dict(folders), plan, measured)
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], texts: TextsOf, measured: bool = True) -> None:
+        self.added[key] = (dict(folders), texts, measured)
 
 
 def base(source: str, dtype: str) -> tuple[Any, None]:

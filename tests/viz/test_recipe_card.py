@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_workbench import FakeWorkbench
 
-from merging.lab import Plan
+from merging.feature_store import TextsOf
 from merging.link import from_query, settings_of_recipe, to_query
 from merging.methods import METHODS
 from merging.workbench import Settings, Workbench
@@ -119,7 +119,7 @@ def test_a_recipe_keeps_k_where_texts_decide_the_merge(k: int) -> None:
 def test_a_visitors_own_set_has_a_recipe_but_no_link() -> None:
     bench = Workbench()
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in ("movie", "sms_spam")}
-    bench.add_pool("own-1", "Your set 1", folders, Plan(tuple(folders)))
+    bench.add_pool("own-1", "Your set 1", folders, TextsOf(tuple(folders), ("query", "value")))
     shown = card({"recipe": recipe_payload(bench, tuned("average", weights=(1.0, 1.0), pool="default"), 200, "x")})
     assert shown["query"]
     own = Settings("own-1", "average", weights=(1.0, 1.0))

@@ -1,6 +1,7 @@
 """The workbench: features are read once, step by step, and an evaluation merged step by step gives the usual numbers."""
 
-from collections.abc import Generator
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,50 +10,13 @@ import torch
 from merging.cli_recipe import features_of
 from merging.errors import MergeError
 from merging.evaluation import evaluate
-from merging.lab import Plan
+from merging.feature_store import TextsOf
 from merging.methods import METHODS
 from merging.models import working_copy
 from merging.pools import POOLS
-from merging.reading import READ_LENGTH, Progress, Reading
+from merging.reading import Progress
 from merging.workbench import Settings, Workbench
 from viz.panels.controls import opening
-
-
-class Source:
-    """A reading of three batches that counts how often it is started, and may fail."""
-
-    def __init__(self) -> None:
-        self.started = 0
-        self.broken = False
-
-    def __call__(self) -> Generator[tuple[int, int], None, str]:
-        self.started += 1
-        for done in (1, 2, 3):
-            if self.broken:
-                raise OSError("disk")
-            yield done, 3
-        return "features"
-
-
-def test_sessions_that_need_the_same_features_share_one_reading() -> None:
-    source = Source()
-    reading = Reading(source)
-    assert [reading.step() for _ in ("one", "two", "one")] == [(1, 3), (2, 3), (3, 3)]
-    assert reading.features is None
-    assert reading.step() is reading.step() is None
-    assert (reading.features, source.started) == ("features", 1)
-
-
-def test_a_reading_that_failed_starts_again() -> None:
-    source = Source()
-    reading = Reading(source)
-    reading.step()
-    source.broken = True
-    with pytest.raises(OSError, match="disk"):
-        reading.step()
-    source.broken = False
-    assert [reading.step() for _ in range(4)] == [(1, 3), (2, 3), (3, 3), None]
-    assert reading.features == "features"
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +70,7 @@ def test_tables_are_read_once(bench: Workbench, start: Settings) -> None:
 def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Settings) -> None:
     tasks = ("movie", "sms_spam")
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in tasks}
-    bench.add_pool("own-1", "Your set 1", folders, Plan(tasks))
+    bench.add_pool("own-1", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
     settings = replace(start, pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert bench.tasks("own-1") == list(tasks)
     assert list(bench.references("own-1").single) == list(bench.references(start.pool).set_index("task").single[list(tasks)])
@@ -124,7 +88,7 @@ def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Se
 
 def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, start: Settings) -> None:
     folders = {f"mine {task}": str(bench.root / "adapters" / "default" / task) for task in ("movie", "trec")}
-    bench.add_pool("own-3", "Your adapters", folders, Plan(tuple(folders)), measured=False)
+    bench.add_pool("own-3", "Your adapters", folders, TextsOf(tuple(folders), ("query", "value")), measured=False)
     settings = replace(start, pool="own-3", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert [bench.title(task) for task in bench.tasks("own-3")] == ["mine movie", "mine trec"]
     assert bench.references("own-3")[["base", "single"]].isna().all(axis=None)
@@ -143,23 +107,39 @@ def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, st
 
 def test_every_pool_has_a_base(bench: Workbench, start: Settings) -> None:
     assert {bench.base_of(pool) for pool in POOLS} == {("minilm", "float32")}
-    bench.add_pool("own-4", "Yours", {}, Plan(("movie",), base="smollm2", dtype="bfloat16"))
+    bench.add_pool("own-4", "Yours", {}, TextsOf(("movie",), ("query", "value"), "smollm2", "bfloat16"))
     assert bench.base_of("own-4") == ("smollm2", "bfloat16")
     assert bench.base_title(start.pool) == "all-MiniLM-L6-v2"
 
 
 def test_a_set_that_is_no_longer_kept_says_so(bench: Workbench) -> None:
-    bench.add_pool("own-2", "Your set 2", {}, Plan(("movie",)))
+    bench.add_pool("own-2", "Your set 2", {}, TextsOf(("movie",), ("query", "value")))
     bench.remove_pool("own-2")
     with pytest.raises(MergeError, match="no longer kept"):
         bench.tasks("own-2")
+
+
+def test_a_pool_that_is_removed_frees_all_that_was_computed_of_it(bench: Workbench, start: Settings) -> None:
+    tasks = ("movie", "sms_spam")
+    folders = {task: str(bench.root / "adapters" / "papers" / task) for task in tasks}
+    bench.add_pool("own-6", "Yours", folders, TextsOf(tasks, ("query", "value")))
+    settings = replace(start, pool="own-6", weights=(1.0, 1.0))
+    bench.update(settings)
+    bench.references("own-6")
+    bench.overlaps("own-6", "A")
+    held = [weakref.ref(adapter) for adapter in bench.adapters("own-6")]
+    bench.remove_pool("own-6")
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
+    with pytest.raises(MergeError, match="no longer kept"):
+        bench.adapters("own-6")
 
 
 @pytest.mark.parametrize("k", [30, 100])
 def test_the_command_line_reads_the_very_features_of_the_app(bench: Workbench, start: Settings, k: int) -> None:
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in ("sms_spam", "movie")}
     modules = ("encoder.layer.0.attention.self.query", "encoder.layer.1.attention.self.value")
-    bench.add_pool("own-5", "Yours", folders, Plan(tuple(folders), modules=modules, max_length=READ_LENGTH))
+    bench.add_pool("own-5", "Yours", folders, TextsOf(tuple(folders), modules))
     adapters = [
         replace(adapter, deltas={module: adapter.deltas[module] for module in modules}) for adapter in bench.adapters("own-5")
     ]

@@ -55,7 +55,7 @@ def accuracy_per_task(table: pd.DataFrame, previous: pd.Series | None = None, pi
         "data": traces,
         "layout": layout(
             64 + 40 * len(tasks),
-            axis("accuracy on the test split", range=_limits(table), tickformat=".1f", dtick=0.1),
+            axis("accuracy on the test split", range=_limits(table, pins), tickformat=".1f", dtick=0.1),
             axis(
                 "",
                 categoryorder="array",
@@ -68,9 +68,11 @@ def accuracy_per_task(table: pd.DataFrame, previous: pd.Series | None = None, pi
     }
 
 
-def _limits(table: pd.DataFrame) -> list[float]:
+def _limits(table: pd.DataFrame, pins: pd.DataFrame | None) -> list[float]:
     """Round the lower end down to a tenth, so that the axis stands still while estimates come in and their bars shrink."""
-    known = table[["base", "single", "accuracy"]].to_numpy(dtype=float)
+    known = table[["base", "single", "accuracy"]].to_numpy(dtype=float).ravel()
+    if pins is not None:
+        known = np.append(known, pins["accuracy"].to_numpy(dtype=float))
     lowest = np.nanmin(known) if np.isfinite(known).any() else 0.0
     return [max(math.floor(10 * (lowest - 0.06)) / 10, -0.015), 1.015]
 

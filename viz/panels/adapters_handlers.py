@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from merging.errors import MergeError
-from merging.lab import Lab, Plan
+from merging.feature_store import TextsOf
+from merging.lab import Lab
 from merging.reading import READ_LENGTH
 from merging.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from viz.panels.controls import MOST_TASKS
@@ -245,8 +246,8 @@ class AdaptersHandlers:
             module for one in session.shelf if one.adapter is not None and one.name in names for module in one.adapter.deltas
         }
         source, dtype = base
-        plan = Plan(tasks=tuple(folders), modules=tuple(sorted(modules)), base=source, dtype=dtype, max_length=READ_LENGTH)
-        self.pools.add_pool(key, title, folders, plan, measured)
+        texts = TextsOf(tuple(folders), tuple(sorted(modules)), source, dtype, READ_LENGTH)
+        self.pools.add_pool(key, title, folders, texts, measured)
         session.pools.append((title, key))
         said = "They are a pool now: the Merge tab has it open, Diagnose and Export follow it."
         return {"note": f'<p role="status">{said}</p>', "busy": False, "pools": list(session.pools), "pool": key}

@@ -14,6 +14,7 @@ from merging.pools import POOLS
 from merging.tasks import task_title
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_gap
 from viz.panels.component import payload
+from viz.panels.do_views import DoViews
 from viz.panels.osrm_views import nothing
 
 COMMAND = "mergescope experiment bank"
@@ -41,6 +42,7 @@ class BankViews:
 
     def __init__(self, tables: Path) -> None:
         self.path, self.table = tables / "bank_merges.csv", tables / "correlations.csv"
+        self.do_merging = DoViews(tables)
 
     @property
     def available(self) -> bool:

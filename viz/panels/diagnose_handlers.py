@@ -183,9 +183,10 @@ class DiagnoseHandlers:
 
     @cached_property
     def _full(self) -> dict[str, pd.DataFrame] | None:
-        paths = {name: Path(self.workbench.tables) / f"full_{name}.csv" for name in ("columns", "variance")}
+        paths = {name: Path(self.workbench.tables) / f"do_{name}.csv" for name in ("columns", "variance")}
         if not all(path.exists() for path in paths.values()):
             return None
         tables = {name: pd.read_csv(path) for name, path in paths.items()}
         variance = tables["variance"]
-        return tables | {"variance": variance[variance["source"] == "full"]}
+        full = variance[variance["source"] == "full"]
+        return tables | {"variance": full} if len(full) else None

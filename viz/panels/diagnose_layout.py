@@ -10,6 +10,7 @@ from merging.orthogonalize import MODES
 from viz.panels.bank_views import BankViews
 from viz.panels.component import DIAGNOSE_HEAD, TEMPLATE, plot
 from viz.panels.controls import MOST_TASKS, PLUGIN_SLIDERS, K, Plugins, plugin_slider
+from viz.panels.do_views import DoViews, heading
 
 TITLES = {
     "pairs": "Who disturbs whom",
@@ -59,6 +60,7 @@ class Layout:
     linked: gr.HTML
     on_demand: dict[str, Any]
     found: dict[str, Any]
+    do_merging: dict[str, Any]
 
 
 def template() -> str:
@@ -133,7 +135,8 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
             )
             on_demand = _on_demand(html)
             shown = _found(found, html)
-    return Layout(form, about, note, use, settled, linked, on_demand, shown)
+            do_merging = _do_merging(found.do_merging, html)
+    return Layout(form, about, note, use, settled, linked, on_demand, shown, do_merging)
 
 
 def _on_demand(html: Any) -> dict[str, Any]:
@@ -165,3 +168,14 @@ def _found(found: BankViews, html: Any) -> dict[str, Any]:
         with gr.Row(elem_classes="ms-choices"):
             parts["choice"] = gr.Dropdown(names, value=first, label="Diagnostic", elem_id="ms-bank-choice", visible=bool(names))
     return parts
+
+
+def _do_merging(views: DoViews, html: Any) -> dict[str, Any]:
+    """Lay out the paper's figures as measured here, one at a time."""
+    with gr.Column(elem_classes=["ms-section", "ms-full"]):
+        html("ms-do-heading", heading())
+        with gr.Row(elem_classes="ms-choices"):
+            choice = gr.Dropdown(views.choices, value=views.first, label="Figure", elem_id="ms-do-choice")
+    with gr.Column(elem_classes=["ms-card", "ms-full"]):
+        figure = plot("ms-do-figure", "DO-Merging's figure, measured")
+    return {"choice": choice, "figure": figure}

@@ -26,6 +26,8 @@ def diagnose_panel(
     _wire_merge(tab, layout, panel, merging, state)
     _wire_demand(layout, panel, demand, state)
     _wire_found(tab, layout, found)
+    shown = layout.do_merging
+    gr.on([tab.select, shown["choice"].input], found.do_merging.show, shown["choice"], shown["figure"], **QUIET)
 
 
 def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from merging.feature_store import TextsOf
 from merging.lab import Plan, SubspaceView, Trained
 from merging.tasks import Task
 from merging.variants import VARIANTS, Variant
@@ -54,7 +55,7 @@ class Lab(Protocol):
 class Pools(Protocol):
     """The part of the workbench that takes a visitor's own sets of adapters."""
 
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], plan: Plan, measured: bool = True) -> None:
+    def add_pool(self, key: str, title: str, folders: Mapping[str, str], texts: TextsOf, measured: bool = True) -> None:
         """Make a set of adapters available as a pool."""
 
     def remove_pool(self, key: str) -> None:

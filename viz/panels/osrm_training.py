@@ -118,7 +118,7 @@ class TrainingHandlers:
             self.pools.remove_pool(old.key)
         if len(new.adapters) > 1:
             plan = replace(new.plan, tasks=tuple(new.folders))
-            self.pools.add_pool(new.key, self._title(new), new.folders, plan)
+            self.pools.add_pool(new.key, self._title(new), new.folders, plan.texts)
 
     def _offered(self, session: OsrmSession) -> Values:
         pools = [(self._title(one), one.key) for one in session.sets if len(one.adapters) > 1]

@@ -73,4 +73,11 @@ def page(
         pool = merging.form["pool"]
         about = {"fn": lambda key: header_html(workbench.device, workbench.base_title(key)), "inputs": pool, "outputs": top}
         pool.change(**about, queue=False, **QUIET)
+        _register_states(demo)
     return demo
+
+
+def _register_states(demo: gr.Blocks) -> None:
+    """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has returned it."""
+    states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
+    demo.load(lambda *values: values, states, states, queue=False, **QUIET)

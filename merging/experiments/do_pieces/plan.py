@@ -71,9 +71,9 @@ QUICK = Plan(
     test_rows=16,
     scalings=(0.3, 1.0),
     penalties=(0.1,),
-    steps=(0, 1, 50),
+    steps=(0, 50),
     imbalance_tasks=("movie",),
-    factors=(0.25, 4.0),
+    factors=(4.0,),
     hosts={"default": ("average", "task_arithmetic")},
     strengths=(0.0, 1.0),
     sides=("B",),
@@ -85,7 +85,7 @@ QUICK = Plan(
     truncations=(4,),
     epochs=2,
     checkpoints=(1, 2),
-    ranks=(2, 8),
+    ranks=(2,),
     training=replace(TRAINING, epochs=1, rows=64, validation_rows=16, max_length=32),
 )
 """The same from end to end in a minute: for tests, not for conclusions."""
