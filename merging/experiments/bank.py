@@ -288,4 +288,5 @@ class Bank:
 
 def _line(row: dict[str, Any]) -> str:
     what = f"{row['number']}: {row['pool']}, {row['method']} at {row['scaling']:g}, {row['tasks_merged']}"
-    return f"{what}: recovers {row['gap_recovered']:.2f} of the gap, keeps {row['accuracy_kept']:.3f}"
+    recovers = f"recovers {row['gap_recovered']:.2f} of the gap" if row["gap_tasks"] else "has no gap to recover"
+    return f"{what}: {recovers}, keeps {row['accuracy_kept']:.3f}"
