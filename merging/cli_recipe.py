@@ -116,7 +116,7 @@ def recipe_features(recipe: Recipe, base: str | None) -> Features | None:
 
 def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | None) -> Iterator[str]:
     """Yield a table, line by line: the merge's accuracy with its 95 % interval, macro-F1 and Matthews correlation; the accuracy of the
-    adapter alone and of the base under its head.
+    adapter alone and of the base under its head; at last the gap between these two that the merge recovers.
 
     Parameters
     ----------
@@ -124,6 +124,7 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     base : None = the one that the adapters record
     """
     from .evaluation import encode_task, evaluate, hits, own_head  # noqa: PLC0415 - takes seconds
+    from .intervals import as_values, gap_recovered  # noqa: PLC0415
     from .metrics import metrics, predictions  # noqa: PLC0415
     from .tasks import Task  # noqa: PLC0415
 
@@ -131,7 +132,7 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     _require_heads(merged)
     model, tokenizer = opened(merged.adapters, base)
     yield f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
-    found = []
+    found, marks = [], {end: {} for end in ("base", "alone", "merged")}  # type: ignore[var-annotated]
     for adapter in merged.adapters:
         task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
         head = {adapter.task: own_head(adapter)}
@@ -139,13 +140,20 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
         ours = metrics(predicted, {adapter.task: task.labels}).set_index("metric")
         accuracy, low, high, rows_seen = ours.loc["accuracy", ["value", "low", "high", "n"]]
         alone, bare = (
-            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1].accuracy  # type: ignore[arg-type]
+            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1]  # type: ignore[arg-type]
             for subject in (adapter, None)
         )
-        found.append((accuracy, ours.value["macro_f1"], ours.value["matthews"], alone, bare))
+        marks["alone"][task.name], marks["base"][task.name] = as_values(alone.marks), as_values(bare.marks)
+        marks["merged"][task.name] = (predicted[task.name] == task.labels).double().numpy()
+        found.append((accuracy, ours.value["macro_f1"], ours.value["matthews"], alone.accuracy, bare.accuracy))
         interval = f"{low:.3f} to {high:.3f}"
         yield _row(adapter.task, interval, found[-1]) + f" {int(rows_seen):6}"
     yield _row("average", "", [sum(column) / len(found) for column in zip(*found, strict=True)])
+    gap = gap_recovered(marks["base"], marks["alone"], marks["merged"])
+    if gap.tasks:
+        yield f"gap recovered: {gap.mean:.1%} ({gap.low:.1%} to {gap.high:.1%}), mean of {len(gap.tasks)} of {len(found)} tasks"
+    else:
+        yield "gap recovered: in no task is the adapter alone better than the base by more than the uncertainty"
 
 
 def _row(name: str, interval: str, values: Sequence[float]) -> str:

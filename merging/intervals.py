@@ -42,6 +42,11 @@ class Recovered:
     tasks: dict[str, float]
 
 
+def as_values(marks: str) -> Values:
+    """Return a string of 1 and 0 per row as marks."""
+    return np.array([mark == "1" for mark in marks], dtype=float)
+
+
 def average(marks: Marks, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Return the mean over tasks of the mean over rows and repetitions."""
     value = float(np.mean([values.mean() for values in marks.values()]))

@@ -23,7 +23,7 @@ from .verbalisers import Verbaliser, default_verbaliser
 
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""
-WORDS_TRAINING = replace(TRAINING, epochs=2, rows=1000, batch_size=16, max_length=48, modules=())
+WORDS_TRAINING = TrainingSettings(epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=())
 BUDGETS: dict[str, dict[str, Any]] = {
     "trec": {"rows": 600, "learning_rate": 5e-4},
     "sms_spam": {"rows": 150, "learning_rate": 2e-3},
@@ -72,7 +72,7 @@ class PoolSpec:
         return replace(self.training, seed=self.seed(task), **self.budgets.get(task, {}))
 
 
-WORD_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
+WORD_TASKS = ("trec", "sms_spam", "movie")
 POOLS: dict[str, PoolSpec] = {
     spec.name: spec
     for spec in (
@@ -111,11 +111,6 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
             "smollm2", "SmolLM2-135M, PEFT's default",
             "A language model that must write the label: its base can hardly answer, so the merge has to carry everything.",
             WORDS_TRAINING, base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400,
-        ),
-        PoolSpec(
-            "smollm2_osrm", "SmolLM2-135M, OSRM's init",
-            "The same language model and texts, with A started where the other tasks' texts have least energy.",
-            replace(WORDS_TRAINING, init="osrm"), base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400,
         ),
     )
 }  # fmt: skip
@@ -320,6 +315,8 @@ def versions() -> dict[str, str]:
 def settings_of(metadata: Mapping[str, Any]) -> TrainingSettings:
     """Return the settings recorded in an adapter's metadata."""
     stored = dict(metadata.get("training") or asdict(TrainingSettings()))
-    # files from before heads could start from scratch
-    stored |= {"head": stored.get("head", "probe")} | {name: tuple(stored.get(name, ())) for name in ("modules", "checkpoints")}
+    # files from before heads could start from scratch; words have no head
+    stored |= {"head": stored.get("head", "scratch" if "verbaliser" in metadata else "probe")} | {
+        name: tuple(stored.get(name, ())) for name in ("modules", "checkpoints")
+    }
     return TrainingSettings(**stored)

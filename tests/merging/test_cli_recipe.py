@@ -135,7 +135,8 @@ def test_evaluate_prints_what_the_library_measures(shipped: Path) -> None:
         assert f1 == f"{f1_score(task.labels, guess, average='macro', zero_division=0.0):.3f}"
         assert correlation == f"{matthews_corrcoef(task.labels, guess):.3f}"
         assert int(rows) == ROWS
-    assert lines[-1].split()[0] == "average"
+    assert lines[-2].split()[0] == "average"
+    assert re.fullmatch(r"gap recovered: .*", lines[-1])
 
 
 def test_sweep_measures_the_recipe_at_every_scaling(shipped: Path, tmp_path: Path) -> None:

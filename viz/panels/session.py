@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
-import numpy as np
 import pandas as pd
 
-from merging.intervals import gap_recovered
+from merging.intervals import as_values, gap_recovered
 from viz.panels.services import Estimate, Progress, Settings
 
 REMEMBERED = 256
@@ -102,7 +101,7 @@ def on_same_rows(scores: Mapping[str, Score], references: pd.DataFrame) -> pd.Da
         if score is not None and score.marks and row.base_marks and row.single_marks:
             seen = _seen(score.marks, row.base_marks, row.single_marks)
             for column, marks in (("base", row.base_marks), ("single", row.single_marks)):
-                table.iloc[place, table.columns.get_loc(column)] = _values(marks)[seen].mean()
+                table.iloc[place, table.columns.get_loc(column)] = as_values(marks)[seen].mean()
     return table
 
 
@@ -136,8 +135,8 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     change = pd.Series([score.accuracy for score in mine], index=tasks) - single
     marked = [task for task in tasks if scores[task].marks and table.base_marks[task] and table.single_marks[task]]
     seen = {t: _seen(scores[t].marks, table.base_marks[t], table.single_marks[t]) for t in marked}
-    base, alone = ({t: _values(table.loc[t, f"{end}_marks"])[seen[t]] for t in marked} for end in ("base", "single"))
-    gap = gap_recovered(base, alone, {t: _values(scores[t].marks)[seen[t]] for t in marked}, draws=DRAWS)
+    base, alone = ({t: as_values(table.loc[t, f"{end}_marks"])[seen[t]] for t in marked} for end in ("base", "single"))
+    gap = gap_recovered(base, alone, {t: as_values(scores[t].marks)[seen[t]] for t in marked}, draws=DRAWS)
     return Summary(
         recovered=gap.mean,
         recovered_low=gap.low,
@@ -157,10 +156,6 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
 def _seen(marks: str, *known: str) -> list[int]:
     """Return the rows that a run has evaluated, as far as the others' marks are known there."""
     return [row for row, mark in enumerate(marks[: min(map(len, known))]) if mark != "."]
-
-
-def _values(marks: str) -> np.ndarray:
-    return np.array([mark == "1" for mark in marks], dtype=float)
 
 
 class Session:
