@@ -362,7 +362,7 @@ def experiment(
         ),
     ],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two tasks and few steps: every file of the full one, no conclusions.")
+        bool, typer.Option("--quick", help="Few tasks and few steps: every file of the full one, no conclusions.")
     ] = False,
     repetition: Annotated[
         list[int] | None, typer.Option(help="Only these repetitions, from 0; processes started together share the work anyway.")

@@ -81,6 +81,13 @@ def tested(ledger: Ledger) -> Cells:
             marks = {row.task: unpack(row.hits, row.total) for row in rows.sort_values("task").itertuples()}
             for at in _places(method, scaling, best.get((axis, value, variant, repetition, method))):
                 cells[axis, value, variant][method, at][int(repetition)] = marks
+    for axis, value, variant in [key for key in cells if key[0] == "tasks"]:
+        # fewer tasks are the arm's own adapters: what they lie between is the arm's, of these tasks
+        [tasks, *_] = (set(marks) for repetitions in cells[axis, value, variant].values() for marks in repetitions.values())
+        for end in ((BASE, BEST), (ALONE, BEST)):
+            arm = cells.get(("arm", 0.0, variant), {}).get(end, {})
+            ends = {r: {task: marks[task] for task in marks if task in tasks} for r, marks in arm.items() if r == 0}
+            cells[axis, value, variant][end] = ends
     for axis, value, variant in _homes(ledger):
         for place, repetitions in cells.get(("arm", 0.0, variant), {}).items():
             if 0 in repetitions:
@@ -123,12 +130,13 @@ _BOUNDS = ["average", "low", "high", "gap", "gap_low", "gap_high"]
 
 def _summary(cells: Cells) -> Iterator[tuple[Any, ...]]:
     for (axis, value, variant), places in cells.items():
-        ends = cells.get(("arm", 0.0, variant), {}) if axis == "tasks" else places
         for (method, at), repetitions in places.items():
-            kept = _shared(repetitions, *(ends.get((name, BEST), {}) for name in (BASE, ALONE)))
+            if not repetitions:
+                continue
+            kept = _shared(repetitions, *(places.get((name, BEST), {}) for name in (BASE, ALONE)))
             gap: Interval = (np.nan, np.nan, np.nan)
             if kept and method not in (BASE, ALONE):
-                base, alone = (_stack(ends[name, BEST], kept) for name in (BASE, ALONE))
+                base, alone = (_stack(places[name, BEST], kept) for name in (BASE, ALONE))
                 recovered = gap_recovered(base, alone, _stack(repetitions, kept))
                 gap = (recovered.mean, recovered.low, recovered.high)
             yield axis, value, variant, method, at, len(repetitions), *average(_stack(repetitions)), *gap

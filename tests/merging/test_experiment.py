@@ -227,3 +227,17 @@ def test_a_set_that_lacks_a_task_does_not_count(tmp_path: Path) -> None:
     summary = ledger.table("summary").set_index(["method", "at"])
     assert summary.n["task_arithmetic"].tolist() == [1, 1, 1]
     assert summary.n["alone", "best λ"] == 2
+
+
+def test_fewer_tasks_lie_between_the_arms_own_ends_on_these_tasks(tmp_path: Path) -> None:
+    ledger = made_up(tmp_path, {"osrm": 50})
+    for table in ("test", "sweep"):
+        rows = ledger.table(table)
+        few = rows[(rows.repetition == 0) & (rows.task == "a") & (rows.method == "task_arithmetic")]
+        ledger.append(table, few.assign(axis="tasks", value=1.0))
+    summarise(ledger)
+    summary = ledger.table("summary")
+    few = summary[summary.axis == "tasks"].set_index(["method", "at"])
+    assert few.average["alone", "best λ"] == pytest.approx(0.8)
+    assert few.gap["task_arithmetic", "λ 1"] == pytest.approx(1 / 3)
+    assert set(few.n) == {1}

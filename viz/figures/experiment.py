@@ -52,11 +52,13 @@ def accuracy_per_variant(
                         "hovertemplate": f"{title}{f', {one}' if one else ''}<br>{label} %{{x}}: %{{y:.3f}}<extra></extra>",
                     }
                 )
-    values = sorted(set(curve[x]))
+    values, lines = sorted(set(curve[x])), curve["variant"].nunique()
     whole = {"dtick": 1} if pd.api.types.is_integer_dtype(curve[x]) and values[-1] - values[0] < 10 else {}
     return {
         "data": traces,
-        "layout": layout(290, axis(label, **whole), axis(quantity), showlegend=True, hovermode="closest"),
+        "layout": layout(
+            290 + 24 * max(0, lines // 2 - 1), axis(label, **whole), axis(quantity), showlegend=True, hovermode="closest"
+        ),
     }
 
 

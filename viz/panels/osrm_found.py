@@ -37,6 +37,7 @@ FOUND = ("found_arms", "found_effects", "found_scaling", "found_drift", "found_i
 SIMPLEST, ALONE, BASE = "task_arithmetic", "alone", "base"
 BEST, LARGE = "best λ", "λ 1"
 SERIES = {ALONE: "adapters alone", BEST: BEST, LARGE: LARGE, "λ 0.3": "λ 0.3"}
+"""Where on test, in the order in which a forest plot shows it."""
 
 
 class Found:
@@ -93,12 +94,12 @@ class Found:
         mine = summary[(summary["method"] == method) & summary["gap"].notna()] if len(summary) else summary
         if mine.empty:
             return _missing("arms")
-        mine = mine.rename(columns={"at": "series"})
+        mine = mine.rename(columns={"at": "series"}).sort_values("series", key=lambda at: at.map([*SERIES][::-1].index))
         drawn = mine.assign(value=mine["gap"], low=mine["gap_low"], high=mine["gap_high"])
         caption = (
             f"{self.titles.get(str(method), method)} on test: (merge − base) ÷ (adapters alone − base), the base under the adapters' heads, mean over "
-            f"the tasks that have a gap; 95 % intervals over test texts and repetitions, {_n(mine)}. 0: the merge is no better than no adapter, 1: as "
-            "good as each alone."
+            f"the tasks that have a gap; 95 % intervals over test texts and repetitions, {_n(mine)}. 0 %: the merge is no better than no "
+            "adapter, 100 %: as good as each alone."
         )
         figure = averages_per_variant(drawn, TITLES, axis("gap recovered", tickformat=".0%"))
         shown = mine[["variant", "series", "n", "average", "low", "high", "gap", "gap_low", "gap_high"]]
