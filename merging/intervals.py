@@ -22,6 +22,8 @@ Interval = tuple[float, float, float]
 """(value, low, high) at 95 %."""
 
 DRAWS = 2000
+KEPT_ROWS = 5000
+"""Draws of so many rows in all are kept (40 MB); larger ones are drawn anew each time."""
 Z95 = 1.959963984540054
 
 
@@ -81,27 +83,29 @@ def _resampled(compared: Mapping[str, Marks], seed: int) -> dict[str, dict[str, 
     """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
     shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
     repetitions = max(shape[0] for shape in shapes.values())
-    seeds, counts = _drawn(seed, repetitions, tuple(rows for _, rows in shapes.values()))
+    rows_of = tuple(rows for _, rows in shapes.values())
+    draw = _drawn if sum(rows_of) <= KEPT_ROWS else _drawn.__wrapped__
+    seeds, weights = draw(seed, repetitions, rows_of)
     found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for (task, (_, rows)), drawn in zip(shapes.items(), counts, strict=True):
+    for task, drawn in zip(shapes, weights, strict=True):
         for name, marks in compared.items():
             values = np.atleast_2d(marks[task])
             # what has no repetitions (the base) is the same in all of them
             values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
-            found[name][task] = np.einsum("dr,rd->d", seeds, values @ (drawn.T / rows))
+            found[name][task] = np.einsum("dr,rd->d", seeds, values.astype(np.float32) @ drawn)
     return found
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _drawn(seed: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
-    """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
+    """Return (weights of the repetitions (draws, repetitions), per task the weights of its rows (rows, draws), float32).
 
     Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.
     """
     generator = np.random.default_rng(seed)
     seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), DRAWS) / repetitions
-    counts = (generator.multinomial(count, np.full(count, 1 / count), DRAWS).astype(np.uint16) for count in rows)
-    return seeds, tuple(counts)
+    counts = (generator.multinomial(count, np.full(count, 1 / count), DRAWS).T / count for count in rows)
+    return seeds, tuple(np.ascontiguousarray(weights, dtype=np.float32) for weights in counts)
 
 
 def _bounds(samples: Values) -> tuple[float, float]:

@@ -35,6 +35,11 @@ class Results:
         """Return ``do_<name>.csv``; empty if it is not there yet."""
         return self.ledger.table(name)
 
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Something else after every change of any table."""
+        return tuple(path.stat().st_mtime_ns for path in sorted(self.ledger.folder.glob("do_*.csv")))
+
     def has(self, *names: str) -> bool:
         """Tell whether all of these tables have rows."""
         return not any(self.table(name).empty for name in names)
@@ -73,18 +78,22 @@ class Results:
         if data.empty:
             return pd.DataFrame(columns=columns)
         ends: dict[str, tuple[Marks, Marks]] = {}
+        tuned = data[data.split == "validation"]
+        bests = {values: best_scaling(group) for values, group in tuned.groupby([*keys, "method"], sort=False)}
         rows = []
         for values, group in data[data.split == "test"].groupby([*keys, "method", "scaling"], sort=False):
             key = dict(zip(keys, values, strict=False))
             method, scaling = str(values[-2]), float(values[-1])
             marks = {str(row.task): unpack(row.hits, int(row.total)) for row in group.itertuples()}
             name = set_of(key)
-            base, alone = ends.setdefault(name, self.ends(name))
+            if name not in ends:
+                ends[name] = self.ends(name)
+            base, alone = ends[name]
             gap = (math.nan,) * 3
             if method != ALONE and set(marks) <= set(base):
                 found = gap_recovered(base, alone, marks)
                 gap = (found.mean, found.low, found.high)
-            best = self.best(table, method, **key)
+            best = bests.get(values[:-1], math.nan)
             is_best = math.isnan(best) or math.isclose(best, scaling)
             rows.append((*key.values(), method, scaling, is_best, *average(marks), *gap, len(marks)))
         return pd.DataFrame(rows, columns=columns)
