@@ -79,8 +79,7 @@ class DoExperiment:
     def missing(self) -> Iterator[str]:
         """Say which pools are left out, and what would make them."""
         plan = self.plan
-        wanted = dict.fromkeys((*plan.pools, plan.imbalance_pool, plan.lora_pool, "unequal"))
-        for pool in wanted:
+        for pool in dict.fromkeys((*plan.shipped, *plan.pools, plan.imbalance_pool, plan.lora_pool)):
             lacking = self.bench.lacking(pool)
             if lacking:
                 yield f"pool {pool} has no {', '.join(lacking)}: left out until mergescope train --pool {pool} is done"

@@ -50,6 +50,7 @@ class DoViews:
     def __init__(self, tables: Path) -> None:
         self.results = Results(tables)
         self.pools = {name: spec.title for name, spec in POOLS.items()}
+        self._shown: dict[str, tuple[tuple[int, ...], str]] = {}
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -71,9 +72,13 @@ class DoViews:
         name = f"mergescope_do_{figure}"
         if not self.available(figure):
             return nothing(f"Claim: {FIGURES[figure][1]} Not measured yet: “{COMMAND}” makes the table.", name)
-        drawn, table = _DRAWN[figure](self)
-        caption = f"{verdict(figure, self.results, SAME_ROWS).line} {CAPTIONS[figure]}"
-        return payload(drawn, caption, table, name)
+        # intervals of a hundred merges take a second: once per state of the tables
+        stamp = self.results.stamp
+        if self._shown.get(figure, ((),))[0] != stamp:
+            drawn, table = _DRAWN[figure](self)
+            caption = f"{verdict(figure, self.results, SAME_ROWS).line} {CAPTIONS[figure]}"
+            self._shown[figure] = stamp, payload(drawn, caption, table, name)
+        return self._shown[figure][1]
 
     # -- one per figure ------------------------------------------------------------------------------------------------
 

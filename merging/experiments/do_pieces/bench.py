@@ -16,7 +16,7 @@ from ...engine import Merged, merge
 from ...evaluation import EncodedTask, encode_task, own_head
 from ...features import Features
 from ...methods import METHODS
-from ...pools import POOLS, assets_folder, collect_for_osrm, load_pool
+from ...pools import assets_folder, collect_for_osrm, load_pool
 from ...search import ALONE, FIXED, as_rows, averages, measure, measure_ends
 from ...tasks import Task
 from ..ledger import Ledger
@@ -89,8 +89,8 @@ class Bench:
 
     @property
     def whole_pools(self) -> list[str]:
-        """The shipped pools on the encoder that have every task."""
-        return [pool for pool in POOLS if not self.lacking(pool)]
+        """The pools that have every task."""
+        return [pool for pool in self.plan.shipped if not self.lacking(pool)]
 
     def folder(self, name: str, task: str) -> Path:
         """Return where an adapter trained here is kept."""

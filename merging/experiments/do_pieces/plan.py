@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ...pools import TRAINING
+from ...pools import POOLS, TRAINING
 from ...search import SCALINGS
 from ...tasks import DEFAULT_TASKS
 from ...training import TrainingSettings
@@ -20,7 +20,8 @@ class Plan:
     Attributes
     ----------
     tasks : of every set of adapters; a pool that lacks one is left out and named
-    pools : on which the pieces without training are measured
+    shipped : pools compared in magnitude and imbalance (1b, 1c), as far as they are there
+    pools : on which the pieces without training are measured, out of those
     validation_rows, test_rows : per task; validation only chooses λ out of ``scalings``
     penalties, steps : of the orthogonal descent (figures 3a, 3b)
     imbalance_pool, imbalance_tasks, factors : one of these adapters at a time is scaled by each factor (1c)
@@ -37,6 +38,7 @@ class Plan:
     """
 
     tasks: tuple[str, ...] = DEFAULT_TASKS
+    shipped: tuple[str, ...] = tuple(POOLS)
     pools: tuple[str, ...] = ("papers", "default")
     validation_rows: int = 100
     test_rows: int = 200
@@ -66,6 +68,7 @@ class Plan:
 
 QUICK = Plan(
     tasks=("sms_spam", "movie"),
+    shipped=("default",),
     pools=("default",),
     validation_rows=8,
     test_rows=16,

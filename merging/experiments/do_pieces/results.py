@@ -30,10 +30,16 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder, "do")
+        self._frames: dict[tuple[Any, ...], tuple[tuple[int, ...], pd.DataFrame]] = {}
 
     def table(self, name: str) -> pd.DataFrame:
         """Return ``do_<name>.csv``; empty if it is not there yet."""
         return self.ledger.table(name)
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Something else after every change of any table."""
+        return tuple(path.stat().st_mtime_ns for path in sorted(self.ledger.folder.glob("do_*.csv")))
 
     def has(self, *names: str) -> bool:
         """Tell whether all of these tables have rows."""
@@ -47,7 +53,7 @@ class Results:
     def marks(self, table: str, method: str, scaling: float, **key: Any) -> Marks:
         """Return {task: marks} of one test measurement; empty if there is none."""
         mine = self.ledger.rows(table, **key, method=method, split="test", scaling=scaling)
-        return {str(row.task): unpack(row.hits, int(row.total)) for row in mine.itertuples()}
+        return _marks(mine)
 
     def best(self, table: str, method: str, **key: Any) -> float:
         """Return the scaling that validation prefers; NaN where none was tried."""
@@ -68,23 +74,30 @@ class Results:
         ----------
         set_of : from the keys to the set whose base and adapters alone the gap lies between
         """
+        return self._kept((table, *keys), lambda: self._scores(table, keys, set_of))
+
+    def _scores(self, table: str, keys: Sequence[str], set_of: Callable[[dict[str, Any]], str]) -> pd.DataFrame:
         columns = [*keys, "method", "scaling", "best", *SCORES, "tasks"]
         data = self.table(table)
         if data.empty:
             return pd.DataFrame(columns=columns)
         ends: dict[str, tuple[Marks, Marks]] = {}
+        tuned = data[data.split == "validation"]
+        bests = {values: best_scaling(group) for values, group in tuned.groupby([*keys, "method"], sort=False)}
         rows = []
         for values, group in data[data.split == "test"].groupby([*keys, "method", "scaling"], sort=False):
             key = dict(zip(keys, values, strict=False))
             method, scaling = str(values[-2]), float(values[-1])
-            marks = {str(row.task): unpack(row.hits, int(row.total)) for row in group.itertuples()}
+            marks = _marks(group)
             name = set_of(key)
-            base, alone = ends.setdefault(name, self.ends(name))
+            if name not in ends:
+                ends[name] = self.ends(name)
+            base, alone = ends[name]
             gap = (math.nan,) * 3
             if method != ALONE and set(marks) <= set(base):
                 found = gap_recovered(base, alone, marks)
                 gap = (found.mean, found.low, found.high)
-            best = self.best(table, method, **key)
+            best = bests.get(values[:-1], math.nan)
             is_best = math.isnan(best) or math.isclose(best, scaling)
             rows.append((*key.values(), method, scaling, is_best, *average(marks), *gap, len(marks)))
         return pd.DataFrame(rows, columns=columns)
@@ -138,20 +151,38 @@ class Results:
 
     def components(self) -> pd.DataFrame:
         """Figure 4a: pool, method, component, λ ("0.3", "1", "best"), gap, accuracy, and the gain over "none": gain, low, high."""
+        return self._kept(("components",), self._components)
+
+    def _components(self) -> pd.DataFrame:
         table, rows = self.table("components"), []
-        done = table[["pool", "method"]].drop_duplicates().to_numpy() if len(table) else []
-        for pool, method in done:
-            base, alone = self.ends(pool)
-            for component in dict.fromkeys(table[(table.pool == pool) & (table.method == method)].component):
-                for column in LAMBDAS:
-                    marks = self.at("components", method, column, pool=pool, component=component)
-                    none = self.at("components", method, column, pool=pool, component="none")
-                    if not marks or set(marks) != set(none):
+        for (pool, method), mine in table.groupby(["pool", "method"], sort=False) if len(table) else ():
+            base, alone = self.ends(str(pool))
+            found = {str(name): self._at_lambdas(group) for name, group in mine.groupby("component", sort=False)}
+            for component, columns in found.items():
+                for column, marks in columns.items():
+                    none = found.get("none", {}).get(column, {})
+                    if set(marks) != set(none):
                         continue
                     gap = gap_recovered(base, alone, marks).mean if base else math.nan
                     gain: Interval = (0.0, 0.0, 0.0) if component == "none" else difference(marks, none)
-                    rows.append((pool, method, component, column, gap, average(marks)[0], *gain))
+                    rows.append((pool, method, component, column, gap, mean_of(marks), *gain))
         return pd.DataFrame(rows, columns=["pool", "method", "component", "λ", "gap", "accuracy", "gain", "low", "high"])
+
+    def _at_lambdas(self, rows: pd.DataFrame) -> dict[str, Marks]:
+        """Return {column of λ: marks} of one method's rows; only "best" for a method without λ."""
+        tests = {float(scaling): _marks(group) for scaling, group in rows[rows.split == "test"].groupby("scaling")}
+        if not (rows.split == "validation").any():
+            return {"best": tests[1.0]} if 1.0 in tests else {}
+        wanted = {column: float(column) for column in LAMBDAS[:2]} | {"best": best_scaling(rows)}
+        near = {column: [marks for at, marks in tests.items() if math.isclose(at, scaling)] for column, scaling in wanted.items()}
+        return {column: marks[0] for column, marks in near.items() if marks}
+
+    def _kept(self, key: tuple[Any, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Return a frame, made anew only after a table has changed: verdict and figure ask for the same one."""
+        stamp = self.stamp
+        if key not in self._frames or self._frames[key][0] != stamp:
+            self._frames[key] = stamp, make()
+        return self._frames[key][1]
 
     def ranks(self, pool: str) -> pd.DataFrame:
         """Figure 4c: rank, scores, alone, base."""
@@ -181,8 +212,17 @@ class Results:
     def _sets(self, table: str, key: str, set_of: Callable[[int], str]) -> pd.DataFrame:
         frame = self.scores(table, [key], lambda values: set_of(int(values[key])))
         ends = {value: self.ends(set_of(int(value))) for value in frame[key].unique()}
-        means = {value: [average(marks)[0] if marks else math.nan for marks in pair] for value, pair in ends.items()}
+        means = {value: [mean_of(marks) for marks in pair] for value, pair in ends.items()}
         return frame.assign(base=[means[v][0] for v in frame[key]], alone=[means[v][1] for v in frame[key]])
+
+
+def mean_of(marks: Marks) -> float:
+    """Return the mean over tasks of the mean over rows; NaN without any."""
+    return float(np.mean([values.mean() for values in marks.values()])) if marks else math.nan
+
+
+def _marks(rows: pd.DataFrame) -> Marks:
+    return {str(task): unpack(hits, int(total)) for task, hits, total in zip(rows.task, rows.hits, rows.total, strict=True)}
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
