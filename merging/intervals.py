@@ -22,8 +22,6 @@ Interval = tuple[float, float, float]
 """(value, low, high) at 95 %."""
 
 DRAWS = 2000
-KEPT_ROWS = 5000
-"""Draws of so many rows in all are kept (40 MB); larger ones are drawn anew each time."""
 Z95 = 1.959963984540054
 
 
@@ -83,7 +81,6 @@ def has_gap(base: Values, alone: Values) -> bool:
     return bool(gains.mean() > Z95 * gains.std() / math.sqrt(len(gains)))
 
 
-<<<<<<< HEAD
 def _resampled(marks: Marks, seed: int, draws: int) -> list[Values]:
     """Return each task's means (draws,): rows drawn anew per task, repetitions once for all tasks."""
     tasks = [np.atleast_2d(values) for values in marks.values()]
@@ -96,46 +93,13 @@ def _resampled(marks: Marks, seed: int, draws: int) -> list[Values]:
 @lru_cache(maxsize=2)
 def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
     """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
-=======
-def _share(base: Any, alone: Any, merged: Any) -> Any:
-    # a resampled gap may come near 0: a hundredth of a row's worth keeps the ratio finite, and the quantiles do not notice
-    return (merged - base) / np.maximum(alone - base, 1e-4)
-
-
-def _resampled(compared: Mapping[str, Marks], seed: int) -> dict[str, dict[str, Values]]:
-    """Return {name: {task: means (draws,)}}: rows drawn anew per task, repetitions once for all."""
-    shapes = {task: np.atleast_2d(values).shape for marks in compared.values() for task, values in marks.items()}
-    repetitions = max(shape[0] for shape in shapes.values())
-    rows_of = tuple(rows for _, rows in shapes.values())
-    draw = _drawn if sum(rows_of) <= KEPT_ROWS else _drawn.__wrapped__
-    seeds, weights = draw(seed, repetitions, rows_of)
-    found: dict[str, dict[str, Values]] = {name: {} for name in compared}
-    for task, drawn in zip(shapes, weights, strict=True):
-        for name, marks in compared.items():
-            values = np.atleast_2d(marks[task])
-            # what has no repetitions (the base) is the same in all of them
-            values = np.repeat(values, repetitions, 0) if len(values) < repetitions else values
-            found[name][task] = np.einsum("dr,rd->d", seeds, values.astype(np.float32) @ drawn)
-    return found
-
-
-@lru_cache(maxsize=4)
-def _drawn(seed: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
-    """Return (weights of the repetitions (draws, repetitions), per task the weights of its rows (rows, draws), float32).
->>>>>>> a8db42b58fe29bae9b57fd6b3d2791522da71658
 
     Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.
     """
     generator = np.random.default_rng(seed)
-<<<<<<< HEAD
     seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), draws) / repetitions
     counts = (generator.multinomial(count, np.full(count, 1 / count), draws).astype(np.uint16) for count in rows)
     return seeds, tuple(counts)
-=======
-    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), DRAWS) / repetitions
-    counts = (generator.multinomial(count, np.full(count, 1 / count), DRAWS).T / count for count in rows)
-    return seeds, tuple(np.ascontiguousarray(weights, dtype=np.float32) for weights in counts)
->>>>>>> a8db42b58fe29bae9b57fd6b3d2791522da71658
 
 
 def _bounds(samples: Values) -> tuple[float, float]:
