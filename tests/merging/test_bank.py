@@ -133,6 +133,8 @@ def run(pools: Path, tables: Path) -> Any:
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_quick_bank_measures_merges_of_the_pools_that_are_there_once(pools: Path, tmp_path: Path) -> None:
     said = run(pools, tmp_path)
     expected = [number for number in range(12) if draw(number).pool == "papers"]

@@ -282,6 +282,7 @@ def quick(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_experiment_fills_every_table_and_does_nothing_twice(tmp_path: Path) -> None:
     done = quick(tmp_path)

@@ -39,7 +39,8 @@ def adapters(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(folder.glob("*/0/*/adapter_model.safetensors"))}
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_quick_experiment_writes_every_table_and_does_nothing_twice(tmp_path: Path) -> None:
     done = quick(tmp_path)
     assert done.returncode == 0, done.stderr
