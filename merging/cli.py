@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from .cli_plugins import decouple_of, orthogonalize_of, own_plugins
 from .cli_recipe import (
@@ -29,7 +30,21 @@ from .errors import MergeError
 # Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+class Commands(TyperGroup):
+    """The commands; ``merge`` gets the methods' options, for which torch is imported, only when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is called."""
+        if args and args[0] == "merge":
+            whole = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            whole.command("merge")(_with_method_options(_merge))
+            self.commands["merge"] = typer.main.get_command(whole)
+        return super().resolve_command(ctx, args)
+
+
 cli = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -575,7 +590,7 @@ def _with_method_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 cli.command("inspect")(inspect_adapters)
-cli.command("merge")(_with_method_options(_merge))
+cli.command("merge", help=_merge.__doc__)(lambda: None)  # `Commands` puts the real one in its place
 
 if __name__ == "__main__":
     main()

@@ -122,3 +122,17 @@ def test_every_parameter_of_every_method_is_an_option() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_prints_each_page(method: str) -> None:
     assert METHODS[method].doc in CliRunner().invoke(cli, ["methods", method]).output
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from merging.cli import cli; "
+        "said = CliRunner().invoke(cli, ['--help']).output; assert 'merge' in said; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_merge_has_an_option_for_every_parameter_of_a_method() -> None:
+    done = subprocess.run([sys.executable, "-m", "merging.cli", "merge", "--help"], capture_output=True, text=True, check=True)
+    assert [f"--{param.name.replace('_', '-')}" in done.stdout for m in METHODS.values() for param in m.params].count(False) == 0
