@@ -43,7 +43,7 @@ def pair(bench: Workbench) -> Settings:
 def read(bench: Workbench) -> Settings:
     """Settings of a merge of the first pool; its texts have been read."""
     pool = next(iter(bench.pools))
-    settings = Settings(pool, "task_arithmetic", (("scaling", 0.35),), weights=(1.0, 0.5, 1.5, 0.0, 1.0, 2.0), k=20, **PLUGINS)
+    settings = Settings(pool, "task_arithmetic", (("scaling", 0.35),), weights=(1.0, 0.5, 1.5, 0.0, 1.0, 2.0, 0.25, 1.25), k=20, **PLUGINS)
     assert list(bench.read_moments(settings))
     return settings
 
