@@ -358,7 +358,11 @@ def test_a_recipe_that_no_screen_shows_is_refused_in_a_sentence(spoil: Any, word
     assert one_sentence(caught.value, *words), str(caught.value)
 
 
-OLD = {"retired": ("default_shared_seed", "papers", 6), "trained anew": ("default", "default", 6), "of eight": ("osrm", "osrm", 8)}
+OLD = {
+    "retired": ("default_shared_seed", "papers", 6),
+    "trained anew": ("default", "default", 6),
+    "of eight": ("osrm", "osrm", 8),
+}
 
 
 @pytest.mark.parametrize(("old", "new", "tasks"), OLD.values(), ids=OLD)
