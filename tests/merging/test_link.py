@@ -32,7 +32,7 @@ from merging.link import (
 from merging.methods import METHODS, Param
 from merging.orthogonalize import MODES
 from merging.plugins import GRANULARITIES
-from merging.pools import POOLS, RETIRED
+from merging.pools import RETIRED
 from merging.program import snippet
 from merging.tasks import DEFAULT_TASKS
 from merging.workbench import Settings, Workbench
