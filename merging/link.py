@@ -289,7 +289,10 @@ def _place(recipe: Recipe, workbench: Workbench) -> tuple[str, list[float]]:
         return pool, weights
     paths = [entry.path if isinstance(entry.path, str) else entry.path[0] for entry in recipe.adapters]
     named = {part for path in paths for part in PurePath(path).parts[-2:-1]}
-    if old := sorted(named & {*SHIPPED, *RETIRED}):
+    current = {adapter.fingerprint for pool in workbench.pools for adapter in workbench.adapters(pool)}
+    # some of today's adapters, or adapters that nobody can tell, are not an earlier version's
+    gone = {*RETIRED, *SHIPPED} if entries and not current & set(entries) else {*RETIRED}
+    if old := sorted(named & gone):
         raise MergeError(
             f"The recipe's adapters are those of the pool {old[0]!r} of an earlier version, which were trained anew: "
             f"choose the pool {RETIRED.get(old[0], old[0])!r} and set the recipe's values there."

@@ -26,7 +26,7 @@ def settings(bench: Workbench, method: str) -> Settings:
         defaults["orthogonalize"],
         defaults["penalty"],
         defaults["decouple"],
-        (1.0,) * 6,
+        (1.0,) * len(bench.tasks("default")),
     )
 
 

@@ -16,7 +16,7 @@ from builders import one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging import Adapter, Decouple, Merged, MergeError, Recipe, reading, workbench
+from merging import Adapter, Decouple, Merged, MergeError, Recipe, feature_store
 from merging.feature_store import TextsOf
 from merging.link import (
     K_RANGE,
@@ -32,12 +32,13 @@ from merging.link import (
 from merging.methods import METHODS, Param
 from merging.orthogonalize import MODES
 from merging.plugins import GRANULARITIES
-from merging.pools import POOLS
+from merging.pools import RETIRED
 from merging.program import snippet
+from merging.tasks import DEFAULT_TASKS
 from merging.workbench import Settings, Workbench
 
 BENCH = Workbench()
-TASKS = 6
+TASKS = len(DEFAULT_TASKS)
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -68,12 +69,14 @@ def any_settings(draw: st.DrawFn) -> Settings:
         "renormalise": draw(st.booleans()),
         "mu": draw(st.just(0.0) | between(0, 2)),
     }
+    pool = draw(st.sampled_from(list(BENCH.pools)))
+    tasks = len(BENCH.tasks(pool))
     return Settings(
-        pool=draw(st.sampled_from(list(POOLS))),
+        pool=pool,
         method=method.name,
         params=tuple((param.name, draw(values_of(param))) for param in method.params),
         penalty=draw(between(0.05, 1)),
-        weights=tuple(draw(st.lists(between(*WEIGHT_RANGE), min_size=TASKS, max_size=TASKS))),
+        weights=tuple(draw(st.lists(between(*WEIGHT_RANGE), min_size=tasks, max_size=tasks))),
         k=draw(st.integers(*K_RANGE)),
         seed=draw(st.integers(0, MOST_SEED)),
         **(plugs if method.plugins else {}),
@@ -88,7 +91,7 @@ def tuned(method: str, pool: str = "default", **changes: Any) -> Settings:
             "pool": pool,
             "method": method,
             "params": tuple(start["params"].items()),
-            "weights": (1.0,) * TASKS,
+            "weights": (1.0,) * len(BENCH.tasks(pool)),
             **plugs,
             **changes,
         }
@@ -111,10 +114,10 @@ def test_different_settings_have_different_links(one: Settings, other: Settings)
 
 
 def test_a_link_reads_like_the_controls() -> None:
-    query = to_query(tuned("ties", weights=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0)), 400)
+    query = to_query(tuned("ties", weights=(1.0, 1.0, 0.5, *(1.0,) * 5)), 400)
     assert query.startswith("pool=default&method=ties&scaling=")
     assert "&density=0.2&trim=module&election=unweighted&" in query
-    assert query.endswith("&weights=1,1,0.5,1,1,1&k=100&seed=0&limit=400")
+    assert query.endswith("&weights=1,1,0.5,1,1,1,1,1&k=100&seed=0&limit=400")
 
 
 def test_a_link_from_before_decouple_had_options_is_the_same_link() -> None:
@@ -181,10 +184,10 @@ BAD = {
     "a negative seed": (TIES + "seed=-1", ["seed"]),
     "a seed that no browser holds": (TIES + f"seed={MOST_SEED + 1}", ["seed"]),
     "too few rows": (TIES + "limit=1", ["limit"]),
-    "too few weights": (TIES + "weights=1,1", ["weights", "6 adapters"]),
+    "too few weights": (TIES + "weights=1,1", ["weights", f"{TASKS} adapters"]),
     "no weights": (TIES + "weights=", ["weights"]),
-    "a weight that is a text": (TIES + "weights=1,1,x,1,1,1", ["weights", "x"]),
-    "a negative weight": (TIES + "weights=1,1,-1,1,1,1", ["weights", "-1"]),
+    "a weight that is a text": (TIES + "weights=1,1,x,1,1,1,1,1", ["weights", "x"]),
+    "a negative weight": (TIES + "weights=1,1,-1,1,1,1,1,1", ["weights", "-1"]),
     "plug-ins where there are none": ("pool=osrm&method=peft_ties&mu=0.3", ["peft_ties", "plug-ins"]),
     "a long text": (TIES + "scaling=" + "9" * 5000, ["scaling"]),
 }
@@ -196,6 +199,13 @@ def test_a_link_that_means_nothing_is_refused_in_a_sentence(query: str, words: l
         from_query(query, BENCH)
     assert one_sentence(caught.value, *words), str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("old", "new"), RETIRED.items())
+def test_a_link_to_a_pool_of_an_earlier_version_names_the_one_that_took_its_place(old: str, new: str) -> None:
+    with pytest.raises(MergeError) as caught:
+        from_query(f"pool={old}&method=ties", BENCH)
+    assert one_sentence(caught.value, old, "earlier versions", "no longer shipped", f"choose {new!r}"), str(caught.value)
 
 
 def test_a_pool_of_one_visitor_has_no_link_and_no_program() -> None:
@@ -214,7 +224,7 @@ def test_a_pool_of_one_visitor_has_no_link_and_no_program() -> None:
 
 PROGRAMS = {
     **{
-        method: tuned(method, weights=(1.0, 0.3, 1.0, 0.0, 1.0, 2.0))
+        method: tuned(method, weights=(1.0, 0.3, 1.0, 0.0, 1.0, 2.0, 0.5, 1.0))
         for method in ("average", "ties", "core_space", "emr", "peft_ties")
     },
     "a seed": tuned("dare", seed=12345),
@@ -246,8 +256,7 @@ def test_the_program_makes_the_same_merge_bit_for_bit(written: Settings, tmp_pat
 
 def test_the_program_reads_the_texts_that_the_app_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in (reading, workbench):
-        monkeypatch.setattr(module, "TEXTS", (16, 600))  # few, for speed; the program still takes the first 12 of more
+    monkeypatch.setattr(feature_store, "TEXTS", (16, 600))  # few, for speed; the program still takes the first 12 of more
     written = tuned("regmean", mu=0.3, k=12)
     expected, got = Workbench().merged(written), run(snippet(written, BENCH))
     assert all(torch.equal(got.delta(module), expected.delta(module)) for module in expected.modules)
@@ -293,7 +302,7 @@ def test_the_shown_recipe_writes_an_adapter_with_the_bits_of_the_merge(method: s
 
 
 def test_the_order_of_the_adapters_does_not_matter_and_the_weights_go_with_them() -> None:
-    written = tuned("ties", "osrm", weights=(1.0, 0.1, 0.2, 0.3, 0.4, 0.5))
+    written = tuned("ties", "osrm", weights=(1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
     data = yaml.safe_load(recipe_of(written))
     data["adapters"].reverse()
     assert settings_of_recipe(yaml.safe_dump(data), BENCH) == written
@@ -347,6 +356,24 @@ def test_a_recipe_that_no_screen_shows_is_refused_in_a_sentence(spoil: Any, word
     with pytest.raises(MergeError) as caught:
         settings_of_recipe(spoiled if isinstance(spoiled, str) else yaml.safe_dump(spoiled), BENCH)
     assert one_sentence(caught.value, *words), str(caught.value)
+
+
+OLD = {
+    "retired": ("default_shared_seed", "papers", 6),
+    "trained anew": ("default", "default", 6),
+    "of eight": ("osrm", "osrm", 8),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "tasks"), OLD.values(), ids=OLD)
+def test_a_recipe_of_an_earlier_versions_adapters_names_the_pool_that_took_their_place(old: str, new: str, tasks: int) -> None:
+    data = yaml.safe_load(recipe_of(tuned("ties")))
+    data["adapters"] = data["adapters"][:tasks]
+    for place, entry in enumerate(data["adapters"]):
+        entry |= {"path": f"/home/me/assets/adapters/{old}/{entry['task']}", "fingerprint": f"{place:064}"}
+    with pytest.raises(MergeError) as caught:
+        settings_of_recipe(yaml.safe_dump(data), BENCH)
+    assert one_sentence(caught.value, repr(old), "earlier version", "trained anew", f"choose the pool {new!r}"), str(caught.value)
 
 
 def test_a_recipe_opens_no_file_that_it_names(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from merging.errors import MergeError
 from merging.export_bundle import write_zip
 from merging.methods import METHODS as CATALOGUE
 from merging.workbench import Workbench
-from viz.panels.controls import opening
+from viz.panels.controls import opening, restored
 from viz.panels.export_panel import export_panel
 from viz.panels.export_push import _on_this_machine, _other, _with_token, push, push_section, show, signed_in, this_machine, way
 from viz.panels.export_session import ExportSession, Pending, measured
@@ -288,10 +288,7 @@ def test_a_merge_for_one_task_has_that_tasks_accuracy_only() -> None:
 def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_path: Path) -> None:
     bench = Workbench()
     settings = opening(bench, CATALOGUE)
-    from viz.panels.controls import choose
-
-    values = {name: options.get("value") for name, options in choose(bench, CATALOGUE, settings.pool, settings.method).items()}
-    values |= {"pool": settings.pool, "method": settings.method, "k": settings.k, "seed": settings.seed}
+    values = {name: options.get("value") for name, options in restored(bench, CATALOGUE, settings).items()}
     with gr.Blocks() as demo:
         form = {name: gr.State(value) for name, value in values.items()}
         with gr.Tab("Export") as tab:

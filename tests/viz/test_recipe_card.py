@@ -43,7 +43,7 @@ def card(values: dict[str, str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_controls_give_back_the_settings_that_they_were_restored_from(method: str) -> None:
-    written = tuned(method, "osrm", weights=(1.0, 0.5, 0.25, 0.0, 2.0, 1.0), k=305, seed=7)
+    written = tuned(method, "osrm", weights=(1.0, 0.5, 0.25, 0.0, 2.0, 1.0, 0.75, 1.5), k=305, seed=7)
     assert read(BENCH, METHODS, form(written)) == written
 
 
@@ -53,7 +53,7 @@ def test_an_automatic_rank_is_restored_too() -> None:
 
 
 def test_a_link_opens_on_its_merge() -> None:
-    session, written = Session(), tuned("ties", "osrm", weights=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0), k=30)
+    session, written = Session(), tuned("ties", "osrm", weights=(1.0, 1.0, 0.5, *(1.0,) * 5), k=30)
     values, options = panel().open(session, form(), 200, EVERYWHERE, f"__theme=dark&{to_query(written, 350)}")
     assert set(values) == set(OUTPUTS)
     assert (session.run.settings, session.run.limit) == (written, 350)
@@ -132,7 +132,7 @@ def test_a_visitors_own_set_has_a_recipe_but_no_link() -> None:
 
 
 def test_a_pasted_recipe_becomes_the_controls() -> None:
-    written = tuned("knots", "osrm", weights=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0), seed=3)
+    written = tuned("knots", "osrm", weights=(1.0, 1.0, 0.5, *(1.0,) * 5), seed=3)
     options, said = panel().paste(BENCH.update(written).recipe_yaml)
     assert read(BENCH, METHODS, {name: option.get("value") for name, option in options.items()}) == written
     assert "limit" not in options

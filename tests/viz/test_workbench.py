@@ -3,7 +3,11 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +19,7 @@ from merging.methods import METHODS
 from merging.models import working_copy
 from merging.pools import POOLS
 from merging.reading import Progress
+from merging.search import ALONE, BASE, CONTENDERS, append, as_rows, read_table
 from merging.workbench import Settings, Workbench
 from viz.panels.controls import opening
 
@@ -73,7 +78,7 @@ def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Se
     bench.add_pool("own-1", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
     settings = replace(start, pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert bench.tasks("own-1") == list(tasks)
-    assert list(bench.references("own-1").single) == list(bench.references(start.pool).set_index("task").single[list(tasks)])
+    assert list(bench.references("own-1").single) == list(bench.references("default").set_index("task").single[list(tasks)])
     assert bench.sweep("own-1").empty
     assert bench.defaults("own-1", "ties")["params"]["scaling"] == 0.5
     assert bench.update(settings).magnitude is not None
@@ -106,7 +111,8 @@ def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, st
 
 
 def test_every_pool_has_a_base(bench: Workbench, start: Settings) -> None:
-    assert {bench.base_of(pool) for pool in POOLS} == {("minilm", "float32")}
+    assert {bench.base_of(pool) for pool in bench.pools if pool in POOLS} == {("minilm", "float32")}
+    assert bench.base_of("smollm2") == ("smollm2", "float32")
     bench.add_pool("own-4", "Yours", {}, TextsOf(("movie",), ("query", "value"), "smollm2", "bfloat16"))
     assert bench.base_of("own-4") == ("smollm2", "bfloat16")
     assert bench.base_title(start.pool) == "all-MiniLM-L6-v2"
@@ -148,3 +154,110 @@ def test_the_command_line_reads_the_very_features_of_the_app(bench: Workbench, s
     for task in folders:
         for module in modules:
             assert torch.equal(here.second_moment(task, module), there.second_moment(task, module))
+
+
+# -- accuracies that ship --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [50, 130, 200])
+@pytest.mark.parametrize("method", ["do_merging", "task_arithmetic"])
+def test_the_opening_has_the_very_marks_of_the_shipped_table(bench: Workbench, method: str, limit: int) -> None:
+    table = read_table(bench.root / "tables" / "test_papers.csv")
+    table = table[(table.method == method) & (table.scaling == 1)].set_index("task")
+    found = bench.shipped(opening(bench, METHODS, method), limit)
+    assert [estimate.task for estimate in found] == bench.tasks("papers")
+    for estimate in found:
+        row = table.loc[estimate.task]
+        marks = bin(int(f"1{row.hits}", 16))[3:][: row.total]  # the 1 in front keeps zeros
+        assert marks.count("1") == row.correct
+        assert estimate.marks == marks[:limit]
+        assert estimate.done == estimate.total == min(limit, row.total)
+        assert estimate.accuracy == pytest.approx(estimate.marks.count("1") / estimate.total)
+
+
+MEASURED = ("do_merging", "task_arithmetic", "orthogonalize", "decouple", "soft_osrm", "ties", "regmean", "average")
+
+
+@pytest.fixture(scope="module")
+def measured(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """Return a workbench on the same adapters whose table has made-up marks, others for each method, at λ = 1 and 60 rows."""
+    root, draw = tmp_path_factory.mktemp("assets"), np.random.default_rng(0)
+    (root / "adapters").symlink_to(bench.root / "adapters")
+    for name in (BASE, ALONE, *MEASURED):
+        marks = {task: "".join(draw.choice(["0", "1"], 60)) for task in bench.tasks("papers")}
+        append(root / "tables" / "test_papers.csv", as_rows(marks, name, 0.0 if name in (BASE, ALONE) else 1.0))
+    return Workbench(root)
+
+
+def contender(bench: Workbench, name: str) -> Settings:
+    """Return the settings of what a table's row was measured with: λ = 1 and the defaults of everything else."""
+    spec, plugins = METHODS[CONTENDERS[name].method], CONTENDERS[name].plugins
+    mode = plugins.get("orthogonalize", spec.orthogonalize)
+    return Settings(
+        "papers",
+        spec.name,
+        tuple((param.name, 1.0 if param.name == "scaling" else param.default) for param in spec.params),
+        mode,
+        bench.penalty(mode),
+        plugins.get("decouple", spec.decouple),
+        (1.0,) * len(bench.tasks("papers")),
+        mu=plugins.get("soft_osrm", 0.0),
+    )
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_merge_that_ships_has_its_own_marks_and_no_others(measured: Workbench, name: str) -> None:
+    table = read_table(measured.tables / "test_papers.csv")
+    expected = table[table.method == name].set_index("task").hits
+    found = measured.shipped(contender(measured, name), 60)
+    assert {estimate.task: f"{int(estimate.marks, 2):015x}" for estimate in found} == expected.to_dict()
+    assert measured.shipped(contender(measured, name), 61) == []
+
+
+FEWER = (1.0, 0.5, *(1.0,) * 6)
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a granularity": ("do_merging", {"granularity": "module"}),
+    "a limit of decouple": ("decouple", {"max_up": 2.0}),
+    "renormalised": ("do_merging", {"renormalise": True}),
+    "another strength": ("do_merging", {"decouple": 0.5}),
+    "no decouple": ("do_merging", {"decouple": 0.0}),
+    "another mode": ("do_merging", {"orthogonalize": "raw", "penalty": 1.0}),
+    "another penalty": ("do_merging", {"penalty": 0.2}),
+    "another mu": ("soft_osrm", {"mu": 0.2}),
+    "weights": ("do_merging", {"weights": FEWER}),
+    "weights of a mean": ("average", {"weights": FEWER}),
+    "all weights one half": ("do_merging", {"weights": (0.5,) * 8}),
+    "a seed": ("do_merging", {"seed": 1}),
+    "k of soft OSRM": ("soft_osrm", {"k": 30}),
+    "k of RegMean": ("regmean", {"k": 600}),
+    "another scaling": ("do_merging", {"params": (("scaling", 0.975),)}),
+    "another pool": ("do_merging", {"pool": "osrm"}),
+    "a method that was not measured": ("task_arithmetic", {"method": "svd", "params": (("scaling", 1.0), ("rank", 8))}),
+}
+
+
+@pytest.mark.parametrize(("name", "changes"), OTHERS.values(), ids=OTHERS)
+def test_no_other_merge_is_given_a_shipped_accuracy(measured: Workbench, name: str, changes: dict[str, Any]) -> None:
+    settings = contender(measured, name)
+    assert measured.shipped(settings, 50)
+    assert measured.shipped(replace(settings, **changes), 50) == []
+
+
+@pytest.mark.parametrize("changes", [{"density": 0.3}, {"trim": "model"}, {"election": "weighted"}])
+def test_no_other_parameter_is_given_a_shipped_accuracy(measured: Workbench, changes: dict[str, Any]) -> None:
+    settings = contender(measured, "ties")
+    assert dict(settings.params).keys() >= changes.keys()
+    assert measured.shipped(replace(settings, params=tuple((dict(settings.params) | changes).items())), 50) == []
+
+
+def test_what_does_not_change_the_merge_keeps_its_shipped_accuracy(measured: Workbench) -> None:
+    settings = contender(measured, "task_arithmetic")
+    assert measured.shipped(replace(settings, granularity="module", k=30), 50) == measured.shipped(settings, 50) != []
+
+
+def test_a_table_that_lacks_a_task_gives_nothing(measured: Workbench, bench: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "adapters").symlink_to(bench.root / "adapters")
+    table = read_table(measured.tables / "test_papers.csv")
+    append(tmp_path / "tables" / "test_papers.csv", pd.DataFrame(table[(table.method == BASE) | (table.task != "movie")]))
+    found = Workbench(tmp_path)
+    assert found.shipped(contender(found, "do_merging"), 50) == []
