@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from .lab import Lab
 from .memory import trim
 from .methods import METHODS
 from .models import linear_layers, working_copy
+from .orthogonalize import nudges
 from .per_pool import P, PerPool, T
 from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple
 from .pool import compatibility
@@ -97,6 +98,15 @@ class MergeView:
     magnitude_variance: pd.DataFrame | None
 
 
+@dataclass(frozen=True, eq=False)
+class Described:
+    """The part of a `MergeView` that neither the method nor its λ changes."""
+
+    magnitude: pd.DataFrame
+    magnitude_variance: pd.DataFrame
+    notes: list[str]
+
+
 @dataclass(frozen=True)
 class OwnPool:
     """A set of adapters that a visitor trained or brought along: {task: folder}, and whose texts belong to them.
@@ -138,6 +148,7 @@ class Workbench:
         # the updates after the plug-ins, of settings that a moving slider comes back to
         self._separated = self._per_pool(self._orthogonalized, 32)
         self._updates = self._per_pool(self._decoupled, 32)
+        self._described = self._per_pool(self._describe, 32)
         self._known = self._per_pool(self._know, 16)
         self._tokenised = self._per_pool(self._encoded)
 
@@ -338,9 +349,13 @@ class Workbench:
 
     def _plugged(self, settings: Settings) -> Updates:
         """Return the updates after the plug-ins; what does not depend on the moving slider comes from the caches."""
+        return self._updates(*self._plugged_by(settings))
+
+    @staticmethod
+    def _plugged_by(settings: Settings) -> tuple[Any, ...]:
+        """Return what the updates after the plug-ins depend on."""
         k = settings.k if settings.mu else 0
-        mode = settings.orthogonalize
-        return self._updates(settings.pool, settings.mu, k, mode, settings.penalty, settings.magnitude)
+        return settings.pool, settings.mu, k, settings.orthogonalize, settings.penalty, settings.magnitude
 
     def _merge(self, settings: Settings, updates: Updates, features: Features | None) -> Merged:
         adapters = list(self.adapters(settings.pool))
@@ -372,22 +387,29 @@ class Workbench:
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
             return MergeView(recipe_of(settings, merged), [*self._pool_warnings(settings.pool), waiting], None, None)
         merged = self._merge(settings, self._plugged(settings), None)
+        described = self._described(*self._plugged_by(settings), settings.weights)
+        notes = [*self._pool_warnings(settings.pool), *described.notes]
+        return MergeView(recipe_of(settings, merged), notes, described.magnitude, described.magnitude_variance)
+
+    def _describe(self, *key: Any) -> Described:
+        """Return what plug-ins and weights decide, whatever the method and its λ."""
+        *plugged_by, weights = key
+        updates, adapters = self._updates(*plugged_by), self.adapters(plugged_by[0])
         shown = [
-            replace(adapter, deltas={m: u * abs(weight) for m, u in updates.items()})
-            for adapter, updates, weight in zip(merged.adapters, merged.updates, settings.weights, strict=True)
+            replace(adapter, deltas={m: u * abs(weight) for m, u in update.items()})
+            for adapter, update, weight in zip(adapters, updates, weights, strict=True)
         ]
         magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
-        return MergeView(recipe_of(settings, merged), self._notes(settings, merged), magnitude, magnitude_variance(shown))
+        _, mu, _, mode, _, decoupled = plugged_by
+        notes = self._moved(adapters, updates) if mu or mode != "off" or decoupled.strength else []
+        return Described(magnitude, magnitude_variance(shown), notes)
 
-    def _notes(self, settings: Settings, merged: Merged) -> list[str]:
-        notes = list(self._pool_warnings(settings.pool))
-        if settings.orthogonalize != "off" or settings.decouple or settings.mu:
-            moved = merged.nudges()
-            most = max(moved, key=moved.__getitem__)
-            notes.append(
-                f"The plug-ins moved the adapters by {min(moved.values()):.0%} to {moved[most]:.0%} of their norm, {self.title(most)} most."
-            )
-        return notes
+    def _moved(self, adapters: Sequence[Adapter], updates: Updates) -> list[str]:
+        moved = dict(zip((a.task for a in adapters), nudges([a.deltas for a in adapters], updates), strict=True))
+        most = max(moved, key=moved.__getitem__)
+        return [
+            f"The plug-ins moved the adapters by {min(moved.values()):.0%} to {moved[most]:.0%} of their norm, {self.title(most)} most."
+        ]
 
     # -- measurements --------------------------------------------------------------------------------------------------
 

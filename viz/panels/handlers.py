@@ -49,7 +49,7 @@ class MergeHandlers:
 
         A link that means nothing here is said, and the page opens as without it.
         """
-        session.sent.clear()
+        session.forget_page()
         options, said = {}, ""
         try:
             link = from_query(query, self.workbench)
@@ -91,9 +91,13 @@ class MergeHandlers:
             run.state = "refused"
             values["notes"] = alert(error)
         else:
-            values |= self.drawn(settings, view)
+            values["notes"] = _notes(view)
             values["recipe"] = recipe_payload(self.workbench, settings, limit, view.recipe_yaml)
-            values["overlap"] = views.overlap_view(self.workbench, settings, *part)
+            # most moves change neither figure, and both cost more than the merge
+            if session.moved("magnitude", (view.magnitude, settings.method)) and view.magnitude is not None:
+                values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
+            if session.moved("overlap", (settings.pool, settings.method, *part)):
+                values["overlap"] = views.overlap_view(self.workbench, settings, *part)
             if not self.workbench.measured(settings.pool):
                 run.state = "unmeasured"
         if session.run is not run:  # a later move has come in between
@@ -201,10 +205,10 @@ class MergeHandlers:
             "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
         }
 
-    def drawn(self, settings: Settings, view: MergeView | None = None) -> dict[str, str]:
+    def drawn(self, settings: Settings) -> dict[str, str]:
         """Draw what a merge shows before it is evaluated, as far as its texts are read."""
-        view = view or self.workbench.update(settings)
-        values = {"notes": "".join(f"<p>{escape(note)}</p>" for note in view.notes)}
+        view = self.workbench.update(settings)
+        values = {"notes": _notes(view)}
         if view.magnitude is not None:
             values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
         return values
@@ -232,3 +236,7 @@ class MergeHandlers:
         if any(weight != 1 for weight in settings.weights):
             parts.append("own weights")
         return " · ".join(parts)
+
+
+def _notes(view: MergeView) -> str:
+    return "".join(f"<p>{escape(note)}</p>" for note in view.notes)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Any
 
 import pandas as pd
 
@@ -166,6 +167,7 @@ class Session:
         self.before: Run | None = None
         self.pins: list[Run] = []
         self.sent: dict[str, str] = {}
+        self._drawn: dict[str, tuple[Any, ...]] = {}
         self._runs: dict[tuple, Run] = {}
 
     def start(self, key: tuple, run: Run) -> Run:
@@ -206,6 +208,19 @@ class Session:
     def pins_of(self, pool: str) -> list[Run]:
         """Give the pinned runs of a pool that have an accuracy."""
         return [run for run in self.pins if run.settings.pool == pool and run.scores]
+
+    def forget_page(self) -> None:
+        """Note that the page shows nothing (it was opened anew)."""
+        self.sent.clear()
+        self._drawn.clear()
+
+    def moved(self, name: str, depends_on: tuple[Any, ...]) -> bool:
+        """Tell whether what a figure depends on is something else than when it was asked for last; frames are compared as objects."""
+        before = self._drawn.get(name)
+        self._drawn[name] = depends_on
+        return before is None or any(
+            a is not b and (isinstance(a, pd.DataFrame) or a != b) for a, b in zip(before, depends_on, strict=True)
+        )
 
     def changed(self, **values: str) -> dict[str, str]:
         """Keep those values that differ from what the page already shows, and note that they are being sent."""
