@@ -349,6 +349,22 @@ def test_the_page_opens_finished_with_the_plain_sum_pinned(workbench: FakeWorkbe
     assert len(workbench.started) == 1
 
 
+def test_what_was_to_be_measured_here_is_so_after_a_cancel_too(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workbench, "measured_before", {("do_merging", 0.7): shipped_run(0.8)})
+    merge, session = panel(workbench), Session()
+    assert "measured before" in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
+    for _ in range(2):
+        session.again()
+        assert 'data-shipped="false"' in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
+        running = merge.evaluate(session)
+        next(running)
+        merge.cancel(session)
+        assert 'data-state="stopped"' in list(running)[-1]["verdict"]
+    session.again()
+    merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)
+    assert 'data-state="done" data-stage="evaluating" data-shipped="false"' in list(merge.evaluate(session))[-1]["verdict"]
+
+
 def test_without_shipped_results_the_opening_is_measured_and_tells_no_story(workbench: FakeWorkbench) -> None:
     merge, session = panel(workbench), Session()
     merge.open(session, form(workbench), 100, EVERYWHERE, "")

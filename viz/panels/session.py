@@ -178,6 +178,8 @@ class Session:
         known = self._runs.get(key)
         if known is not None and (known.state == "done" or (known is self.run and _holds(known))):
             run = known
+        elif known is not None:  # stopped half way: what was to be measured here still is
+            run.live = known.live
         if run is not self.run:
             if self.run is not None and self.run.scores and self.run.settings.pool == run.settings.pool:
                 self.before = self.run
