@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isnan, sqrt
 from typing import Any
 
 import pandas as pd
 
-from merging.intervals import as_values, gap_recovered
+from merging.intervals import Values, as_values, gap_recovered
 from viz.panels.services import Estimate, Progress, Settings
 
 REMEMBERED = 256
@@ -96,14 +96,25 @@ class Summary:
 
 def on_same_rows(scores: Mapping[str, Score], references: pd.DataFrame) -> pd.DataFrame:
     """Return `references` with `base` and `single` on the rows that the run has seen, where the rows' own marks are known."""
-    table = references.copy()
-    for place, row in enumerate(references.itertuples()):
-        score = scores.get(str(row.task))
-        if score is not None and score.marks and row.base_marks and row.single_marks:
-            seen = _seen(score.marks, row.base_marks, row.single_marks)
-            for column, marks in (("base", row.base_marks), ("single", row.single_marks)):
-                table.iloc[place, table.columns.get_loc(column)] = as_values(marks)[seen].mean()
-    return table
+    ends = [_Ends.of(row, scores.get(str(row.task))) for row in references.itertuples()]
+    return references.assign(base=[end.base for end in ends], single=[end.single for end in ends])
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Base and own adapter of a task beside a run's score: accuracies, and marks on the rows of the run where all three are known."""
+
+    base: float
+    single: float
+    marks: tuple[Values, Values, Values] | None = None  # base, own adapter, merge
+
+    @staticmethod
+    def of(row: Any, score: Score | None) -> "_Ends":
+        if score is None or not (score.marks and row.base_marks and row.single_marks):
+            return _Ends(row.base, row.single)
+        seen = _seen(score.marks, row.base_marks, row.single_marks)
+        base, single, merged = (as_values(marks)[seen] for marks in (row.base_marks, row.single_marks, score.marks))
+        return _Ends(float(base.mean()), float(single.mean()), (base, single, merged)) if seen else _Ends(row.base, row.single)
 
 
 def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
@@ -124,20 +135,17 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in percentage points
         (negative is a loss).
     """
-    table = on_same_rows(scores, references).set_index("task")
-    tasks = [task for task in table.index if task in scores]
-    if not tasks:
+    ends = {str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores}
+    if not ends:
         return None
-    mine = [scores[task] for task in tasks]
-    single = table.loc[tasks, "single"]
+    mine = [scores[task] for task in ends]
     average = sum(score.accuracy for score in mine) / len(mine)
     down = sqrt(sum((score.accuracy - score.low) ** 2 for score in mine)) / len(mine)
     up = sqrt(sum((score.high - score.accuracy) ** 2 for score in mine)) / len(mine)
-    change = pd.Series([score.accuracy for score in mine], index=tasks) - single
-    marked = [task for task in tasks if scores[task].marks and table.base_marks[task] and table.single_marks[task]]
-    seen = {t: _seen(scores[t].marks, table.base_marks[t], table.single_marks[t]) for t in marked}
-    base, alone = ({t: as_values(table.loc[t, f"{end}_marks"])[seen[t]] for t in marked} for end in ("base", "single"))
-    gap = gap_recovered(base, alone, {t: as_values(scores[t].marks)[seen[t]] for t in marked}, draws=DRAWS)
+    change = {task: scores[task].accuracy - end.single for task, end in ends.items()}
+    worst = min(change, key=lambda task: (isnan(change[task]), change[task]))
+    marks = {task: end.marks for task, end in ends.items() if end.marks is not None}
+    gap = gap_recovered(*({task: three[which] for task, three in marks.items()} for which in range(3)), draws=DRAWS)
     return Summary(
         recovered=gap.mean,
         recovered_low=gap.low,
@@ -146,11 +154,11 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         average=average,
         low=average - down,
         high=average + up,
-        base=float(table.loc[tasks, "base"].mean()),
-        single=float(single.mean()),
-        worst=str(change.idxmin()),
-        worst_points=100 * float(change.min()),
-        tasks=len(tasks),
+        base=sum(end.base for end in ends.values()) / len(ends),
+        single=sum(end.single for end in ends.values()) / len(ends),
+        worst=worst,
+        worst_points=100 * change[worst],
+        tasks=len(ends),
     )
 
 
