@@ -56,6 +56,11 @@ class Measured:
         return sorted(known, key=lambda name: -average(self.marks(name))[0])  # type: ignore[arg-type]
 
 
+def share(value: float) -> str:
+    """Return a share in percent."""
+    return f"{100 * value:.0f} %"
+
+
 def findings(tables: Path) -> str:
     """Return the README's findings, a paragraph each; one whose tables are missing is left out."""
     papers, osrm, default, easy = (Measured(pool, tables) for pool in ("papers", "osrm", "default", "easy"))
@@ -67,7 +72,7 @@ def findings(tables: Path) -> str:
             f"adapter, as in both papers) the base with the tasks' heads answers {papers.percent(BASE)} and each adapter alone "
             f"{papers.percent(ALONE)}. Their plain sum at λ = 1 answers {papers.percent('task_arithmetic', 1.0)}; DO-Merging, from the same "
             f"files, {lead}. With λ tuned on validation the sum reaches {papers.percent('task_arithmetic')} and DO-Merging "
-            f"{papers.percent('do_merging')}: {papers.gap('task_arithmetic').mean:.0%} and {papers.gap('do_merging').mean:.0%} of the gap."
+            f"{papers.percent('do_merging')}: {share(papers.gap('task_arithmetic').mean)} and {share(papers.gap('do_merging').mean)} of the gap."
         )
     if papers.best and osrm.best:
         pairs = [(f"at λ = {at:g}", at) for at in (0.3, 1.0)] + [("at each one's best λ", None)]
@@ -85,12 +90,12 @@ def findings(tables: Path) -> str:
         best_free, best_texts = free[0], texts[0] if texts else ""
         said = (
             f"**What helps most, on adapters as strangers make them** (`default`): the plain sum recovers "
-            f"{default.gap('task_arithmetic').mean:.0%} of the gap, the best method that needs nothing but the adapters "
-            f"({CONTENDERS[best_free].title}) {default.gap(best_free).mean:.0%}"
+            f"{share(default.gap('task_arithmetic').mean)} of the gap, the best method that needs nothing but the adapters "
+            f"({CONTENDERS[best_free].title}) {share(default.gap(best_free).mean)}"
         )
         if best_texts:
             said += (
-                f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {default.gap(best_texts).mean:.0%}"
+                f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {share(default.gap(best_texts).mean)}"
             )
         if easy.best:
             said += (
