@@ -129,8 +129,8 @@ def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Wor
 def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
     page = opened(open_page(rows=50))
     scaling = move(page, "scaling", 16)
-    weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0)
-    assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1))
+    weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0, 1.0, 1.0)
+    assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1, 1, 1))
     found = bench.diagnosis(replace(start, weights=weights))
     shows(page, BARS, errors(found, weights, scaling))
     shows(page, CELLS, interference(found, weights, scaling))
@@ -169,7 +169,7 @@ def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: S
 def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workbench, start: Settings) -> None:
     page, found = opened(open_page(rows=50)), bench.diagnosis(start)
     names = [bench.title(task) for task in bench.tasks(start.pool)]
-    click_cell(page, "pairs", column=3, row=1, shape=(6, 6))
+    click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     expect(choice(page, "source")).to_have_value("3")
     expect(choice(page, "target")).to_have_value("1")
     caption = page.locator(".ms-cell caption")
@@ -222,7 +222,7 @@ def test_the_difference_to_a_pinned_merge_is_now_minus_pinned(open_page, bench: 
     shows(page, 'plots("error").data[1].x', errors(found, start.weights, pinned))
     expect(card(page, "error").locator(".ms-legend")).to_contain_text(f"λ {pinned:g}")
 
-    click_cell(page, "pairs", column=2, row=4, shape=(6, 6))
+    click_cell(page, "pairs", column=2, row=4, shape=(8, 8))
     page.get_by_role("tab", name="Merge").click()
     page.get_by_role("tab", name="Diagnose").click()
     weight = move(page, "weight_2", 10)  # the server draws anew
@@ -272,7 +272,7 @@ def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
     expect(cancel).to_be_disabled()
     page.get_by_role("button", name="Leave one adapter out").click()
     expect(cancel).to_be_enabled()
-    expect(page.locator("#ms-left-out figcaption")).to_contain_text(re.compile(r"\d+ of 8400 rows"), timeout=120_000)
+    expect(page.locator("#ms-left-out figcaption")).to_contain_text(re.compile(r"\d+ of 14400 rows"), timeout=120_000)
     cancel.click()
     expect(cancel).to_be_disabled()
     page.get_by_role("button", name="Leave one layer out").click()
@@ -285,13 +285,13 @@ def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
 def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
     page = opened(open_page(rows=50))
     card(page, "error").locator("summary").click()
-    expect(card(page, "error").locator("table tr")).to_have_count(7)
+    expect(card(page, "error").locator("table tr")).to_have_count(9)
     with page.expect_download() as download:
         card(page, "error").locator('[data-save="csv"]').click()
     assert download.value.suggested_filename == "mergescope_diagnose_error.csv"
     table = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
     assert [float(row["error"]) for row in table] == drawn(page, BARS)
-    assert [row["pinned"] for row in table] == [""] * 6
+    assert [row["pinned"] for row in table] == [""] * 8
     with page.expect_download() as download:
         card(page, "magnitude").locator('[data-save="png"]').click()
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
@@ -303,7 +303,7 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
 
     page = opened(open_page(rows=50, theme=theme))
     card(page, "pairs").locator("summary").click()
-    click_cell(page, "pairs", column=3, row=1, shape=(6, 6))
+    click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     grave = [
         f"{violation['id']}: {node['html'][:160]}"
         for violation in Axe().run(page).response["violations"]

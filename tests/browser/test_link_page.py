@@ -14,12 +14,12 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect
 
 from merging import Adapter, merge
-from merging.pools import load_pool
+from merging.pools import POOLS, load_pool
 
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 SLOTS = ("slider_0", "slider_1", "weight_2", "weight_4", "seed", "k", "limit")
 DONE = '#ms-verdict [data-state="done"]'
-WEIGHTS = [1.0, 1.0, 0.35, 1.0, 0.0, 1.0]
+WEIGHTS = [1.0, 1.0, 0.35, 1.0, 0.0, 1.0, 1.0, 1.0]
 
 
 def drawn(page: Page) -> Page:
@@ -58,7 +58,7 @@ def copied(page: Page, button: str) -> str:
 def ties(page: Page) -> Page:
     """Choose another pool, TIES, a density that is no step of its slider, and two weights."""
     drawn(page)
-    page.locator("#ms-pool label").nth(2).click()
+    page.locator("#ms-pool label", has_text=POOLS["osrm"].title).click()
     page.get_by_role("combobox", name="Method").click()
     page.get_by_role("option", name="TIES", exact=True).click()
     expect(page.locator("#ms-recipe pre")).to_contain_text("method: ties")
@@ -140,7 +140,7 @@ def test_in_a_space_the_link_leads_to_the_outer_page(open_page) -> None:
     page = drawn(open_page(**CLIPBOARD))
     outer = "https://huggingface.co/spaces/someone/mergescope"
     page.evaluate("outer => document.querySelector('#ms-recipe section').dataset.outer = outer", outer)
-    assert copied(page, "Copy link").startswith(f"{outer}?pool=default&method=")
+    assert copied(page, "Copy link").startswith(f"{outer}?pool=papers&method=")
 
 
 def test_python_and_yaml_can_be_read_copied_and_saved(open_page) -> None:
@@ -148,7 +148,7 @@ def test_python_and_yaml_can_be_read_copied_and_saved(open_page) -> None:
     page.get_by_role("button", name="Python", exact=True).click()
     expect(page.get_by_role("button", name="Python", exact=True)).to_have_attribute("aria-pressed", "true")
     program = recipe(page)
-    assert 'load_pool("default")' in program
+    assert 'load_pool("papers")' in program
     assert copied(page, "Copy") == program
     for form, name in (("Python", "merge.py"), ("YAML", "recipe.yaml")):
         page.get_by_role("button", name=form, exact=True).click()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-POOL = ROOT / "assets" / "adapters" / "default_shared_seed"
+POOL = ROOT / "assets" / "adapters" / "papers"
 TASKS = ("trec", "sms_spam", "movie")
 
 
