@@ -89,7 +89,11 @@ def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
     assert tuple(head.words if isinstance(head, Verbaliser) else head.labels) == labels
 
 
-@pytest.mark.parametrize(("pool", "task"), ADAPTERS)
+LEARNED = [(pool, task) for pool, task in ADAPTERS if SHIPPED[pool].settings(task).rows >= 300]
+"""Adapters with rows enough to learn from; the pool `unequal` has some that learn next to nothing, on purpose."""
+
+
+@pytest.mark.parametrize(("pool", "task"), LEARNED)
 def test_a_shipped_adapter_adds_to_its_base(pool: str, task: str) -> None:
     path = assets_folder() / "adapters" / pool / task / "mergescope.json"
     measured = json.loads(path.read_text())["test_accuracy"]
