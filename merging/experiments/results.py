@@ -51,9 +51,9 @@ class Measured:
         return gap_recovered(self.marks(BASE), self.marks(ALONE), self.marks(method, scaling))  # type: ignore[arg-type]
 
     def ranked(self, needs: frozenset[str]) -> list[str]:
-        """Return the methods that need just this, best average at their best scaling first."""
+        """Return the methods that need just this, by the gap that they recover at their best scaling, most first."""
         known = [name for name in self.best if CONTENDERS[name].needs == needs and self.marks(name)]
-        return sorted(known, key=lambda name: -average(self.marks(name))[0])  # type: ignore[arg-type]
+        return sorted(known, key=lambda name: -self.gap(name).mean)
 
 
 def share(value: float) -> str:
@@ -97,7 +97,7 @@ def findings(tables: Path) -> str:
             said += (
                 f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {share(default.gap(best_texts).mean)}"
             )
-        if easy.best:
+        if "average" in easy.best:
             said += (
                 f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) there is little to carry, "
                 "and no method matters"

@@ -126,10 +126,12 @@ def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
 
 
 def _pool_table(pool: str, test: pd.DataFrame, validation: pd.DataFrame) -> str:
-    if test.empty:
+    if test.empty or validation.empty:
         return ""
     measured = [name for name in CONTENDERS if name in set(test.method) & set(validation.method)]
-    rows = int(test[test.method.isin(measured)].total.max()) if measured else None
+    if not measured:
+        return ""
+    rows = int(test[test.method.isin(measured)].total.max())
     base, alone = (marks_of(test, name, rows=rows) for name in (BASE, ALONE))
     best = best_scalings(validation)
     lines = [
