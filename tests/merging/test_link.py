@@ -370,7 +370,7 @@ def test_a_recipe_of_an_earlier_versions_adapters_names_the_pool_that_took_their
     data = yaml.safe_load(recipe_of(tuned("ties")))
     data["adapters"] = data["adapters"][:tasks]
     for place, entry in enumerate(data["adapters"]):
-        entry |= {"path": f"/home/me/assets/adapters/{old}/{entry['task']}", "fingerprint": f"{place:064}"}
+        entry |= {"path": f"/elsewhere/assets/adapters/{old}/{entry['task']}", "fingerprint": f"{place:064}"}
     with pytest.raises(MergeError) as caught:
         settings_of_recipe(yaml.safe_dump(data), BENCH)
     assert one_sentence(caught.value, repr(old), "earlier version", "trained anew", f"choose the pool {new!r}"), str(caught.value)
