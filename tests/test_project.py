@@ -89,8 +89,8 @@ def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
     assert tuple(head.words if isinstance(head, Verbaliser) else head.labels) == labels
 
 
-LEARNED = [(pool, task) for pool, task in ADAPTERS if SHIPPED[pool].settings(task).rows >= 300]
-"""Adapters with rows enough to learn from; the pool `unequal` has some that learn next to nothing, on purpose."""
+LEARNED = [(pool, task) for pool, task in ADAPTERS if pool != "easy" and SHIPPED[pool].settings(task).rows >= 300]
+"""Adapters that have something to add and rows to learn it from: in `easy` the heads know it all, in `unequal` some rows are too few."""
 
 
 @pytest.mark.parametrize(("pool", "task"), LEARNED)
