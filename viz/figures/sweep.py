@@ -62,8 +62,8 @@ def average_against_scaling(
     if scaling is not None and current is not None:
         here = pd.DataFrame([["this merge", scaling, *current]], columns=["run", "scaling", "average", "low", "high"])
         traces.append(_points(here, "this merge, test", {"size": 12, "color": ACCENT, "line": {"color": CARD, "width": 1.5}}))
-    for name, value in (levels or {}).items():
-        traces.append(_level_line(name, value, [0.0, max(REACH, *grid)] if grid else [0.0, REACH]))
+    for (name, value), dash in zip((levels or {}).items(), ("dot", "dashdot"), strict=False):
+        traces.append(_level_line(name, value, dash, [0.0, max(REACH, *grid)] if grid else [0.0, REACH]))
     shapes = [] if scaling is None else [_marker(scaling)]
     reach = max(
         [REACH, mine["scaling"].max(), *([] if scaling is None else [scaling]), *([] if pins is None else pins["scaling"])]
@@ -105,14 +105,14 @@ def _band(rows: pd.DataFrame) -> dict:
     return band(*(rows[column].tolist() for column in ("scaling", "low", "high")))
 
 
-def _level_line(name: str, value: float, ends: list[float]) -> dict:
+def _level_line(name: str, value: float, dash: str, ends: list[float]) -> dict:
     return {
         "type": "scatter",
         "x": ends,
         "y": [value, value],
         "mode": "lines",
         "name": name,
-        "line": {"color": INK, "width": 1.5, "dash": "dot"},
+        "line": {"color": INK, "width": 1.5, "dash": dash},
         "hovertemplate": f"{name}: %{{y:.3f}} on validation<extra></extra>",
     }
 

@@ -41,7 +41,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
     done, total = (run.progress.done, run.progress.total) if run.progress else _rows(run)
     state = doing if run.state == "running" else STATES[run.state]
     if run.shipped:
-        state, counted = "measured before", "ships with the app, {limit:,} test rows a task"
+        state, counted = "measured before", "{limit:,} test rows a task"
     return (
         f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
         f'data-stage="{run.stage}" data-shipped="{str(run.shipped).lower()}">{_numbers(summary, len(run.tasks), title, run.state == "unmeasured")}'
