@@ -98,7 +98,7 @@ POOLS: dict[str, PoolSpec] = {
         ),
         PoolSpec(
             "easy", "Easy: heads from the base's probe",
-            "The contrast: heads that already work on the bare base leave the adapters little to carry, so merging hardly hurts and no method matters.",
+            "The contrast: heads that already work on the bare base leave the adapters little to carry, so merging hardly hurts and methods hardly differ.",
             replace(TRAINING, head="probe"),
         ),
     )

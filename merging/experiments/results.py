@@ -94,13 +94,11 @@ def findings(tables: Path) -> str:
             f"({CONTENDERS[best_free].title}) {share(default.gap(best_free).mean)}"
         )
         if best_texts:
+            said += f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {share(default.gap(best_texts).mean)}"
+        if "do_merging" in easy.best:
             said += (
-                f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {share(default.gap(best_texts).mean)}"
-            )
-        if "average" in easy.best:
-            said += (
-                f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) there is little to carry, "
-                "and no method matters"
+                f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) there is little to carry: "
+                f"the plain sum answers {easy.percent('task_arithmetic')}, DO-Merging {easy.percent('do_merging')}"
             )
         parts.append(f"{said}.")
     return "\n\n".join(parts)
