@@ -1,4 +1,4 @@
-"""The measured tables that ship: sweeps on validation, test results, rank curves; and the README's text made from them."""
+"""The measured tables that ship: sweeps on validation, test results, rank curves; and the text of assets/results.md made from them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def markdown_results(folder: Path) -> str:
 
 
 def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
-    """Return the README's table of shipped adapters on one base: test accuracy of each beside the probe's and the bare base's."""
+    """Return the table of shipped adapters on one base: test accuracy of each beside the probe's and the bare base's."""
     lines = [
         "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in pools) + " |",
         "|---|---|" + "---|" * len(pools),
@@ -168,7 +168,7 @@ def _signed(interval: tuple[float, float, float]) -> str:
 
 
 def markdown_osrm(folder: Path) -> str:
-    """Return the README's tables of the OSRM experiment: the answer, arms, each method at λ 0.3, 1 and best, effects and axes."""
+    """Return the tables of the OSRM experiment: the answer, arms, each method at λ 0.3, 1 and best, effects and axes."""
     ledger = Ledger(folder, "osrm")
     summary, effects, runs = (ledger.table(name) for name in ("summary", "effects", "runs"))
     if summary.empty:
