@@ -10,7 +10,7 @@ if os.environ.get("SPACE_ID"):
 # an evaluation and a moving slider share the cores: threads that spin while they wait would make both many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from merging.memory import limit_arenas
+from merging.services.memory import limit_arenas
 
 # many threads allocate and free whole models here: left alone, glibc would keep 10 of 13 GB that nobody uses
 limit_arenas()
@@ -28,12 +28,12 @@ except ImportError:  # only Spaces has it
 
 import gradio as gr
 
-from viz.panels.adapters_handlers import AdaptersHandlers
-from viz.panels.controls import opening
-from viz.panels.diagnose_demand import Demand
-from viz.panels.look import launch_options
-from viz.panels.osrm_handlers import OsrmHandlers
-from viz.panels.osrm_services import Plan, Trained
+from viz.panels.adapters.handlers import AdaptersHandlers
+from viz.panels.diagnose.demand import Demand
+from viz.panels.kit.look import launch_options
+from viz.panels.merge.controls import opening
+from viz.panels.osrm.handlers import OsrmHandlers
+from viz.panels.osrm.services import Plan, Trained
 from viz.panels.page import page
 from viz.panels.services import Estimate, Progress, Settings, Workbench
 
@@ -64,7 +64,7 @@ def on_gpu(duration: Callable[..., int]) -> Callable[[Callable], Callable]:
 @cache
 def workbench() -> Workbench:
     """Open the pools that ship with Mergescope, once per process."""
-    from merging.workbench import Workbench as Opened
+    from merging.services.workbench import Workbench as Opened
 
     return Opened()
 
@@ -98,7 +98,7 @@ def stream_merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str,
 @cache
 def on_demand() -> Any:
     """Open what the Diagnose panel measures on demand."""
-    from merging.on_demand import OnDemand
+    from merging.services.on_demand import OnDemand
 
     return OnDemand(workbench())
 
@@ -122,8 +122,8 @@ def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str, 
 @on_gpu(preparing_seconds)
 def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> Iterator[Any]:
     """Measure the adapters {task: adapter} that a visitor brought for a base, and write them below the folder `root`."""
-    from merging.models import working_copy
-    from merging.shelf import prepare
+    from merging.models.layers import working_copy
+    from merging.services.shelf import prepare
 
     model, tokenizer = workbench().base(*base)
     modules = {module for brought in chosen.values() for module in brought.adapter.deltas}

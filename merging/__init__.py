@@ -11,38 +11,41 @@ from typing import TYPE_CHECKING, Any
 from .errors import Cancelled, MergeError, ResourceError
 
 if TYPE_CHECKING:
-    from .adapter import Adapter, Head
+    from .adapters.adapter import Adapter, Head
+    from .adapters.lowrank import LowRank
+    from .diagnostics.compatibility import CompatibilityReport, compatibility
     from .engine import Merged, merge
-    from .evaluation import Estimate, evaluate
-    from .features import Features, collect_features
-    from .lowrank import LowRank
+    from .evaluation.accuracy import Estimate, evaluate
+    from .evaluation.verbalisers import Verbaliser
+    from .features.moments import Features, collect_features
     from .methods import METHODS
-    from .plugins import PLUGINS, Decouple, Orthogonalize, SoftOSRM
-    from .pool import CompatibilityReport, compatibility
-    from .recipe import Recipe
-    from .tasks import Task
-    from .verbalisers import Verbaliser
+    from .plugins import PLUGINS
+    from .plugins.decouple import Decouple
+    from .plugins.orthogonalize import Orthogonalize
+    from .plugins.soft_osrm import SoftOSRM
+    from .recipes.recipe import Recipe
+    from .tasks.task import Task
 
 _HOME = {
-    "Adapter": "adapter",
-    "Head": "adapter",
+    "Adapter": "adapters.adapter",
+    "Head": "adapters.adapter",
     "Merged": "engine",
     "merge": "engine",
-    "Estimate": "evaluation",
-    "evaluate": "evaluation",
-    "Features": "features",
-    "collect_features": "features",
-    "LowRank": "lowrank",
+    "Estimate": "evaluation.accuracy",
+    "evaluate": "evaluation.accuracy",
+    "Features": "features.moments",
+    "collect_features": "features.moments",
+    "LowRank": "adapters.lowrank",
     "METHODS": "methods",
     "PLUGINS": "plugins",
     "Decouple": "plugins",
     "Orthogonalize": "plugins",
     "SoftOSRM": "plugins",
-    "CompatibilityReport": "pool",
-    "compatibility": "pool",
-    "Recipe": "recipe",
-    "Task": "tasks",
-    "Verbaliser": "verbalisers",
+    "CompatibilityReport": "diagnostics.compatibility",
+    "compatibility": "diagnostics.compatibility",
+    "Recipe": "recipes.recipe",
+    "Task": "tasks.task",
+    "Verbaliser": "evaluation.verbalisers",
 }
 
 __all__ = [  # noqa: RUF022 - errors first

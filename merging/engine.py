@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, number_equal_names
-from .apply import added, check_fits
+from .adapters.adapter import Adapter, number_equal_names
+from .adapters.lowrank import LowRank
+from .adapters.same_base import problems_of
 from .errors import MergeError
-from .features import Features
-from .lowrank import LowRank
+from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
-from .orthogonalize import nudges, orthogonalize
-from .plugins import Decouple, Orthogonalize, SoftOSRM, Updates, decouple, modules_of, soft_osrm
-from .pool import problems_of
+from .models.apply import added, check_fits
+from .plugins.base import Updates, modules_of
+from .plugins.decouple import Decouple, decouple
+from .plugins.orthogonalize import Orthogonalize, nudges, orthogonalize
+from .plugins.soft_osrm import SoftOSRM, soft_osrm
 
 if TYPE_CHECKING:
-    from .evaluation import Estimate
-    from .recipe import Recipe
+    from .evaluation.accuracy import Estimate
+    from .recipes.recipe import Recipe
 
 Weight = float | Mapping[str, float]
 OnModule = Callable[[str, Tensor, int, int], None]
@@ -269,14 +271,14 @@ class Merged:
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        from .export import save_merged  # noqa: PLC0415 - export describes Merged objects
+        from .recipes.card import save_merged  # noqa: PLC0415 - export describes Merged objects
 
         return save_merged(self, folder, rank, head, prefix, accuracy)
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that makes this merge again."""
-        from .recipe import Recipe  # noqa: PLC0415 - recipe describes Merged objects
+        from .recipes.recipe import Recipe  # noqa: PLC0415 - recipe describes Merged objects
 
         return Recipe.of(self)
 

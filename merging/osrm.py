@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adapters.lowrank import LowRank
 from .errors import MergeError
-from .features import Features
-from .lowrank import LowRank
+from .features.moments import Features
 
 FLOAT32_EPS = float(torch.finfo(torch.float32).eps)
 
@@ -76,7 +76,7 @@ def osrm_subspace(
     Parameters
     ----------
     others : the tasks not to disturb, or {task: weight}; None = every other task of ``features``, weight 1
-    pooling, k : see `merging.features.Features.second_moment`
+    pooling, k : see `merging.features.moments.Features.second_moment`
 
     Raises
     ------
@@ -130,7 +130,7 @@ def erase(update: LowRank, A: Tensor) -> tuple[LowRank, float]:
     """Return (the update seen through A only, the share of its energy ||B A||^2 that is left): OSRM's post-hoc variant.
 
     ΔW' = ΔW A^+ A for a new A (rank, in) with orthonormal rows, so B' = ΔW A^T. For an adapter that was not trained in that subspace
-    nearly everything is lost: about rank / in of a generic update remains. `merging.plugins.soft_osrm` is the alternative.
+    nearly everything is lost: about rank / in of a generic update remains. `merging.plugins.soft_osrm.soft_osrm` is the alternative.
 
     Raises
     ------

@@ -12,16 +12,17 @@ import yaml
 from packaging.requirements import Requirement
 
 from merging import METHODS, Adapter, Recipe
-from merging.embedded_models import EMBEDDED
-from merging.evaluation import own_head
+from merging.evaluation.accuracy import own_head
+from merging.evaluation.verbalisers import Verbaliser
 from merging.experiments.results import BLOCKS, refreshed
+from merging.experiments.sweep import best_scalings, read_table
 from merging.methods.base import SCALING
-from merging.models import fingerprint, load_base
-from merging.pools import SHIPPED, assets_folder, settings_of, train_command
-from merging.search import best_scalings, read_table
-from merging.tasks import Task
-from merging.tasks import fingerprint as data_fingerprint
-from merging.verbalisers import Verbaliser
+from merging.models.embedded import EMBEDDED
+from merging.models.layers import fingerprint
+from merging.models.load import load_base
+from merging.shipped import SHIPPED, assets_folder, settings_of, train_command
+from merging.tasks.task import Task
+from merging.tasks.task import fingerprint as data_fingerprint
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

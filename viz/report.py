@@ -10,7 +10,7 @@ from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
 from viz.figures.theme import Figure
 from viz.figures.weights import cosine_of_updates, energy_against_rank, norms_per_module, signs_per_module
-from viz.panels.component import SCRIPTS, STYLE, TEMPLATE, payload
+from viz.panels.kit.plot import SCRIPTS, STYLE, TEMPLATE, payload
 
 PAGE_STYLE = """
 body { margin: 0; font-family: system-ui, sans-serif; }
@@ -37,9 +37,9 @@ class Inspection:
 
     Attributes
     ----------
-    adapters, modules : see `merging.pool.CompatibilityReport`
+    adapters, modules : see `merging.diagnostics.compatibility.CompatibilityReport`
     problems, warnings : sentences
-    columns, magnitude_variance, cosines, signs, spectra : see the functions of these names in `merging.diagnostics`
+    columns, magnitude_variance, cosines, signs, spectra : see the functions of these names in `merging.diagnostics.measures`
     overlaps : {"A": frame, "B": frame} with adapter_a, adapter_b, module, overlap
     chance : {"A": level, "B": level}
     """

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..adapter import Adapter
-from ..diagnostics import (
+from ..adapters.adapter import Adapter
+from ..diagnostics.measures import (
     cosines,
     dense_energy,
     effective_rank,
@@ -31,15 +31,15 @@ from ..diagnostics import (
 )
 from ..engine import Merged, merge
 from ..errors import MergeError
-from ..evaluation import EncodedTask, encode_task
-from ..features import Features
-from ..intervals import Marks, gap_recovered
+from ..evaluation.accuracy import EncodedTask, encode_task
+from ..evaluation.intervals import Marks, gap_recovered
+from ..features.moments import Features
 from ..methods import METHODS
-from ..plugins import Decouple
-from ..pools import collect_for_osrm, load_pool, settings_of
-from ..search import ALONE, BASE, SCALINGS, marks_of, measure, measure_ends, pack, unpack
-from ..tasks import DEFAULT_TASKS, Task
+from ..plugins.decouple import Decouple
+from ..shipped import collect_for_osrm, load_pool, settings_of
+from ..tasks.task import DEFAULT_TASKS, Task
 from .ledger import Ledger
+from .sweep import ALONE, BASE, SCALINGS, marks_of, measure, measure_ends, pack, unpack
 
 SIZE = 400
 ROWS = 80
@@ -187,7 +187,7 @@ class Bank:
 
     Parameters
     ----------
-    model, tokenizer : see `merging.models.load_base`; None where only `missing` is asked for
+    model, tokenizer : see `merging.models.load.load_base`; None where only `missing` is asked for
     folder : of the tables
     adapters : folder of the pools; None = the shipped ones
     rows : validation rows per task
@@ -241,7 +241,7 @@ class Bank:
         """Return one row of the table.
 
         ``gap_recovered`` is the mean over the tasks that have a gap (``gap_tasks`` of them; NaN where none has), see
-        `merging.intervals.gap_recovered`; ``accuracy_kept`` the mean over all tasks of accuracy over the adapter's own accuracy; ``hits``
+        `merging.evaluation.intervals.gap_recovered`; ``accuracy_kept`` the mean over all tasks of accuracy over the adapter's own accuracy; ``hits``
         {task: packed marks} as JSON.
         """
         adapters = [adapter for adapter in self._pool(chosen.pool) if adapter.task in chosen.tasks]

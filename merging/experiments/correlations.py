@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import MergeError
-from ..intervals import Values
+from ..evaluation.intervals import Values
 from .bank import KEYS, ON_DATA, OUTCOMES, WEIGHTS_ONLY
 
 SAMPLES = 2000

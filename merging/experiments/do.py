@@ -34,7 +34,7 @@ class DoExperiment:
 
     Parameters
     ----------
-    model, tokenizer : see `merging.models.load_base`
+    model, tokenizer : see `merging.models.load.load_base`
     adapters : folder of what is trained here, ``<set>/<task>``
     tables : folder of the tables ``do_*.csv``
     pools : folder of the shipped pools; None = the one in assets

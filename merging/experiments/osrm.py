@@ -1,6 +1,6 @@
 """mergescope experiment osrm: of what OSRM gains over its own baseline, how much is scale, how much an own A, how much the data?
 
-Eight ways to start A (`merging.variants`), otherwise equal runs, in several repetitions. Every set of adapters is merged with the same
+Eight ways to start A (`merging.training.variants`), otherwise equal runs, in several repetitions. Every set of adapters is merged with the same
 methods over a grid of scalings on validation, and tested at 0.3, at 1 and at its best. Then further axes, each on one pair of arms and in
 the first repetition only: number of tasks, k, rank, epochs, frozen A.
 
@@ -19,18 +19,19 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ..adapter import METADATA_FILE, Adapter
-from ..diagnostics import interference
+from ..adapters.adapter import METADATA_FILE, Adapter
+from ..diagnostics.measures import interference
 from ..errors import MergeError
-from ..evaluation import EncodedTask, encode_task, own_head
-from ..features import Features
-from ..pools import TRAINING, assets_folder, collect_for_osrm, settings_of
-from ..search import ALONE, BASE, CONTENDERS, as_rows, best_scalings, grid, measure, scalings_on_test
-from ..tasks import DEFAULT_TASKS, Task
-from ..training import TrainingSettings, fine_tune, osrm_start, starting_A, target_names
-from ..variants import BASELINE, VARIANTS
+from ..evaluation.accuracy import EncodedTask, encode_task, own_head
+from ..features.moments import Features
+from ..models.layers import target_names
+from ..shipped import TRAINING, assets_folder, collect_for_osrm, settings_of
+from ..tasks.task import DEFAULT_TASKS, Task
+from ..training.trainer import TrainingSettings, fine_tune, osrm_start, starting_A
+from ..training.variants import BASELINE, VARIANTS
 from .ledger import Ledger
 from .osrm_summary import summarise
+from .sweep import ALONE, BASE, CONTENDERS, as_rows, best_scalings, grid, measure, scalings_on_test
 
 METHODS_COMPARED = ("task_arithmetic", "ties", "regmean", "emr", "tsv", "do_merging", "soft_osrm")
 PAIR = (BASELINE, "osrm")
@@ -165,7 +166,7 @@ class OsrmExperiment:
 
     Parameters
     ----------
-    model, tokenizer : see `merging.models.load_base`
+    model, tokenizer : see `merging.models.load.load_base`
     adapters : folder of the trained adapters, ``<variant>[@<axis>=<value>]/<repetition>/<task>``
     tables : folder of the tables: ``runs``, ``interference``, ``sweep`` (validation), ``test`` (with the base under the adapters' heads and
         each adapter alone) and the summaries

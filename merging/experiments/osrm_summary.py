@@ -1,6 +1,6 @@
 """What the tables of the OSRM experiment say: averages and gap recovered per arm, what each change brings, and the answer in a sentence.
 
-Intervals (95 %) are bootstrapped over the test rows of each task and over the repetitions that there are (`merging.intervals`). With one
+Intervals (95 %) are bootstrapped over the test rows of each task and over the repetitions that there are (`merging.evaluation.intervals`). With one
 repetition they hold the test rows only; with two to four they still say too little about another training.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..intervals import Interval, Marks, average, difference, gap_recovered
-from ..search import ALONE, BASE, CONTENDERS, FIXED, best_scalings, unpack
-from ..variants import BASELINE
+from ..evaluation.intervals import Interval, Marks, average, difference, gap_recovered
+from ..training.variants import BASELINE
 from .ledger import Ledger
+from .sweep import ALONE, BASE, CONTENDERS, FIXED, best_scalings, unpack
 
 AT = (*(f"λ {scaling:g}" for scaling in FIXED), "best λ")
 """Where a method is tested; one without a scaling, the base and the adapters alone stand under the last."""

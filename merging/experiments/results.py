@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ..intervals import Recovered, average, gap_recovered
-from ..pools import POOLS, SHIPPED
-from ..search import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
+from ..evaluation.intervals import Recovered, average, gap_recovered
+from ..shipped import POOLS, SHIPPED
 from .correlations import markdown_bank
 from .do_pieces.markdown import markdown_do
+from .sweep import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
 from .tables import markdown_adapters, markdown_osrm, markdown_results
 
 
@@ -106,7 +106,7 @@ def findings(tables: Path) -> str:
 
 def adapters(tables: Path) -> str:
     """Return the table of the shipped adapters alone, of the pools on the encoder, and of those on the language model."""
-    from ..pools import load_pool  # noqa: PLC0415 - reads files
+    from ..shipped import load_pool  # noqa: PLC0415 - reads files
 
     encoder = [pool for pool in POOLS if load_pool(pool)]
     words = [pool for pool in SHIPPED if pool not in POOLS and load_pool(pool)]

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..diagnostics import RANK_KS, rank_curve
-from ..evaluation import encode_task
-from ..features import collect_features
-from ..intervals import average, difference, gap_recovered
-from ..models import load_base, load_language_model
-from ..pools import POOLS, SHIPPED, check_pool, collect_for_osrm, load_pool, settings_of
-from ..search import (
+from ..diagnostics.measures import RANK_KS, rank_curve
+from ..evaluation.accuracy import encode_task
+from ..evaluation.intervals import average, difference, gap_recovered
+from ..features.moments import collect_features
+from ..models.layers import target_names
+from ..models.load import load_base, load_language_model
+from ..shipped import POOLS, SHIPPED, check_pool, collect_for_osrm, load_pool, settings_of
+from ..tasks.task import DEFAULT_TASKS, Task, task_title
+from ..training.variants import VARIANTS
+from .ledger import Ledger
+from .osrm_summary import AT, BEST, EFFECTS, answer
+from .sweep import (
     ALONE,
     BASE,
     CONTENDERS,
@@ -30,11 +35,6 @@ from ..search import (
     scalings_on_test,
     sweep,
 )
-from ..tasks import DEFAULT_TASKS, Task, task_title
-from ..training import target_names
-from ..variants import VARIANTS
-from .ledger import Ledger
-from .osrm_summary import AT, BEST, EFFECTS, answer
 
 REFERENCE = "task_arithmetic"
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapters.lowrank import LowRank
 from ..errors import MergeError
-from ..features import Features
-from ..lowrank import LowRank
+from ..features.moments import Features
 
 
 @dataclass(frozen=True)

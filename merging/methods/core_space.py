@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..lowrank import LowRank, numerical_rank
+from ..adapters.lowrank import LowRank, numerical_rank
 from .base import SCALING, Method, Param, Stack, density_param
 from .sparsify import agreeing_mean, drop, kept, trim_to, weighted_total
 from .subspaces import SUM_TOLERANCE

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..adapters.lowrank import LowRank
 from ..errors import MergeError
-from ..lowrank import LowRank
 from .base import SCALING, Method, Stack, density_param
 from .sparsify import agreeing_mean, kept, trim_to, weighted_total
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lowrank import LowRank
+from ..adapters.lowrank import LowRank
 from .base import SCALING, Method, Param, Stack, density_param
 from .sparsify import Trim, agreeing_mean, drop, kept, trim_to, weighted_total
 from .subspaces import span, thin_svds

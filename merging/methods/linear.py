@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..adapters.lowrank import LowRank
 from ..errors import MergeError
-from ..lowrank import LowRank
 from .base import SCALING, Method, Stack
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..adapters.lowrank import LowRank
 from ..errors import MergeError
-from ..lowrank import LowRank
 from .base import SCALING, Method, Param, Stack
 
 RIDGE = 1e-6

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..lowrank import LowRank
+from ..adapters.lowrank import LowRank
 from .base import Stack
 
 BLOCK_ENTRIES = 1 << 21

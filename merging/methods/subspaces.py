@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..lowrank import LowRank, numerical_rank
+from ..adapters.lowrank import LowRank, numerical_rank
 
 SUM_TOLERANCE = 1e-9
 """Singular values of a sum below this share of the largest are what is left of directions that cancel."""

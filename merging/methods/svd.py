@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..lowrank import LowRank
+from ..adapters.lowrank import LowRank
 from .base import SCALING, Method, Param, Stack
 
 

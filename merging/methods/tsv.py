@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..lowrank import LowRank, numerical_rank
+from ..adapters.lowrank import LowRank, numerical_rank
 from .base import SCALING, Method, Stack
 from .subspaces import SUM_TOLERANCE, polar, span, thin_svds
 

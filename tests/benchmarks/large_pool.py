@@ -84,7 +84,7 @@ def main() -> None:
     if options.step:
         import peft  # noqa: F401 - imports are not what is measured
 
-        import merging.export  # noqa: F401
+        import merging.recipes.card  # noqa: F401
 
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         start = time.perf_counter()

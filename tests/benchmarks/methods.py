@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from merging import METHODS, Adapter, LowRank, merge
-from merging.orthogonalize import descend
+from merging.plugins.orthogonalize import descend
 
 MODULE = "layer"
 SIZES = ((384, 8, 6), (1024, 8, 6), (4096, 16, 8))

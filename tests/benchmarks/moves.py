@@ -19,10 +19,10 @@ BEFORE = {"λ move": 0.130, "mergescope --help": 3.4}
 def lambda_move(method: str) -> float:
     """Return the median of so many moves of λ on the opening pool, each with everything that the page is sent."""
     from merging.methods import METHODS
-    from merging.workbench import Workbench
-    from viz.panels.controls import choose
-    from viz.panels.handlers import MergeHandlers
-    from viz.panels.session import Session
+    from merging.services.workbench import Workbench
+    from viz.panels.merge.controls import choose
+    from viz.panels.merge.handlers import MergeHandlers
+    from viz.panels.merge.session import Session
 
     bench = Workbench()
     pool = next(iter(bench.pools))
@@ -42,7 +42,7 @@ def help_time() -> float:
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "merging.cli", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "merging.cli.main", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 

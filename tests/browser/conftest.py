@@ -56,10 +56,10 @@ def app_url(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @cache
 def opening_query(rows: int) -> str:
     """The link to what the app opens with, at so many test rows a task."""
-    from merging.link import to_query
     from merging.methods import METHODS
-    from merging.workbench import Workbench
-    from viz.panels.controls import opening
+    from merging.services.link import to_query
+    from merging.services.workbench import Workbench
+    from viz.panels.merge.controls import opening
 
     return to_query(opening(Workbench(), METHODS), rows)
 

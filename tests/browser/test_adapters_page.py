@@ -13,9 +13,9 @@ from peft import PeftModel
 from playwright.sync_api import Page, expect
 
 from merging import Adapter
-from merging.fetch import MAX_TOTAL_BYTES
-from merging.models import load_base
-from merging.pools import assets_folder
+from merging.adapters.fetch import MAX_TOTAL_BYTES
+from merging.models.load import load_base
+from merging.shipped import assets_folder
 
 DONE = '#ms-verdict [data-state="done"]'
 KITCHEN = [

@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("playwright")
 from playwright.sync_api import Locator, Page, expect
 
-from merging.diagnosis import Diagnosis
-from merging.grams import merge_error
+from merging.diagnostics.grams import merge_error
+from merging.diagnostics.linked import Diagnosis
 from merging.methods import METHODS
-from merging.workbench import Settings, Workbench
-from viz.panels.controls import opening
+from merging.services.workbench import Settings, Workbench
+from viz.panels.merge.controls import opening
 
 FIGURES = ("pairs", "map", "error", "magnitude", "variance", "spectra", "signs")
 DONE = '#ms-verdict [data-state="done"]'

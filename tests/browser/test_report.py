@@ -16,7 +16,7 @@ TASKS = ("trec", "sms_spam", "movie")
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    command = [sys.executable, "-m", "merging.cli", "inspect", *(str(POOL / task) for task in TASKS), "--html", str(path)]
+    command = [sys.executable, "-m", "merging.cli.main", "inspect", *(str(POOL / task) for task in TASKS), "--html", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     return path
 
@@ -52,7 +52,16 @@ def test_adapters_that_do_not_belong_together_get_no_report(tmp_path: Path) -> N
     for name, key in (("adapter_config.json", "base_model_name_or_path"), ("mergescope.json", "base_fingerprint")):
         path = tmp_path / "other" / name
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: "another"}))
-    command = [sys.executable, "-m", "merging.cli", "inspect", POOL / "movie", tmp_path / "other", "--html", tmp_path / "r.html"]
+    command = [
+        sys.executable,
+        "-m",
+        "merging.cli.main",
+        "inspect",
+        POOL / "movie",
+        tmp_path / "other",
+        "--html",
+        tmp_path / "r.html",
+    ]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "different base models" in done.stderr

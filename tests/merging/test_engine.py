@@ -45,7 +45,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from merging import Adapter, Cancelled, LowRank, Merged, MergeError, Orthogonalize, SoftOSRM, merge
-from merging.models import fingerprint
+from merging.models.layers import fingerprint
 
 Updates = dict[str, Tensor]
 OFF: dict[str, Any] = {"orthogonalize": "off", "decouple": 0.0}

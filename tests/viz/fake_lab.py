@@ -10,10 +10,10 @@ import pandas as pd
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.feature_store import TextsOf
-from merging.lab import Plan, SubspaceView, Trained
-from merging.tasks import Task
-from merging.variants import VARIANTS
+from merging.features.store import TextsOf
+from merging.services.lab import Plan, SubspaceView, Trained
+from merging.tasks.task import Task
+from merging.training.variants import VARIANTS
 
 KINDS = ("query", "key", "value", "dense")
 WIDTH = 384

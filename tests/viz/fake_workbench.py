@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from merging import Adapter, LowRank, merge
-from merging.diagnosis import Diagnosis, diagnose
+from merging.diagnostics.linked import Diagnosis, diagnose
 from merging.errors import MergeError
-from merging.workbench import needs_data
+from merging.services.workbench import needs_data
 from viz.panels.services import Progress, Settings
 
 TITLES = {

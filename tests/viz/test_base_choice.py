@@ -10,11 +10,11 @@ from builders import made_up_task, random_adapter, tiny_model
 from fake_lab import FakeLab
 
 from merging.errors import MergeError
-from merging.feature_store import TextsOf
-from merging.lab import Plan
-from merging.shelf import Brought, Prepared
-from viz.panels.adapters_handlers import AdaptersHandlers, AdaptersSession
-from viz.panels.base_choice import OTHER, BaseHandlers
+from merging.features.store import TextsOf
+from merging.services.lab import Plan
+from merging.services.shelf import Brought, Prepared
+from viz.panels.adapters.base_choice import OTHER, BaseHandlers
+from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession
 
 TINY = ("tiny", "float32")
 

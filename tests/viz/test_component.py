@@ -10,12 +10,12 @@ import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, PLUGINS, FakeWorkbench
 
-from viz.panels.adapters_handlers import AdaptersHandlers
-from viz.panels.component import DIAGNOSE, SCRIPTS, STYLE, TEMPLATE, payload
-from viz.panels.controls import MOST_TASKS
-from viz.panels.diagnose_demand import Demand
-from viz.panels.look import launch_options, theme
-from viz.panels.osrm_handlers import OsrmHandlers
+from viz.panels.adapters.handlers import AdaptersHandlers
+from viz.panels.diagnose.demand import Demand
+from viz.panels.kit.look import launch_options, theme
+from viz.panels.kit.plot import DIAGNOSE, SCRIPTS, STYLE, TEMPLATE, payload
+from viz.panels.merge.controls import MOST_TASKS
+from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 
 READ_LATER = {

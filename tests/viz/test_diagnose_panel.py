@@ -20,20 +20,20 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from merging import merge
-from merging.diagnosis import Diagnosis, diagnose
-from merging.diagnostics import magnitude_variance
+from merging.diagnostics.leave_out import Change, Step
+from merging.diagnostics.linked import Diagnosis, diagnose
+from merging.diagnostics.measures import magnitude_variance
 from merging.errors import MergeError
-from merging.leave_out import Change, Step
 from merging.methods import METHODS as REAL_METHODS
-from merging.orthogonalize import MODES
-from merging.plugins import Decouple, decouple
+from merging.plugins.decouple import Decouple, decouple
+from merging.plugins.orthogonalize import MODES
 from viz.figures.diagnose import skeletons
 from viz.figures.leave_out import change_per_task
-from viz.panels.controls import choose, form_of, read
-from viz.panels.diagnose_bundle import bundle
-from viz.panels.diagnose_demand import LIMIT, Demand
-from viz.panels.diagnose_handlers import DiagnoseHandlers, DiagnoseSession
-from viz.panels.diagnose_layout import TITLES as FIGURES
+from viz.panels.diagnose.bundle import bundle
+from viz.panels.diagnose.demand import LIMIT, Demand
+from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
+from viz.panels.diagnose.layout import TITLES as FIGURES
+from viz.panels.merge.controls import choose, form_of, read
 from viz.panels.services import Settings
 
 NAMES = list(TITLES.values())

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 import pytest
 
 from merging.experiments.ledger import Ledger
-from merging.search import ALONE, BASE, pack
+from merging.experiments.sweep import ALONE, BASE, pack
 from viz.figures import do_experiment as draw
-from viz.panels.do_views import NEEDS, DoViews
+from viz.panels.diagnose.do_views import NEEDS, DoViews
 
 ROWS = 40
 

@@ -17,15 +17,15 @@ from hub_stand_in import TOKEN, Hub, hub_stand_in
 from huggingface_hub import HfApi
 
 from merging.errors import MergeError
-from merging.export_bundle import write_zip
 from merging.methods import METHODS as CATALOGUE
-from merging.workbench import Workbench
-from viz.panels.controls import opening, restored
-from viz.panels.export_panel import export_panel
-from viz.panels.export_push import _on_this_machine, _other, _with_token, push, push_section, show, signed_in, this_machine, way
-from viz.panels.export_session import ExportSession, Pending, measured
-from viz.panels.merge_panel import MergeTab
-from viz.panels.session import Run, Score, Session
+from merging.services.bundle import write_zip
+from merging.services.workbench import Workbench
+from viz.panels.export.panel import export_panel
+from viz.panels.export.push import _on_this_machine, _other, _with_token, push, push_section, show, signed_in, this_machine, way
+from viz.panels.export.session import ExportSession, Pending, measured
+from viz.panels.merge.controls import opening, restored
+from viz.panels.merge.panel import MergeTab
+from viz.panels.merge.session import Run, Score, Session
 
 SETTINGS = opening(FakeWorkbench(), METHODS)
 TASKS = ("trec", "movie")

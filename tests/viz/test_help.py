@@ -7,7 +7,7 @@ from fake_workbench import METHODS, PLUGINS
 
 from merging.methods import METHODS as REAL_METHODS
 from merging.plugins import PLUGINS as REAL_PLUGINS
-from viz.panels.help import DENSE, NEEDS_TASK, NEEDS_TEXTS, first_paragraph, method_page, plugins_page, prose
+from viz.panels.kit.help import DENSE, NEEDS_TASK, NEEDS_TEXTS, first_paragraph, method_page, plugins_page, prose
 
 
 def test_formulas_are_set_apart_with_their_indices() -> None:

@@ -13,14 +13,14 @@ import pytest
 from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench, drawn
 
 from merging.errors import MergeError
-from merging.plugins import Decouple
-from viz.panels import views
-from viz.panels.controls import choose, controls, effective, form_of, read
-from viz.panels.handlers import ACCURACY, OUTPUTS, MergeHandlers
+from merging.plugins.decouple import Decouple
+from viz.panels.merge import views
+from viz.panels.merge.controls import choose, controls, effective, form_of, read
+from viz.panels.merge.handlers import ACCURACY, OUTPUTS, MergeHandlers
+from viz.panels.merge.session import Run, Score, Session, summarise
+from viz.panels.merge.verdict import verdict_html
+from viz.panels.merge.views import layer_of, parts, pick, sweep_view
 from viz.panels.services import Settings
-from viz.panels.session import Run, Score, Session, summarise
-from viz.panels.verdict import verdict_html
-from viz.panels.views import layer_of, parts, pick, sweep_view
 
 EVERYWHERE = ("A", "all", "all")
 

@@ -11,13 +11,13 @@ from fake_lab import TEXTS, FakeLab, FakePools, merge, train
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
-from merging.variants import VARIANTS
-from viz.panels.osrm_found import AXES, FOUND, Found
-from viz.panels.osrm_handlers import SUBSPACE, OsrmHandlers
-from viz.panels.osrm_plan import HELP, read_plan
-from viz.panels.osrm_session import SETS, OsrmSession
-from viz.panels.osrm_training import CURVES
-from viz.panels.osrm_upload import read_task
+from merging.training.variants import VARIANTS
+from viz.panels.osrm.found import AXES, FOUND, Found
+from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
+from viz.panels.osrm.plan import HELP, read_plan
+from viz.panels.osrm.session import SETS, OsrmSession
+from viz.panels.osrm.training import CURVES
+from viz.panels.osrm.upload import read_task
 
 NO_PART = ("", "", "")
 
@@ -303,8 +303,8 @@ def test_an_own_task_is_added_for_its_visitor_only(panel: OsrmHandlers, session:
     ],
 )
 def test_a_bad_file_is_refused_with_a_sentence(tmp_path: Path, monkeypatch, content: bytes, why: str) -> None:
-    monkeypatch.setattr("viz.panels.osrm_upload.LARGEST", 2000)
-    monkeypatch.setattr("viz.panels.osrm_upload.MOST_ROWS", 20)
+    monkeypatch.setattr("viz.panels.osrm.upload.LARGEST", 2000)
+    monkeypatch.setattr("viz.panels.osrm.upload.MOST_ROWS", 20)
     with pytest.raises(MergeError, match=why):
         read_task(Path(write(tmp_path, content)))
 

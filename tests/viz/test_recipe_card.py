@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from fake_workbench import FakeWorkbench
 
-from merging.feature_store import TextsOf
-from merging.link import from_query, settings_of_recipe, to_query
+from merging.features.store import TextsOf
 from merging.methods import METHODS
-from merging.workbench import Settings, Workbench
-from viz.panels.controls import choose, opening, read, restored
-from viz.panels.handlers import OUTPUTS, MergeHandlers
-from viz.panels.recipe import TEMPLATE, outer_address, recipe_payload
-from viz.panels.session import Session
+from merging.services.link import from_query, settings_of_recipe, to_query
+from merging.services.workbench import Settings, Workbench
+from viz.panels.merge.controls import choose, opening, read, restored
+from viz.panels.merge.handlers import OUTPUTS, MergeHandlers
+from viz.panels.merge.recipe import TEMPLATE, outer_address, recipe_payload
+from viz.panels.merge.session import Session
 
 BENCH = Workbench()
 START = opening(BENCH, METHODS)

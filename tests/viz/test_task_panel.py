@@ -12,10 +12,10 @@ import pytest
 from fake_lab import FakeLab
 
 from merging import MergeError, Task
-from merging.columns import Columns
-from merging.task_files import Preview
-from viz.panels.osrm_upload import MOST_ROWS
-from viz.panels.task_handlers import MOST_COLUMNS, MOST_TASKS, NAME, TaskHandlers, TaskSession, hub_name, suggested
+from merging.tasks.columns import Columns
+from merging.tasks.files import Preview
+from viz.panels.adapters.task_handlers import MOST_COLUMNS, MOST_TASKS, NAME, TaskHandlers, TaskSession, hub_name, suggested
+from viz.panels.osrm.upload import MOST_ROWS
 
 ME = "guest0"
 GUESSED = dict.fromkeys(("text", "pair", "label", "split"))
@@ -244,9 +244,9 @@ class Hub:
         columns, first = ("sentence", "label"), (("text 1", "a"), ("text 2", "b"))
         return Preview(name, "hub", "", columns, Columns(*columns), ("text", "label"), first, self.rows, {"a": 15, "b": 15})
 
-    def load(self, name: str, config: str | None, split: Mapping | None, named: Mapping, rows: int | None, seed: int) -> Task:
-        self.asked.append((name, config, split, dict(named), rows))
-        return Task.from_rows(config or name, [f"text {n}" for n in range(30)], ["ab"[n % 2] for n in range(30)], seed=seed)
+    def load(self, name: str, config: str | None, split: Mapping | None, rows: int | None, **named: str) -> Task:
+        self.asked.append((name, config, split, named, rows))
+        return Task.from_rows(config or name, [f"text {n}" for n in range(30)], ["ab"[n % 2] for n in range(30)])
 
 
 def test_a_data_set_is_looked_at_and_used_with_its_columns(lab, session) -> None:

@@ -12,7 +12,7 @@ from merging.experiments.bank import ON_DATA, WEIGHTS_ONLY
 from merging.experiments.correlations import markdown_bank, write_correlations
 from viz.figures.theme import ACCENT, MUTED, OKABE_ITO
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_gap
-from viz.panels.bank_views import EXPECTED, BankViews
+from viz.panels.diagnose.bank import EXPECTED, BankViews
 
 SUBSETS = (
     "trec+movie",

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-from merging.cli_recipe import features_of
+from merging.cli.recipes import features_of
 from merging.errors import MergeError
-from merging.evaluation import evaluate
-from merging.feature_store import TextsOf
+from merging.evaluation.accuracy import evaluate
+from merging.experiments.sweep import ALONE, BASE, CONTENDERS, append, as_rows, read_table
+from merging.features.progress import Progress
+from merging.features.store import TextsOf
 from merging.methods import METHODS
-from merging.models import working_copy
-from merging.pools import POOLS
-from merging.reading import Progress
-from merging.search import ALONE, BASE, CONTENDERS, append, as_rows, read_table
-from merging.workbench import Settings, Workbench
-from viz.panels.controls import opening
+from merging.models.layers import working_copy
+from merging.services.workbench import Settings, Workbench
+from merging.shipped import POOLS
+from viz.panels.merge.controls import opening
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,8 @@ from pathlib import Path
 
 import spaces
 import app
-from viz.panels.controls import opening
-from viz.panels.osrm_services import Plan
+from viz.panels.merge.controls import opening
+from viz.panels.osrm.services import Plan
 from viz.panels.services import Progress
 from merging.methods import METHODS
 

@@ -4,22 +4,22 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from merging.search import CONTENDERS
-from viz.panels.adapters_handlers import AdaptersHandlers
-from viz.panels.adapters_panel import adapters_panel
-from viz.panels.bank_views import BankViews
-from viz.panels.component import serve_files
-from viz.panels.controls import Catalogue, Plugins
-from viz.panels.diagnose_demand import Demand
-from viz.panels.diagnose_handlers import DiagnoseHandlers
-from viz.panels.diagnose_panel import diagnose_panel
-from viz.panels.export_panel import export_panel
-from viz.panels.handlers import Stream
-from viz.panels.look import header, header_html
-from viz.panels.merge_panel import QUIET, merge_panel
-from viz.panels.osrm_found import Found
-from viz.panels.osrm_handlers import OsrmHandlers
-from viz.panels.osrm_panel import osrm_panel
+from merging.experiments.sweep import CONTENDERS
+from viz.panels.adapters.handlers import AdaptersHandlers
+from viz.panels.adapters.panel import adapters_panel
+from viz.panels.diagnose.bank import BankViews
+from viz.panels.diagnose.demand import Demand
+from viz.panels.diagnose.handlers import DiagnoseHandlers
+from viz.panels.diagnose.panel import diagnose_panel
+from viz.panels.export.panel import export_panel
+from viz.panels.kit.look import header, header_html
+from viz.panels.kit.plot import serve_files
+from viz.panels.merge.controls import Catalogue, Plugins
+from viz.panels.merge.handlers import Stream
+from viz.panels.merge.panel import QUIET, merge_panel
+from viz.panels.osrm.found import Found
+from viz.panels.osrm.handlers import OsrmHandlers
+from viz.panels.osrm.panel import osrm_panel
 from viz.panels.services import Workbench
 
 

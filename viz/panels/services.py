@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from merging.diagnosis import Diagnosis
-from merging.intervals import Recovered
-from merging.reading import Progress
-from merging.workbench import Settings
+from merging.diagnostics.linked import Diagnosis
+from merging.evaluation.intervals import Recovered
+from merging.features.progress import Progress
+from merging.services.workbench import Settings
 
 __all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Progress", "Settings", "Workbench"]
 

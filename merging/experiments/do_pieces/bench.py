@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...adapter import METADATA_FILE, Adapter
+from ...adapters.adapter import METADATA_FILE, Adapter
 from ...engine import Merged, merge
-from ...evaluation import EncodedTask, encode_task, own_head
-from ...features import Features
+from ...evaluation.accuracy import EncodedTask, encode_task, own_head
+from ...features.moments import Features
 from ...methods import METHODS
-from ...pools import assets_folder, collect_for_osrm, load_pool
-from ...search import ALONE, FIXED, as_rows, averages, measure, measure_ends
-from ...tasks import Task
+from ...shipped import assets_folder, collect_for_osrm, load_pool
+from ...tasks.task import Task
 from ..ledger import Ledger
+from ..sweep import ALONE, FIXED, as_rows, averages, measure, measure_ends
 from .plan import Plan
 
 Key = Mapping[str, Any]

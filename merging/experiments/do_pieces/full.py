@@ -5,7 +5,7 @@ rows. Since magnitudes may depend on it, their variance is given at every rate o
 
 References
 ----------
-Zheng et al., DO-Merging, arXiv 2505.15875; the variance's formula was not found, see `merging.diagnostics.magnitude_variance`.
+Zheng et al., DO-Merging, arXiv 2505.15875; the variance's formula was not found, see `merging.diagnostics.measures.magnitude_variance`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import cache, partial
 import numpy as np
 import pandas as pd
 
-from ...adapter import METADATA_FILE, Adapter
-from ...diagnostics import log_column_norms, magnitude_variance
+from ...adapters.adapter import METADATA_FILE, Adapter
+from ...diagnostics.measures import log_column_norms, magnitude_variance
 from ...methods import METHODS
-from ...plugins import Decouple, decouple
-from ...search import ALONE
+from ...plugins.decouple import Decouple, decouple
+from ..sweep import ALONE
 from .bench import Bench, Lines, Subject, Unit
 from .geometry import truncated
 from .training import settings_for, train, training_units

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...adapter import Adapter
-from ...diagnostics import cosines, subspace_overlap
+from ...adapters.adapter import Adapter
+from ...adapters.lowrank import LowRank
+from ...diagnostics.measures import cosines, subspace_overlap
 from ...errors import MergeError
-from ...lowrank import LowRank
-from ...orthogonalize import nudges, orthogonalize
-from ...plugins import Orthogonalize, Updates, modules_of
+from ...plugins.base import Updates, modules_of
+from ...plugins.orthogonalize import Orthogonalize, nudges, orthogonalize
 
 SIDES = ("A", "B", "both")
 
@@ -31,7 +31,7 @@ def nudged(adapters: Sequence[Adapter], penalty: float, steps: int) -> list[Adap
 
     References
     ----------
-    Zheng et al., DO-Merging, arXiv 2505.15875, figure 3; the descent is our reconstruction (`merging.orthogonalize`).
+    Zheng et al., DO-Merging, arXiv 2505.15875, figure 3; the descent is our reconstruction (`merging.plugins.orthogonalize`).
     """
     updates: Updates = [dict(adapter.deltas) for adapter in adapters]
     if steps == 0:
@@ -119,7 +119,7 @@ def layout_of(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> dict[st
     """Return how the updates lie to each other, averaged over pairs and modules: cosine, overlap_A, overlap_B, moved.
 
     ``cosine`` is the mean of the absolute cosines between two updates (0 = orthogonal), ``overlap_*`` see
-    `merging.diagnostics.subspace_overlap`, ``moved`` is the mean over adapters of ||W' - W|| / ||W|| against ``before``.
+    `merging.diagnostics.measures.subspace_overlap`, ``moved`` is the mean over adapters of ||W' - W|| / ||W|| against ``before``.
     """
     pairs = list(itertools.combinations([adapter.name for adapter in adapters], 2))
     found = {"cosine": float(cosines(adapters).cosine.abs().mean()) if pairs else math.nan}

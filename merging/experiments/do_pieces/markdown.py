@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from ...methods import METHODS
-from ...pools import SHIPPED
-from ...search import ALONE
+from ...shipped import SHIPPED
+from ..sweep import ALONE
 from .results import LAMBDAS, Results, at_column
 from .verdicts import FIGURES, OPEN, share, verdict
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ...pools import POOLS, TRAINING
-from ...search import SCALINGS
-from ...tasks import DEFAULT_TASKS
-from ...training import TrainingSettings
+from ...shipped import POOLS, TRAINING
+from ...tasks.task import DEFAULT_TASKS
+from ...training.trainer import TrainingSettings
+from ..sweep import SCALINGS
 
 HOSTS = ("average", "task_arithmetic", "ties", "dare", "knots", "tsv", "regmean")
 
@@ -34,7 +34,7 @@ class Plan:
     truncations : ranks of figure 5
     epochs, checkpoints : one run a task, merged as it is after each checkpoint
     ranks : of figure 4c; ``training.rank`` is the pool's
-    training : see `merging.pools.TRAINING`
+    training : see `merging.shipped.TRAINING`
     """
 
     tasks: tuple[str, ...] = DEFAULT_TASKS

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...intervals import Interval, Marks, average, difference, gap_recovered
-from ...search import ALONE, BASE, FIXED, marks_of, unpack
+from ...evaluation.intervals import Interval, Marks, average, difference, gap_recovered
 from ..ledger import Ledger
+from ..sweep import ALONE, BASE, FIXED, marks_of, unpack
 from .bench import best_scaling
 from .full import FULL
 from .untrained import NOBODY

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from ...adapter import METADATA_FILE, Adapter
-from ...full import full_fine_tune
-from ...pools import SHIPPED
-from ...tasks import Task
-from ...training import TrainingSettings, fine_tune
+from ...adapters.adapter import METADATA_FILE, Adapter
+from ...shipped import SHIPPED
+from ...tasks.task import Task
+from ...training.full import full_fine_tune
+from ...training.trainer import TrainingSettings, fine_tune
 from .bench import Bench, Lines, Subject, Unit
 
 METHODS = ("task_arithmetic", "do_merging")

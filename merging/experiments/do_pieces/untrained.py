@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ...adapter import Adapter
-from ...diagnostics import magnitude_variance
-from ...search import ALONE
+from ...adapters.adapter import Adapter
+from ...diagnostics.measures import magnitude_variance
+from ..sweep import ALONE
 from .bench import Bench, Key, Lines, Subject, Unit
 from .geometry import aligned, layout_of, nudged, scaled, with_updates
 

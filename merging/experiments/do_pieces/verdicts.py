@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ...intervals import difference
+from ...evaluation.intervals import difference
 from ...methods import METHODS
-from ...search import ALONE
+from ..sweep import ALONE
 from .full import FULL
 from .results import LAMBDAS, Results, at_column, one_scaled, spearman
 from .untrained import NOBODY

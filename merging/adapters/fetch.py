@@ -1,0 +1,247 @@
+"""Where an adapter's files come from: a folder, a zip file, the files themselves, or a repository of the Hugging Face hub.
+
+Only files with known names are ever looked at. What comes from elsewhere is measured before it is believed: sizes as declared
+and as read, and nothing is written under a name that an archive chose.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import MergeError
+from ..io import hub
+from ..io.untrusted import MAX_JSON_BYTES
+from .peft_format import CONFIG_FILE, WEIGHTS_FILE
+
+HEAD_FILE = "head.safetensors"
+METADATA_FILE = "mergescope.json"
+PICKLED_FILE = "adapter_model.bin"
+MAX_BYTES = {CONFIG_FILE: MAX_JSON_BYTES, METADATA_FILE: MAX_JSON_BYTES, WEIGHTS_FILE: 1 << 30, HEAD_FILE: 64 << 20}
+"""The files of an adapter and their largest sizes in a zip file or on the hub."""
+MAX_TOTAL_BYTES = 1 << 30
+MAX_DIRECTORY_BYTES = 1 << 20
+CHUNK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, IndexError, ValueError, OverflowError)
+"""What zipfile raises for archives that are broken in one way or another."""
+WAYS = "an adapter's folder, its zip file, its two files, or a hub id such as user/name"
+
+Place = str | Path
+Source = Place | Sequence[Place]
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The files of one adapter.
+
+    Attributes
+    ----------
+    where : how messages call the adapter
+    name : what it is called unless somebody says otherwise
+    origin : what a recipe calls it and `opened` takes again: an absolute path, several, or ``user/name@commit``
+    path : the folder or zip file; None for what has no single place on this machine
+    provenance : repo, commit and license of what came from the hub
+    """
+
+    where: str
+    name: str
+    origin: str | tuple[str, ...]
+    config: Path
+    weights: Path
+    head: Path | None = None
+    metadata: Path | None = None
+    path: Path | None = None
+    provenance: Mapping[str, Any] | None = None
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[AdapterFiles]:
+    """Give the files of the adapter at ``source``; a zip file's are copied to a private folder that is gone afterwards.
+
+    Parameters
+    ----------
+    source : a folder, a zip file, a list of the files, or ``user/name[@revision]``; a text that is a path and could be a hub id
+        as well is the path
+
+    Raises
+    ------
+    MergeError
+        With one sentence, for what cannot be reached, is no adapter, is pickled, is too large, or is an unsafe archive.
+    """
+    if not isinstance(source, str | Path):
+        yield from_files(source)
+        return
+    path = Path(source)
+    kind = _kind(path)
+    if kind == "folder":
+        yield _from_folder(path, str(source))
+    elif kind == "file":
+        with tempfile.TemporaryDirectory(prefix="mergescope-") as private:
+            yield _from_zip(path, Path(private))
+    elif isinstance(source, str) and hub.HUB_ID.fullmatch(source):
+        yield _from_hub(source)
+    else:
+        raise MergeError(f"There is no {str(source)[:200]!r}: give {WAYS}.")
+
+
+def _kind(path: Path) -> str:
+    try:
+        return "folder" if path.is_dir() else "file" if path.is_file() else "nothing"
+    except (OSError, ValueError):  # a text that no path can be: too long, with a NUL in it
+        return "nothing"
+
+
+def from_files(files: Sequence[Place]) -> AdapterFiles:
+    """Return the adapter made of ``files``: its configuration and its weights, and beside them our own two if they are named so.
+
+    The files are told apart by their names; a pair may have others, then the endings .json and .safetensors do.
+
+    Raises
+    ------
+    MergeError
+        If one is missing, there are two of a kind, or a file is none of an adapter's.
+    """
+    paths = [Path(file) for file in files]
+    listed = ", ".join(path.name for path in paths) or "no files"
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise MergeError(f"There is no file {missing[0]}: give {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    by_name = {path.name: path for path in paths}
+    endings = {".json": CONFIG_FILE, ".safetensors": WEIGHTS_FILE}
+    if len(paths) == 2 and not {CONFIG_FILE, WEIGHTS_FILE} <= set(by_name) and {path.suffix for path in paths} == set(endings):
+        by_name = {endings[path.suffix]: path for path in paths}
+    if len(by_name) < len(paths):
+        raise MergeError(f"Two of the files have one name ({listed}): give the files of one adapter.")
+    if unknown := sorted(set(by_name) - set(MAX_BYTES) - {PICKLED_FILE}):
+        raise MergeError(f"{unknown[0]} is none of an adapter's files: give {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    where = str(by_name.get(WEIGHTS_FILE, paths[0] if paths else "the list"))
+    places = {name: by_name[name].resolve() for name in _wanted(by_name, where)}
+    _require_small({name: place.stat().st_size for name, place in places.items()}, where)
+    return _gathered(places, where, places[WEIGHTS_FILE].parent.name, tuple(str(place) for place in places.values()))
+
+
+def _from_folder(folder: Path, where: str) -> AdapterFiles:
+    names = _wanted({path.name for path in folder.iterdir()}, where)
+    absolute = folder.resolve()
+    return _gathered({name: folder / name for name in names}, where, absolute.name, str(absolute), path=absolute)
+
+
+def _from_hub(source: str) -> AdapterFiles:
+    repository = hub.look_up(source)
+    names = _wanted(repository.sizes, source)
+    _require_small({name: repository.sizes[name] for name in names}, source)
+    provenance = {"repo": repository.repo, "commit": repository.commit, "license": repository.license}
+    name = repository.repo.rsplit("/", 1)[-1]
+    return _gathered(repository.download(names), source, name, repository.pinned, provenance=provenance)
+
+
+def _from_zip(path: Path, private: Path) -> AdapterFiles:
+    try:
+        with _Careful(path.open("rb", buffering=0)) as stream, zipfile.ZipFile(stream) as archive:
+            members = _members(archive, str(path))
+            _require_small({name: info.file_size for name, info in members.items()}, str(path))
+            for name, info in members.items():
+                _copy(archive, info, private / name)
+    except MergeError:
+        raise
+    except DAMAGED as error:
+        raise MergeError(f"{path} is neither a folder nor a readable zip file ({error}): give {WAYS}.") from error
+    absolute = path.resolve()
+    return _gathered({name: private / name for name in members}, str(path), path.stem, str(absolute), path=absolute)
+
+
+class _Careful(io.BufferedReader):
+    """A file that is never read by more than `MAX_DIRECTORY_BYTES` at once: zipfile reads an archive's whole directory in one go."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read ``size`` bytes, or all there is, or fail."""
+        content = super().read(MAX_DIRECTORY_BYTES + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY_BYTES + 1))
+        if len(content) > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY_BYTES:,} bytes")
+        return content
+
+
+def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]:
+    """Return the adapter's members by their plain names, after refusing what no honest archive has."""
+    infos = archive.infolist()
+    names = {info.filename: info.filename.replace("\\", "/") for info in infos}
+    for info in infos:
+        parts = PurePosixPath(names[info.filename]).parts
+        if ".." in parts or names[info.filename].startswith("/") or re.match("[A-Za-z]:", info.filename):
+            raise MergeError(f"{where} has a member {info.filename[:100]!r}, which points out of the archive: pack it again.")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise MergeError(f"{where} has a link {info.filename[:100]!r} in it: pack the files themselves.")
+        if info.flag_bits & 0x1:
+            raise MergeError(f"{where} is encrypted: pack it without a password.")
+    twice = [name for name, count in Counter(names[info.filename] for info in infos).items() if count > 1]
+    if twice:
+        raise MergeError(f"{where} has the member {twice[0][:100]!r} twice: pack it again.")
+    files = {PurePosixPath(names[info.filename]): info for info in infos if not info.is_dir()}
+    folders = {path.parent for path in files if path.name in (CONFIG_FILE, WEIGHTS_FILE, PICKLED_FILE)}
+    if len(folders) > 1:
+        listed = ", ".join(sorted(str(folder) for folder in folders)[:3])
+        raise MergeError(f"{where} holds more than one adapter ({listed}): pack one folder only.")
+    folder = folders.pop() if folders else PurePosixPath()
+    here = {path.name: info for path, info in files.items() if path.parent == folder}
+    chosen = {name: here[name] for name in _wanted(here, where)}
+    for info in chosen.values():
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise MergeError(f"{where}: {info.filename} is compressed in an unusual way: pack it with deflate.")
+    return chosen
+
+
+def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    """Write a member to ``target``, and not one byte more than it declares."""
+    left = info.file_size
+    with archive.open(info) as member, target.open("wb") as out:
+        while chunk := member.read(min(CHUNK, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise MergeError(f"{archive.filename}: {info.filename} is longer than it declares.")
+            out.write(chunk)
+    if left:
+        raise MergeError(f"{archive.filename}: {info.filename} is shorter than it declares.")
+
+
+def _wanted(names: Collection[str], where: str) -> list[str]:
+    """Return those of ``names`` that belong to an adapter."""
+    if CONFIG_FILE not in names:
+        raise MergeError(f"{where} has no {CONFIG_FILE}: is it a PEFT adapter?")
+    if WEIGHTS_FILE not in names:
+        if PICKLED_FILE in names:
+            raise MergeError(
+                f"{where} holds pickled weights ({PICKLED_FILE}), which can run code when opened: save the adapter with safetensors."
+            )
+        raise MergeError(f"{where} has no {WEIGHTS_FILE}: is it a PEFT adapter?")
+    return [name for name in MAX_BYTES if name in names]
+
+
+def _require_small(sizes: Mapping[str, int], where: str) -> None:
+    for name, size in sizes.items():
+        if size > MAX_BYTES.get(name, 0):
+            raise MergeError(f"{where}: {name} has {size:,} bytes, at most {MAX_BYTES.get(name, 0):,} are read.")
+    if sum(sizes.values()) > MAX_TOTAL_BYTES:
+        raise MergeError(f"{where} holds {sum(sizes.values()):,} bytes, at most {MAX_TOTAL_BYTES:,} are read.")
+
+
+def _gathered(
+    places: Mapping[str, Path],
+    where: str,
+    name: str,
+    origin: str | tuple[str, ...],
+    path: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> AdapterFiles:
+    config, weights = places[CONFIG_FILE], places[WEIGHTS_FILE]
+    return AdapterFiles(where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance)

@@ -1,0 +1,5 @@
+"""python -m merging.cli"""
+
+from .main import main
+
+main()

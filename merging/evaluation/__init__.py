@@ -1,0 +1,1 @@
+"""Accuracy of whatever can be put into a base model, with the intervals it deserves."""

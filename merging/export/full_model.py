@@ -1,0 +1,257 @@
+"""The whole model with the merge in its weights, written shard by shard: no more than one shard is ever in memory.
+
+The keys, the tensors that no adapter changes and the tokenizer are the base's own. A pooled head has no place in a transformers
+model and lies beside it; the base architecture's own head takes the place of the base's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter
+from ..errors import MergeError
+from ..io.untrusted import read_object
+from ..models.checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Checkpoint, Reader, find_checkpoint
+from ..models.layers import linear_layers
+from ..models.load import DTYPES
+from ..recipes.card import can_have_recipe, head_owner, model_card
+from ..recipes.recipe import Recipe
+from .head import check_complete, head_options
+
+if TYPE_CHECKING:
+    from ..engine import Merged
+    from ..evaluation.accuracy import Estimate
+
+WRITTEN = {name: dtype for name, dtype in DTYPES.items() if dtype != "auto"}
+OnShard = Callable[[str, int, int], None]
+
+
+def save_full_model(
+    merged: Merged,
+    base: str | Path,
+    folder: str | Path,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int | str = "2GB",
+    head: str | None = None,
+    on_shard: OnShard | None = None,
+    accuracy: Sequence[Estimate] | None = None,
+) -> Path:
+    """Write the base model plus the merge as safetensors with configuration, tokenizer, recipe and model card.
+
+    The folder appears whole or not at all. The sum is taken in float32 and stored in the base's own type.
+
+    Parameters
+    ----------
+    base : "minilm", a folder in the hub's layout, or a hub id
+    folder : a place that is free or an empty folder
+    dtype : "float32", "bfloat16" or "float16" for every floating-point tensor; None = each as the base has it
+    max_shard_size : bytes, or a text such as "500MB"; a single larger tensor gets a file of its own
+    head : task whose head is written: the architecture's own in place of the base's, a pooled one as ``head.safetensors``
+    on_shard : ``on_shard(file name, done, total)`` after each file; raising merging.Cancelled stops and leaves nothing
+    accuracy : what was measured of this merge, for the card
+
+    Raises
+    ------
+    MergeError
+        If the base cannot be read or is not the adapters' (module, shape, fingerprint), the folder is taken, there is no space
+        left, ``head`` names no task that has one, or a weight does not fit into the type.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise MergeError(f"{folder} exists and is not empty: choose another place for the model.")
+    wanted = _dtype(dtype)
+    owner = head_owner(merged, head) if head is not None else None
+    checkpoint = find_checkpoint(base)
+    checkpoint.check(merged.shapes, {a.base_fingerprint for a in merged.adapters if a.base_fingerprint})
+    plan = _plan(checkpoint, merged, wanted, owner)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise MergeError(f"{target.parent} is a file, so no folder can be made below it: choose another place.") from error
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        work = Path(temporary) / "model"
+        work.mkdir()
+        _write_shards(plan, work, max_shard_size, on_shard)
+        _write_beside(plan, work, wanted, owner)
+        _write_card(plan, work, head, owner, accuracy)
+        if target.exists():
+            target.rmdir()
+        work.replace(target)
+    return target
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What goes under which key.
+
+    Attributes
+    ----------
+    sources : {written key: key in the base, or a tensor of the head}
+    modules : {key in the base: module whose update is added}
+    transposed : modules that store their weight as (in, out)
+    """
+
+    checkpoint: Checkpoint
+    merged: Merged
+    sources: Mapping[str, str | Tensor]
+    modules: Mapping[str, str]
+    transposed: frozenset[str]
+    dtype: torch.dtype | None
+
+    def tensor(self, key: str, reader: Reader) -> Tensor:
+        """Return what is written under ``key``.
+
+        Raises
+        ------
+        MergeError
+            If the base's weight is no floating-point matrix, or the sum does not fit into the type.
+        """
+        source = self.sources[key]
+        stored = reader.tensor(source) if isinstance(source, str) else source
+        result = stored
+        if isinstance(source, str) and source in self.modules:
+            module = self.modules[source]
+            if not stored.is_floating_point():
+                raise MergeError(
+                    f"{source} is stored as {stored.dtype} in {self.checkpoint.name}: take a base that is not quantized."
+                )
+            update = self.merged.delta(module)
+            precise = torch.promote_types(stored.dtype, torch.float32)
+            result = (stored.to(precise) + (update.T if module in self.transposed else update).to(precise)).to(
+                self.dtype or stored.dtype
+            )
+            if not torch.isfinite(result).all():
+                raise MergeError(
+                    f"{source} would hold infinite values as {result.dtype}: choose dtype float32, or a smaller scaling."
+                )
+        elif self.dtype is not None and stored.is_floating_point():
+            result = stored.to(self.dtype)
+        return result.contiguous()
+
+
+def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, owner: Adapter | None) -> _Plan:
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
+
+    modules = {checkpoint.key(f"{module}.weight"): module for module in merged.modules}
+    layers = linear_layers(checkpoint.skeleton, merged.modules)
+    transposed = frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
+    return _Plan(checkpoint, merged, _sources(checkpoint, modules, owner), modules, transposed, dtype)
+
+
+def _sources(checkpoint: Checkpoint, modules: Mapping[str, str], owner: Adapter | None) -> dict[str, str | Tensor]:
+    """Return {written key: base key or head tensor}: the base's own keys, but for a head of the architecture's own."""
+    sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
+    if owner is None or owner.head is None or owner.head.kind != "model":
+        return sources
+    added = (
+        "" if checkpoint.prefix else owner.prefix
+    )  # a bare encoder gets a head: its keys become those of the model with a head
+    encoder = set(checkpoint.keys.values())
+    sources = {f"{added}{key}" if key in encoder else key: key for key in checkpoint.files}
+    with checkpoint.opened() as reader:
+        dtype = reader.tensor(next(iter(modules))).dtype
+    inside = dict(checkpoint.skeleton.named_parameters())
+    for name, tensor in owner.head.tensors.items():
+        parameter = name.removeprefix(owner.prefix) if name.startswith(owner.prefix) else ""
+        if parameter in inside and inside[parameter].shape != tensor.shape:
+            shapes = tuple(tensor.shape), tuple(inside[parameter].shape)
+            raise MergeError(f"{owner.name} brings its own {name} {shapes[0]}, the base's is {shapes[1]}.")
+        stored = checkpoint.keys.get(parameter)
+        if stored in modules:
+            raise MergeError(f"{owner.name} brings its own {name}, which the merge changes too: leave its head out.")
+        sources[name if stored is None else f"{added}{stored}"] = tensor.to(dtype)
+    check_complete(checkpoint, owner, sources)
+    return sources
+
+
+def _write_shards(plan: _Plan, work: Path, max_shard_size: int | str, on_shard: OnShard | None) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards  # noqa: PLC0415 - pulls in an HTTP client
+
+    with plan.checkpoint.opened() as reader:
+        outline = {key: _outline(plan, source, reader) for key, source in plan.sources.items()}
+    try:
+        split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise MergeError(f"max_shard_size = {max_shard_size!r} is no size: write bytes, or a text such as 500MB.") from error
+    free, needed = shutil.disk_usage(work).free, split.metadata["total_size"]
+    if needed > free:
+        raise MergeError(f"The model needs {needed:,} bytes, {free:,} are free at {work.parents[1]}: choose another place.")
+    for done, (name, keys) in enumerate(split.filename_to_tensors.items(), 1):
+        with plan.checkpoint.opened() as reader:  # opened for each, so that no page of the base stays mapped
+            tensors = {key: plan.tensor(key, reader) for key in keys}
+            try:
+                save_file(tensors, work / name, metadata={"format": "pt"})
+            except (SafetensorError, OSError) as error:
+                raise MergeError(f"{name} could not be written ({error}): choose another place.") from error
+            tensors.clear()
+        if on_shard is not None:
+            on_shard(name, done, len(split.filename_to_tensors))
+    if split.is_sharded:
+        _write_json(work / INDEX_FILE, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+
+
+def _outline(plan: _Plan, source: str | Tensor, reader: Reader) -> Tensor:
+    """Return shape and type of what is written, without content."""
+    stored = reader.tensor(source) if isinstance(source, str) else source
+    dtype = plan.dtype if plan.dtype is not None and stored.is_floating_point() else stored.dtype
+    return torch.empty(stored.shape, dtype=dtype, device="meta")
+
+
+def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Adapter | None) -> None:
+    folder = plan.checkpoint.folder
+    for name in BESIDE_WEIGHTS:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, work / name)
+    config = read_object(folder / "config.json", f"{plan.checkpoint.name}: config.json")
+    config.pop("auto_map", None)  # it names Python files of the base's repository
+    if dtype is not None:
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    if owner is not None and owner.head is not None:
+        if owner.head.kind == "model":
+            config |= head_options(config, owner)
+        else:
+            save_file({key: tensor.contiguous() for key, tensor in owner.head.tensors.items()}, work / HEAD_FILE)
+            _write_json(work / METADATA_FILE, {"task": owner.task, "labels": list(owner.head.labels)})
+    _write_json(work / "config.json", config)
+
+
+def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None) -> None:
+    recipe = Recipe.of(plan.merged, head=head).to_yaml() if can_have_recipe(plan.merged) else None
+    if recipe:
+        (work / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    notes = ["The merge is in the weights: load it with transformers, without PEFT."]
+    if owner is not None and owner.head is not None:
+        notes.append(
+            f"`{HEAD_FILE}` is the classifier of the task {owner.task}: a linear layer on the masked mean of the last hidden states, "
+            "which transformers does not load by itself."
+            if owner.head.kind == "pooled"
+            else f"The classifier is that of the task {owner.task}."
+        )
+    base = plan.checkpoint.published or plan.merged.adapters[0].base
+    card = model_card(plan.merged, base, "exact, in the weights", recipe, accuracy, "transformers", notes)
+    (work / "README.md").write_text(card, encoding="utf-8")
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in WRITTEN.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in WRITTEN:
+        raise MergeError(f"dtype = {dtype!r}: choose one of {', '.join(WRITTEN)}, or none for the base's own.")
+    chosen: torch.dtype = WRITTEN[str(dtype)]
+    return chosen
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

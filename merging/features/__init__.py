@@ -1,0 +1,1 @@
+"""What enters each layer of the base, per task: samples and second moments."""

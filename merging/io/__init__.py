@@ -1,0 +1,1 @@
+"""Bytes from outside: the hub, pinned wheels, files of strangers; measured before they are believed."""

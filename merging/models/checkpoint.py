@@ -1,0 +1,221 @@
+"""A base model's files: safetensors shards read tensor by tensor, and the architecture without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import MergeError
+from ..io import hub
+from ..io.untrusted import read_object
+from .apply import check_fits
+from .embedded import EMBEDDED, base_name, model_folder
+from .layers import fingerprint_of
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_INDEX_BYTES = 64 << 20
+BESIDE_WEIGHTS = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model"),
+    *("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
+    *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
+)
+"""What belongs to a model beside its configuration and weights."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A base model on disk.
+
+    Attributes
+    ----------
+    name : how messages call it
+    published : its name on the hub; None for a folder
+    folder : of its configuration
+    files : {key: safetensors file}, in the files' own order
+    keys : {parameter of the bare encoder: key in the files}; they differ by the architecture's prefix, and where transformers has
+        renamed layers since (ViT's ``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` now)
+    skeleton : the bare encoder on the meta device: names, shapes and kinds of layers, no weights
+    """
+
+    name: str
+    published: str | None
+    folder: Path
+    files: Mapping[str, Path]
+    keys: Mapping[str, str]
+    skeleton: nn.Module
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        """Give a reader of single tensors; they are views of the files, which are closed at the end."""
+        with ExitStack() as stack:
+            yield Reader(self, stack)
+
+    @property
+    def prefix(self) -> str:
+        """What the keys carry before the names of the bare encoder: nothing, or the architecture's prefix."""
+        prefix = f"{self.skeleton.base_model_prefix}."
+        return prefix if any(key.startswith(prefix) for key in self.keys.values()) else ""
+
+    def key(self, name: str) -> str:
+        """Return the key of a parameter of the bare encoder.
+
+        Raises
+        ------
+        MergeError
+            If it is not stored, or only as a part of another tensor.
+        """
+        if name not in self.keys:
+            raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
+        return self.keys[name]
+
+    def check(self, shapes: Mapping[str, tuple[int, int]], fingerprints: Collection[str]) -> None:
+        """Raise MergeError unless the model has all modules in these (out, in) shapes and is each recorded base."""
+        check_fits(self.skeleton, shapes, None)
+        tied = _names_by_parameter(self.skeleton)
+        for name in shapes:
+            if others := tied[id(self.skeleton.get_submodule(name).weight)] - {f"{name}.weight"}:
+                raise MergeError(f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them.")
+        if fingerprints and set(fingerprints) != {self.fingerprint()}:
+            raise MergeError(
+                f"{self.name} is not the base that the adapters were trained on (its fingerprint differs from theirs)."
+            )
+
+    def fingerprint(self) -> str:
+        """Return `merging.models.layers.fingerprint` of the stored encoder without loading it."""
+        with self.opened() as reader:
+            return fingerprint_of(dict(self.skeleton.named_parameters()), lambda name: reader.tensor(self.key(name)))
+
+
+class Reader:
+    """Opens each file of a checkpoint when its first tensor is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, stack: ExitStack) -> None:
+        self._checkpoint, self._stack = checkpoint, stack
+        self._open: dict[Path, Any] = {}
+
+    def tensor(self, key: str) -> Tensor:
+        """Return a stored tensor."""
+        path = self._checkpoint.files[key]
+        if path not in self._open:
+            self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+        tensor: Tensor = self._open[path].get_tensor(key)
+        return tensor
+
+
+def find_checkpoint(source: str | Path) -> Checkpoint:
+    """Return the base model at ``source``: "minilm", "smollm2", a folder in the hub's layout, or a hub id (fetched at its present commit).
+
+    Raises
+    ------
+    MergeError
+        If nothing is there, the weights are pickled, damaged or quantized, or transformers does not know the architecture.
+    """
+    if source in EMBEDDED:
+        published: str | None = base_name(source)
+        folder = Path(model_folder(source))
+    elif Path(source).is_dir():
+        published, folder = None, Path(source)
+    elif isinstance(source, str) and hub.BASE_ID.fullmatch(source):
+        published, folder = source.partition("@")[0], _fetched(source)
+    else:
+        raise MergeError(
+            f"There is no base model {str(source)!r}: give {' or '.join(EMBEDDED)}, a folder, or a hub id such as user/name."
+        )
+    name = published or str(source)
+    files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
+    skeleton = _skeleton(folder, name)
+    return Checkpoint(name, published, folder, files, _keys(files, skeleton), skeleton)
+
+
+def _fetched(source: str) -> Path:
+    repository = hub.look_up(source)
+    if "config.json" not in repository.sizes:
+        raise MergeError(f"{source} has no config.json: is it a model?")
+    chosen = [name for name in ("config.json", *BESIDE_WEIGHTS) if name in repository.sizes]
+    folder = repository.download(chosen)["config.json"].parent
+    if SINGLE_FILE not in repository.sizes and INDEX_FILE in repository.sizes:
+        repository.download([INDEX_FILE])
+    repository.download(_weight_files(folder, repository.sizes, source))
+    return folder
+
+
+def _weight_files(folder: Path, names: Collection[str], where: str) -> list[str]:
+    """Return the names of the safetensors files, as transformers chooses them: one file before an index."""
+    if SINGLE_FILE in names:
+        return [SINGLE_FILE]
+    if INDEX_FILE not in names:
+        if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+            raise MergeError(
+                f"{where} has pickled weights only, which can run code when opened: save the model with safetensors first."
+            )
+        raise MergeError(f"{where} has no {SINGLE_FILE} and no {INDEX_FILE}: is it a model?")
+    weight_map = read_object(folder / INDEX_FILE, f"{where}: {INDEX_FILE}", MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise MergeError(f"{where}: {INDEX_FILE} should map the weights to files.")
+    shards = sorted(set(weight_map.values()))
+    if absent := [name for name in shards if name not in names]:  # also what is no plain name of a file beside the index
+        raise MergeError(f"{where} lacks {absent[0]!r}, which its {INDEX_FILE} names: fetch the model again.")
+    return shards
+
+
+def _tensor_files(folder: Path, names: Collection[str], where: str) -> dict[str, Path]:
+    files = {}
+    for name in _weight_files(folder, names, where):
+        try:
+            with safe_open(folder / name, framework="pt") as opened:
+                files.update(dict.fromkeys(opened.keys(), folder / name))
+        except (SafetensorError, OSError) as error:
+            raise MergeError(f"{where}: {name} is not a readable safetensors file ({error}).") from error
+    return files
+
+
+def _skeleton(folder: Path, where: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - takes seconds
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
+            raise MergeError(f"{where} is quantized: merge into the model that it was made from.")
+        with torch.device("meta"):
+            skeleton: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    except MergeError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MergeError(f"{where} is no model that transformers can build: {reason}") from error
+    return skeleton
+
+
+def _keys(files: Iterable[str], skeleton: nn.Module) -> dict[str, str]:
+    """Return {parameter of the bare encoder: key}, renamed as transformers itself does it when it loads the files."""
+    from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: PLC0415 - takes seconds
+    from transformers.core_model_loading import WeightRenaming, rename_source_key  # noqa: PLC0415
+
+    known = skeleton.state_dict()
+    rules = get_model_conversion_mapping(skeleton)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    keys: dict[str, str] = {}
+    for key in files:
+        name, converted = rename_source_key(key, renamings, converters, skeleton.base_model_prefix, known)
+        if name not in known:  # stored under today's name already
+            name, converted = rename_source_key(key, [], [], skeleton.base_model_prefix, known)
+        if name in known and converted is None:  # a converted tensor is a part of others, which no update of a module fits
+            keys.setdefault(name, key)
+    return keys
+
+
+def _names_by_parameter(model: nn.Module) -> dict[int, set[str]]:
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return names

@@ -1,0 +1,1 @@
+"""What the screens ask. The state of a session lives here and nowhere else."""

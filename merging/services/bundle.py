@@ -1,0 +1,118 @@
+"""A merge of the workbench as one zip file: PEFT adapter or full model, with its model card and recipe."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ..adapters.adapter import Adapter
+from ..errors import MergeError
+from ..evaluation.accuracy import Estimate
+from ..export.full_model import save_full_model
+from ..export.push import push_to_hub
+from ..recipes.card import fidelity
+from ..recipes.recipe import Recipe
+from .workbench import Settings, Workbench
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Written:
+    """State of `write_zip`: what goes on, in words; ``file`` at its end."""
+
+    what: str
+    file: Path | None = None
+
+
+def write_zip(
+    bench: Workbench,
+    settings: Settings,
+    kind: str,
+    rank: int | None,
+    head: str | None,
+    folder: Path,
+    accuracy: Sequence[Estimate] | None = None,
+) -> Iterator[Written]:
+    """Write a merge below ``folder`` and pack it; yields what goes on, and the file last.
+
+    Parameters
+    ----------
+    kind : "adapter" (PEFT) or "model" (a whole transformers model)
+    rank : of the adapter; None = exact, for a dense method the full rank
+    head : task whose head goes with it
+    accuracy : what was measured of exactly this merge, for the card
+
+    Raises
+    ------
+    MergeError
+        As `Merged.save` and `save_full_model`.
+    """
+    for step in bench.read(settings):
+        yield Written(step.sentence)
+    merged = bench.merged(settings)
+    yield Written("Merging and writing.")
+    if "task_id" in merged.needs:
+        if head is None:
+            raise MergeError(
+                f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to write."
+            )
+        merged = merged.for_task(head)
+    name = f"mergescope_{settings.method}_{kind}"
+    target = folder / name
+    if kind == "model":
+        save_full_model(merged, bench.base_of(settings.pool)[0], target, head=head, accuracy=accuracy)
+        said = "A full model: load it with AutoModel.from_pretrained."
+    else:
+        exact = None if merged.method.low_rank else max(min(shape) for shape in merged.shapes.values())
+        merged.save(target, rank=rank or exact, head=head, accuracy=accuracy)
+        loss = fidelity(Adapter.load(target))
+        said = f"{loss[0].upper()}{loss[1:]}."
+    archive = folder / f"{name}.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for file in sorted(path for path in target.rglob("*") if path.is_file()):
+            packed.write(file, f"{name}/{file.relative_to(target)}")
+    shutil.rmtree(target)
+    size = archive.stat().st_size / 1e6
+    yield Written(f"{said} {size:.1f} MB, with model card and recipe.", archive)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a zip file of `write_zip` holds.
+
+    Attributes
+    ----------
+    files : (name, bytes) of each
+    local : names in the recipe that are paths on this machine
+    """
+
+    files: tuple[tuple[str, int], ...]
+    local: tuple[str, ...]
+
+
+def contents(archive: Path) -> Contents:
+    """Return what would go up if ``archive`` was pushed."""
+    with zipfile.ZipFile(archive) as packed:
+        infos = {info.filename.partition("/")[2]: info for info in packed.infolist()}
+        recipe = infos.get("recipe.yaml")
+        text = packed.read(recipe).decode("utf-8") if recipe else None
+    entries = Recipe.from_yaml(text).adapters if text else []
+    paths = [path for entry in entries for path in ([entry.path] if isinstance(entry.path, str) else entry.path)]
+    local = tuple(path for path in paths if Path(path).is_absolute())
+    return Contents(tuple((name, info.file_size) for name, info in infos.items()), local)
+
+
+def push_zip(archive: Path, repo_id: str, private: bool, api: HfApi) -> str:
+    """Unpack a zip file of `write_zip` and push it, see `merging.export.push.push_to_hub`; return the repository's address."""
+    with TemporaryDirectory(dir=archive.parent) as place:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(place)
+        [folder] = Path(place).iterdir()
+        return push_to_hub(folder, repo_id, private, api)

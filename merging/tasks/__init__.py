@@ -1,0 +1,1 @@
+"""Labelled texts, embedded or brought, and the splits that they are measured on."""

@@ -1,0 +1,1 @@
+"""Fine-tuning a LoRA adapter, or everything, on one task."""

@@ -1,0 +1,277 @@
+"""What happens on the Adapters panel: a visitor's own adapters become a pool that the other panels can merge."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import pandas as pd
+
+from merging.errors import MergeError
+from merging.features.progress import READ_LENGTH
+from merging.features.store import TextsOf
+from merging.services.lab import Lab
+from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
+from viz.panels.merge.controls import MOST_TASKS
+from viz.panels.osrm.services import Pools
+from viz.panels.osrm.status import alert
+
+LEFT_OUT = ""
+PAUSE = 0.25
+PAIR = ("adapter_config.json", "adapter_model.safetensors")
+COLUMNS = {
+    "name": "adapter",
+    "rank": "rank",
+    "alpha": "alpha",
+    "modules": "modules",
+    "size": "‖ΔW‖ ÷ ‖W₀‖",
+    "megabytes": "MB",
+    "labels": "head",
+    "licence": "licence",
+    "base": "base",
+}
+Prepare = Callable[[dict[str, Brought], dict[str, Any], str, tuple[str, str]], Iterator[Prepared]]
+Values = dict[str, Any]
+
+
+@dataclass
+class AdaptersSession:
+    """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf.
+
+    Files live in a folder that goes with the session.
+    """
+
+    owner: str = field(default_factory=lambda: f"guest{secrets.token_hex(8)}")
+    shelf: list[Brought] = field(default_factory=list)
+    pools: list[tuple[str, str]] = field(default_factory=list)
+    base: tuple[str, str] = ("minilm", "float32")
+    run: int = 0
+    _folder: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptersSession":
+        """Make a new visitor: Gradio copies a state's first value for every page."""
+        return AdaptersSession()
+
+    @property
+    def folder(self) -> Path:
+        """Where this visitor's files are kept."""
+        self._folder = self._folder or TemporaryDirectory(prefix="mergescope-")
+        return Path(self._folder.name)
+
+    def close(self) -> None:
+        """Remove the visitor's files."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class AdaptersHandlers:
+    """The handlers; what belongs to a visitor is in the session that they are given.
+
+    Parameters
+    ----------
+    lab : knows the tasks
+    pools : takes finished sets
+    base : (source, dtype) -> (model, tokenizer)
+    prepare : ({task: adapter}, {task: Task}, folder, (source, dtype)) -> steps, see `merging.services.shelf.prepare`
+    """
+
+    def __init__(self, lab: Lab, pools: Pools, base: Callable[[str, str], tuple[Any, Any]], prepare: Prepare) -> None:
+        self.lab, self.pools, self.base, self.prepare = lab, pools, base, prepare
+
+    def close(self, session: AdaptersSession) -> None:
+        """Forget a visitor."""
+        for _, key in session.pools:
+            self.pools.remove_pool(key)
+        self.lab.forget(session.owner)
+        session.close()
+
+    def tasks(self, session: AdaptersSession) -> list[tuple[str, str]]:
+        """Give (title, name) of the tasks that an adapter may be of."""
+        return [("leave out", LEFT_OUT), *((title, name) for name, title in self.lab.titles(session.owner).items())]
+
+    # -- what is brought along -----------------------------------------------------------------------------------------
+
+    def upload(self, session: AdaptersSession, paths: Sequence[str]) -> Values:
+        """Load uploaded files: zips, or an adapter's two files chosen together."""
+        files = [Path(path) for path in paths]
+        zips = [path for path in files if path.suffix.lower() == ".zip"]
+        others = [path for path in files if path not in zips]
+        sources: list[Any] = [str(path) for path in zips]
+        note = ""
+        if others:
+            names = {path.name for path in others}
+            if set(PAIR) <= names and len(names) == len(others):
+                sources.append([str(path) for path in others])
+            else:
+                note = alert(
+                    f"{', '.join(sorted(names))}: an adapter is its zip file, or {PAIR[0]} and {PAIR[1]} chosen together, one adapter at a time."
+                )
+        return self._bring(session, sources) | ({"note": note} if note else {})
+
+    def from_hub(self, session: AdaptersSession, name: str) -> Values:
+        """Load an adapter by its hub id, with an optional @revision."""
+        name = name.strip()
+        if not name:
+            return {"note": alert("Give a hub id such as user/adapter or user/adapter@revision.")}
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            return {"note": alert(f"{name} is no hub id: it has the form user/adapter or user/adapter@revision.")}
+        return self._bring(session, [name])
+
+    def _bring(self, session: AdaptersSession, sources: Sequence[Any]) -> Values:
+        model, _ = self.base(*session.base)
+        for source in sources:
+            if len(session.shelf) >= MOST_TASKS:
+                return self.view(session) | {"note": alert(f"{MOST_TASKS} adapters are here already: remove them first.")}
+            session.shelf.append(bring(source, model, [one.name for one in session.shelf]))
+        return self.view(session) | {"note": ""}
+
+    def rebase(self, session: AdaptersSession, source: str, dtype: str) -> Values:
+        """Load another base and hold every adapter on the shelf against it."""
+        model, _ = self.base(source, dtype)
+        session.base = (source, dtype)
+        session.run += 1  # what is being measured was of the base before
+        session.shelf[:] = [held_against(brought, model) for brought in session.shelf]
+        return self.view(session) | {"note": ""}
+
+    def clear(self, session: AdaptersSession) -> Values:
+        """Take all adapters off the shelf; pools that were made stay."""
+        session.shelf.clear()
+        session.run += 1
+        return self.view(session) | {"note": ""}
+
+    def view(self, session: AdaptersSession) -> Values:
+        """Draw the table, and say for every adapter which tasks it may be given."""
+        table = overview(session.shelf)
+        known = self.tasks(session)
+        slots: list[Values] = []
+        for place in range(MOST_TASKS):
+            if place >= len(session.shelf):
+                slots.append({"visible": False, "value": LEFT_OUT})
+                continue
+            usable = not table["problem"][place]
+            slots.append(
+                {
+                    "visible": True,
+                    "label": f"Task of {session.shelf[place].name}",
+                    "choices": known,
+                    "value": self._guess(session.shelf[place], known) if usable else LEFT_OUT,
+                    "interactive": usable,
+                }
+            )
+        return {"table": table_html(table), "slots": slots}
+
+    def _guess(self, brought: Brought, known: Sequence[tuple[str, str]]) -> str:
+        """Return the task that an adapter names, or whose labels its head has; else leave the choice open."""
+        adapter = brought.adapter
+        assert adapter is not None
+        names = [name for _, name in known if name]
+        if adapter.task in names:
+            return adapter.task
+        for name in names:
+            if name.endswith(f"-{adapter.task}"):
+                return name
+        if adapter.head is None or not adapter.head.labels:
+            return LEFT_OUT
+        fitting = [
+            name for name in names if self._own(name) and sorted(self.lab.task(name).labels) == sorted(adapter.head.labels)
+        ]
+        return fitting[0] if len(fitting) == 1 else LEFT_OUT
+
+    @staticmethod
+    def _own(name: str) -> bool:
+        return name.startswith("guest")
+
+    # -- a pool of them ------------------------------------------------------------------------------------------------
+
+    def make(self, session: AdaptersSession, tasks: Sequence[str]) -> Iterator[Values]:
+        """Measure every chosen adapter alone, and offer them as a pool."""
+        session.run += 1
+        mine, drawn, base = session.run, 0.0, session.base
+        placed = [(task, brought) for task, brought in zip(tasks, session.shelf, strict=False) if task]
+        twice = [task for task, _ in placed if sum(other == task for other, _ in placed) > 1]
+        if twice:
+            yield {"note": alert(f"Two adapters are of the task {self._title(session, twice[0])}: give each a task of its own.")}
+            return
+        chosen = dict(placed)
+        root = session.folder / f"pool{len(session.pools) + 1}-{mine}"
+        folders: dict[str, str] = {}
+        try:
+            known = {name: self.lab.task(name) for name in chosen}
+            for name, brought in chosen.items():
+                if brought.adapter is not None and brought.adapter.head is not None:
+                    fitted(brought.adapter.head, known[name], brought.name)
+            yield {"note": '<p role="status">Starting.</p>', "busy": True}
+            with closing(self.prepare(chosen, known, str(root), base)) as steps:
+                for step in steps:
+                    if session.run != mine:
+                        shutil.rmtree(root, ignore_errors=True)
+                        yield {"note": '<p role="status">Cancelled; nothing was kept.</p>', "busy": False}
+                        return
+                    if step.folder:
+                        folders[step.name] = step.folder
+                    if monotonic() - drawn > PAUSE:
+                        drawn = monotonic()
+                        words = f"Adapter {step.place} of {step.total}, {self._title(session, step.name)}: {step.what}."
+                        yield {"note": f'<p role="status">{escape(words)}</p>'}
+        except MergeError as error:
+            yield {"note": alert(error), "busy": False}
+            return
+        yield self._offer(session, folders, {brought.name for brought in chosen.values()}, base)
+
+    def open(self, session: AdaptersSession) -> Iterator[Values]:
+        """Offer all that fit as a pool, without tasks: to merge, look at and export, not to measure."""
+        session.run += 1
+        root = session.folder / f"pool{len(session.pools) + 1}-{session.run}"
+        try:
+            table = overview(session.shelf)
+            fitting = [brought for brought, problem in zip(session.shelf, table.get("problem", ()), strict=False) if not problem]
+            folders = keep(fitting, root)
+        except MergeError as error:
+            yield {"note": alert(error)}
+            return
+        yield self._offer(session, folders, set(folders), session.base, measured=False)
+
+    def _offer(
+        self, session: AdaptersSession, folders: Mapping[str, str], names: set[str], base: tuple[str, str], measured: bool = True
+    ) -> Values:
+        key = f"{session.owner}-pool{len(session.pools) + 1}"
+        title = f"Your adapters {len(session.pools) + 1}: {', '.join(sorted(names))}"
+        modules = {
+            module for one in session.shelf if one.adapter is not None and one.name in names for module in one.adapter.deltas
+        }
+        source, dtype = base
+        texts = TextsOf(tuple(folders), tuple(sorted(modules)), source, dtype, READ_LENGTH)
+        self.pools.add_pool(key, title, folders, texts, measured)
+        session.pools.append((title, key))
+        said = "They are a pool now: the Merge tab has it open, Diagnose and Export follow it."
+        return {"note": f'<p role="status">{said}</p>', "busy": False, "pools": list(session.pools), "pool": key}
+
+    def cancel(self, session: AdaptersSession) -> Values:
+        """Let the measuring stop at its next step."""
+        session.run += 1
+        return {"busy": False}
+
+    def _title(self, session: AdaptersSession, name: str) -> str:
+        return self.lab.titles(session.owner).get(name, name)
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """Write the adapters as a table; those that cannot be used are greyed and say why."""
+    if table.empty:
+        return '<p class="ms-muted">Nothing here yet: choose zip files, or an adapter’s two files, or name one on the hub.</p>'
+    head = "".join(f'<th scope="col">{title}</th>' for title in (*COLUMNS.values(), "fits"))
+    rows = []
+    for row in table.to_dict("records"):
+        cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in COLUMNS)
+        fits = f'<span class="ms-warn">{escape(row["problem"])}</span>' if row["problem"] else '<span class="ms-good">yes</span>'
+        rows.append(f'<tr{" class=ms-grey" if row["problem"] else ""}>{cells}<td class="ms-why">{fits}</td></tr>')
+    return (
+        '<div class="ms-scroll" tabindex="0" role="region" aria-label="Your adapters"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )

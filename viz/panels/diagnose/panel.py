@@ -1,0 +1,106 @@
+"""The Diagnose panel: its wiring; where things are is in diagnose_layout.py, what happens in diagnose_handlers.py."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from viz.panels.diagnose.bank import BankViews
+from viz.panels.diagnose.demand import Demand
+from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
+from viz.panels.diagnose.layout import Layout, lay_out
+from viz.panels.merge.controls import Plugins, read
+from viz.panels.merge.panel import QUIET, MergeTab, said
+
+NOW = QUIET | {"queue": False}
+DRAWN = ("linked", "about", "note")
+FOUND = ("sentence", "forest", "scatter")
+
+
+def diagnose_panel(
+    tab: gr.Tab, panel: DiagnoseHandlers, demand: Demand, plugins: Plugins, found: BankViews, merging: MergeTab
+) -> None:
+    """Lay the panel out inside `tab` and wire it; it looks at the merge that the Merge tab shows."""
+    layout = lay_out(plugins, found)
+    state = gr.State(DiagnoseSession())
+    _wire_merge(tab, layout, panel, merging, state)
+    _wire_demand(layout, panel, demand, state)
+    _wire_found(tab, layout, found)
+    shown = layout.do_merging
+    gr.on([tab.select, shown["choice"].input], found.do_merging.show, shown["choice"], shown["figure"], **QUIET)
+
+
+def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State) -> None:
+    form = layout.form
+    outputs = [getattr(layout, name) for name in DRAWN]
+    controls = list(form.values())
+
+    def send(values: dict[str, str]) -> list[Any]:
+        return [values.get(name, gr.skip()) for name in DRAWN]
+
+    def opened(session: DiagnoseSession, *values: Any) -> list[Any]:
+        with said():
+            settings = read(panel.workbench, panel.methods, dict(zip(merging.form, values, strict=True)))
+            news = panel.take(session, settings)
+        options = news.pop("controls")
+        return [*send(news), *(gr.update(**options[name]) if name in options else gr.skip() for name in form)]
+
+    def moved(session: DiagnoseSession, *values: Any) -> list[Any]:
+        with said():
+            return send(panel.move(session, dict(zip(form, values, strict=True))))
+
+    def look(session: DiagnoseSession) -> Iterator[list[Any]]:
+        with said():
+            for values in panel.look(session):
+                yield send(values)
+        yield send({})  # a generator that never yields would empty its outputs
+
+    def use(session: DiagnoseSession, *values: Any) -> list[Any]:
+        options = panel.given_back(session, dict(zip(form, values, strict=True)))
+        return [gr.update(**options[name]) if name in options else gr.skip() for name in merging.form]
+
+    def follow(event: Any) -> None:
+        event.then(look, state, outputs, concurrency_id="reading", concurrency_limit=2, **QUIET)
+
+    follow(tab.select(opened, [state, *merging.form.values()], [*outputs, *controls], **NOW))
+    # the sliders are the browser's: it presses `settled` when they rest
+    follow(gr.on([layout.settled.click, form["orthogonalize"].input], moved, [state, *controls], outputs, **NOW))
+    merging.after(layout.use.click(use, [state, *controls], list(merging.form.values()), **NOW))
+
+
+def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state: gr.State) -> None:
+    parts = layout.on_demand
+    outputs = [parts["left_out"], parts["cancel"]]
+
+    def send(values: dict[str, Any]) -> list[Any]:
+        busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
+        return [values.get("left_out", gr.skip()), busy]
+
+    def run(work: Callable[[DiagnoseSession], Iterator[dict[str, Any]]]) -> Callable[..., Iterator[list[Any]]]:
+        def stream(session: DiagnoseSession, *values: Any) -> Iterator[list[Any]]:
+            with said():
+                panel.keep(session, dict(zip(layout.form, values, strict=True)))
+                for news in work(session):
+                    yield send(news)
+            yield send({})
+
+        return stream
+
+    works = {
+        "adapters": lambda session: demand.leave_out(session, "adapter"),
+        "layers": lambda session: demand.leave_out(session, "layer"),
+    }
+    inputs = [state, *layout.form.values()]
+    for name, work in works.items():
+        parts[name].click(run(work), inputs, outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+    parts["cancel"].click(lambda session: send(demand.cancel(session)), state, outputs, **NOW)
+
+
+def _wire_found(tab: gr.Tab, layout: Layout, found: BankViews) -> None:
+    parts = layout.found
+
+    def views(diagnostic: str | None) -> list[str]:
+        return [f"<p>{found.sentence}</p>", found.forest(), found.scatter(diagnostic or "")]
+
+    tab.select(views, parts["choice"], [parts[name] for name in FOUND], **QUIET)
+    parts["choice"].input(found.scatter, parts["choice"], parts["scatter"], **NOW)

@@ -1,0 +1,81 @@
+"""The Export panel: the Merge tab's merge as a file that others load, and on the hub."""
+
+import shutil
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError
+from merging.services.bundle import write_zip
+from viz.panels.export.push import SHUT, push_section, way
+from viz.panels.export.session import ExportSession, measured
+from viz.panels.merge.controls import Catalogue, read
+from viz.panels.merge.panel import QUIET, MergeTab, said
+from viz.panels.merge.session import Session
+from viz.panels.osrm.plan import html
+from viz.panels.osrm.status import alert
+from viz.panels.services import Workbench
+
+NOW = QUIET | {"queue": False}
+FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]
+NO_HEAD = ""
+
+
+def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
+    """Lay the panel out inside `tab` and wire it."""
+    state = gr.State(ExportSession(), delete_callback=lambda session: session.close())
+    with gr.Row(elem_id="ms-export"):
+        with gr.Column(elem_classes=["ms-card", "ms-full"]):
+            html("ms-export-heading", "<h2>Take the merge with you</h2>")
+            about = html("ms-export-about")
+            kind = gr.Radio(FORMATS, value="adapter", label="Format", elem_id="ms-export-format", elem_classes="ms-segments")
+            head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
+            rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
+            help_line = "<p>A lower rank keeps the best approximation; its error is written into the model card. A full model needs no rank.</p>"
+            html("ms-export-help", help_line)
+            with gr.Row(elem_classes="ms-buttons"):
+                write = gr.Button("Write it", variant="primary", size="sm", elem_id="ms-export-write")
+                download = gr.DownloadButton("Download zip", interactive=False, size="sm", elem_id="ms-export-download")
+            note = html("ms-export-note")
+        pushing = push_section(state, way())
+    stale = [download, pushing.preview, pushing.push, pushing.note]
+
+    def outdated(session: ExportSession) -> list[Any]:
+        session.outdated()
+        return [SHUT, "", SHUT, ""]
+
+    def opened(session: ExportSession, *values: Any) -> list[Any]:
+        with said():
+            settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
+            tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
+        params = ", ".join(f"{name} {value}" for name, value in settings.params)
+        text = f"{methods[settings.method].title}{', ' + params if params else ''}, as the Merge tab shows it."
+        choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
+        return [f"<p>{escape(text)}</p>", choices, "", *outdated(session)]
+
+    def run(session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any) -> Iterator[list[Any]]:
+        settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
+        size = int(cut or 0) if form == "adapter" else 0
+        known = measured(merge.run, settings, methods, bool(size), task or None)
+        folder, kept = session.next(), [gr.skip()] * 3
+        yield ["", *outdated(session)]
+        try:
+            for step in write_zip(workbench, settings, form, size or None, task or None, folder, known.estimates):
+                text, ready = step.what, gr.skip()
+                if step.file is not None:
+                    session.take(step.file)
+                    text, ready = f"{step.what} {known.said}", gr.update(value=str(step.file), interactive=True)
+                yield [f'<p role="status">{escape(text)}</p>', ready, *kept]
+        except MergeError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            yield [alert(error), SHUT, *kept]
+        yield [gr.skip(), gr.skip(), *kept]
+
+    form = list(merging.form.values())
+    tab.select(opened, [state, *form], [about, head, note, *stale], **NOW)
+    inputs = [state, merging.session, kind, head, rank, *form]
+    write.click(run, inputs, [note, *stale], concurrency_id="export", concurrency_limit=2, **QUIET)
+    kind.input(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
+    gr.on([kind.input, head.input, rank.input], outdated, state, stale, **NOW)

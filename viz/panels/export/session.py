@@ -1,0 +1,95 @@
+"""What one visitor's page has exported: the files, which of them is of the form as it stands, and which push was shown."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from merging.evaluation.accuracy import Estimate
+from viz.panels.merge.controls import Catalogue, effective
+from viz.panels.merge.session import Run
+from viz.panels.services import Settings
+
+KEPT = 3
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A push that the visitor was shown: which file, as which repository, who may see it."""
+
+    file: Path
+    target: str
+    private: bool
+
+
+@dataclass
+class ExportSession:
+    """One visitor's files; they live in a folder that goes with the session."""
+
+    number: int = 0
+    files: list[Path] = field(default_factory=list)
+    current: Path | None = None
+    pending: Pending | None = None
+    _folder: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ExportSession":
+        """Make a new visitor: Gradio copies a state's first value for every page."""
+        return ExportSession()
+
+    def next(self) -> Path:
+        """Return where the next file's parts go, and drop the oldest files."""
+        self.outdated()
+        self._folder = self._folder or TemporaryDirectory(prefix="mergescope-")
+        self.number += 1
+        while len(self.files) >= KEPT:
+            self.files.pop(0).unlink(missing_ok=True)
+        return Path(self._folder.name) / f"{self.number}-{secrets.token_hex(4)}"
+
+    def take(self, file: Path) -> None:
+        """Take up a file that has been written."""
+        self.files.append(file)
+        self.current = file
+
+    def outdated(self) -> None:
+        """Note that the form has moved on: no file is of it, and no push has been shown."""
+        self.current = self.pending = None
+
+    def close(self) -> None:
+        """Remove the visitor's files."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Accuracy for the card, and what to say about it."""
+
+    estimates: Sequence[Estimate] | None
+    said: str
+
+
+def measured(run: Run | None, settings: Settings, methods: Catalogue, cut: bool, head: str | None) -> Measured:
+    """Take the accuracy of the Merge tab's run for the card, if it is of exactly the merge that is exported.
+
+    Parameters
+    ----------
+    cut : an adapter of a lower rank goes out, which the run did not measure
+    head : the task that the export is for; a method with a merge per task has only that one's accuracy
+    """
+    scores: Mapping[str, Any] = run.scores if run is not None else {}
+    own = "task_id" in methods[settings.method].needs
+    wanted = [head] if own and head else list(run.tasks) if run is not None else []
+    same = run is not None and effective(run.settings, methods) == effective(settings, methods)
+    if not same or any(task not in scores or not scores[task].done for task in wanted):
+        return Measured(None, "Evaluate on the Merge tab first to have accuracy in the card.")
+    if cut:
+        return Measured(None, "The Merge tab's accuracy is of the exact merge: at a chosen rank the card has none.")
+    estimates = [
+        Estimate(task, score.accuracy, (score.low, score.high), score.done, score.total)
+        for task, score in ((task, scores[task]) for task in wanted)
+    ]
+    rows = sorted({estimate.done for estimate in estimates})
+    count = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
+    return Measured(estimates, f"With the accuracy measured on the Merge tab ({count} test rows per task).")

@@ -1,0 +1,141 @@
+"""The OSRM panel: its wiring; where things are is in osrm_layout.py, what happens in osrm_handlers.py and osrm_training.py."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from viz.panels.osrm.found import FOUND, Found
+from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
+from viz.panels.osrm.layout import Layout, lay_out
+from viz.panels.osrm.plan import variant_help
+from viz.panels.osrm.session import OsrmSession
+from viz.panels.osrm.training import CURVES
+
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+NOW = QUIET | {"queue": False}
+
+PLAN = (*SUBSPACE, "note")
+TRAINING = ("training", *CURVES, "sets")
+
+
+def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State) -> None:
+    """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which a visitor's `own` sets are added."""
+    _wire(demo, tab, lay_out(panel, found), panel, found, pool, own)
+
+
+def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State) -> None:
+    state = gr.State(OsrmSession(), delete_callback=panel.close)
+    form = layout.plan.form
+    inputs = [state, *layout.parts, *form.values()]
+    shipped = list(pool.choices)
+
+    def components(names: tuple[str, ...]) -> list[Any]:
+        return [layout.outputs[name] for name in names]
+
+    def redraw(session: OsrmSession, task: str, layer: str, part: str, *values: Any) -> list[Any]:
+        news = panel.redraw(session, dict(zip(form, values, strict=True)), (task, layer, part))
+        updates = [gr.update(**options) for options in news.get("parts", [])] or [gr.skip()] * len(layout.parts)
+        return [*_send(news, PLAN), *updates]
+
+    def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
+        news = session.changed(**panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found))
+        return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values)]
+
+    def add_task(session: OsrmSession, chosen: list[str], path: str) -> list[Any]:
+        news = panel.add_task(session, path)
+        if "added" not in news:
+            return [gr.skip(), session.changed(**news)["note"] if session.sent.get("note") != news["note"] else gr.skip()]
+        return [gr.update(choices=news["tasks"], value=[*chosen, news["added"]]), gr.skip()]
+
+    def start(session: OsrmSession, *values: Any) -> list[Any]:
+        return _send(panel.start(session, dict(zip(form, values, strict=True))), (*TRAINING, "note"))
+
+    def train(session: OsrmSession, pools: dict[str, Any]) -> Iterator[list[Any]]:
+        for values in panel.train(session):
+            offered = [gr.skip()] * 3
+            if values.get("choice"):
+                newest = values["choice"][0][1]
+                file = gr.update(value=panel.archive(session, newest), interactive=True)
+                pools["trained"] = values["pools"]
+                choices = gr.update(choices=[*shipped, *(one for some in pools.values() for one in some)])
+                offered = [choices, gr.update(choices=values["choice"], value=newest), file]
+            yield [*_send(values, TRAINING), *offered]
+        yield [gr.skip()] * (len(TRAINING) + 3)
+
+    # -- the plan and the figures that answer to it
+    planned = [*components(PLAN), *layout.parts]
+
+    def look(event: Any) -> None:
+        event.then(_stream(panel.look, PLAN), state, components(PLAN), concurrency_id="reading", concurrency_limit=2, **QUIET)
+
+    demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
+    everything = components((*TRAINING, *FOUND, "found"))
+    look(tab.select(opened, [state, layout.method, *inputs[1:]], [*everything, *planned], **NOW))
+    base = form["base"]
+    moved = [component.input for component in [*form.values(), *layout.parts] if component is not base]
+    look(gr.on(moved, redraw, inputs, planned, **NOW))
+    rebased = base.input(_rebased(panel), base, [form["modules"], layout.plan.note], **QUIET)
+    look(rebased.success(redraw, inputs, planned, **QUIET))  # it may fetch the base first
+    form["variant"].input(variant_help, form["variant"], layout.plan.help, **NOW)
+    uploaded = layout.plan.upload.upload(
+        add_task, [state, form["tasks"], layout.plan.upload], [form["tasks"], layout.plan.note], **QUIET
+    )
+    look(uploaded.success(redraw, inputs, planned, **NOW))
+    layout.plan.stop.click(lambda session: _send(panel.stop_reading(session), PLAN), state, components(PLAN), **NOW)
+    again = layout.plan.read.click(panel.read_again, state, **NOW)
+    look(again.then(redraw, inputs, planned, **NOW))
+
+    # -- training and what comes of it
+    begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
+    offered = [pool, layout.choice, layout.download]
+    trained = begun.then(
+        train, [state, own], [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
+    )
+    layout.cancel.click(lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW)
+    _wire_sets(layout, panel, state, trained)
+    layout.method.input(lambda method: _send(found.views(method), FOUND), layout.method, components(FOUND), **NOW)
+
+
+def _wire_sets(layout: Layout, panel: OsrmHandlers, state: gr.State, trained: Any) -> None:
+    """Merge the visitor's sets after a training and at another λ, and let them be downloaded."""
+    sets = layout.outputs["sets"]
+    rescaled = layout.scaling.input(
+        lambda session, scaling: _send(panel.rescale(session, scaling), ("sets",)),
+        [state, layout.scaling],
+        sets,
+        **NOW,
+    )
+    for event in (trained, rescaled):
+        measure = _stream(panel.measure, ("sets",))
+        event.then(measure, state, sets, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+    layout.choice.input(panel.archive, [state, layout.choice], layout.download, **NOW)
+
+
+def _rebased(panel: OsrmHandlers) -> Callable[[str], list[Any]]:
+    """Make what gives the kinds of modules of another base, or says why it cannot be had."""
+
+    def rebased(base: str) -> list[Any]:
+        news = panel.modules(base)
+        return [gr.skip(), news["note"]] if "note" in news else [gr.update(**news), gr.skip()]
+
+    return rebased
+
+
+def _sentence(found: Found) -> str:
+    return f'<p data-state="{"some" if found.methods else "none"}">{found.sentence}</p>'
+
+
+def _send(values: dict[str, Any], names: tuple[str, ...]) -> Any:
+    found = [values.get(name, gr.skip()) for name in names]
+    return found if len(found) > 1 else found[0]
+
+
+def _stream(work: Callable[..., Iterator[dict[str, Any]]], names: tuple[str, ...]) -> Callable[..., Iterator[Any]]:
+    def run(session: OsrmSession) -> Iterator[Any]:
+        for values in work(session):
+            yield _send(values, names)
+        # a generator's last value is sent once more when it ends, and one that never yields would empty its outputs
+        yield _send({}, names)
+
+    return run
