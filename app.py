@@ -69,18 +69,10 @@ def workbench() -> Workbench:
     return Opened()
 
 
-def opened(settings: dict[str, Any]) -> Settings:
-    """Make settings of what has crossed a process boundary as a dict."""
-    lists = {
-        name: tuple(map(tuple, settings[name])) if name == "params" else tuple(settings[name]) for name in ("params", "weights")
-    }
-    return Settings(**settings | lists)
-
-
 @on_gpu(seconds)
 def stream_accuracy(settings: dict[str, Any], limit: int) -> Iterator[Progress | Estimate]:
     """Evaluate a merge; plain values in and out, as a borrowed GPU lives in another process."""
-    yield from workbench().evaluate(opened(settings), limit)
+    yield from workbench().evaluate(Settings.from_dict(settings), limit)
 
 
 @on_gpu(training_seconds)
@@ -95,14 +87,6 @@ def stream_merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str,
     yield from workbench().lab.merged_accuracy(folders, scaling)
 
 
-@cache
-def on_demand() -> Any:
-    """Open what the Diagnose panel measures on demand."""
-    from merging.services.on_demand import OnDemand
-
-    return OnDemand(workbench())
-
-
 def leaving_seconds(settings: dict[str, Any], part: str, limit: int) -> int:
     """Estimate how long leaving everything out once takes on a GPU."""
     return min(LONGEST_TRAINING, 30 + limit // 4)
@@ -111,7 +95,7 @@ def leaving_seconds(settings: dict[str, Any], part: str, limit: int) -> int:
 @on_gpu(leaving_seconds)
 def stream_leave_out(settings: dict[str, Any], part: str, limit: int) -> Iterator[Any]:
     """Leave each adapter or layer out of a merge in turn."""
-    yield from on_demand().leave_out(opened(settings), part, limit)
+    yield from workbench().leave_out(Settings.from_dict(settings), part, limit)
 
 
 def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .adapters.adapter import Adapter, Head
     from .adapters.lowrank import LowRank
     from .diagnostics.compatibility import CompatibilityReport, compatibility
-    from .engine import Merged, merge
+    from .engine import Merged, merge, merge_recipe, merge_spec
     from .evaluation.accuracy import Estimate, evaluate
     from .evaluation.verbalisers import Verbaliser
     from .features.moments import Features, collect_features
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plugins.orthogonalize import Orthogonalize
     from .plugins.soft_osrm import SoftOSRM
     from .recipes.recipe import Recipe
+    from .recipes.spec import MergeSpec
     from .tasks.task import Task
 
 _HOME = {
@@ -31,6 +32,8 @@ _HOME = {
     "Head": "adapters.adapter",
     "Merged": "engine",
     "merge": "engine",
+    "merge_recipe": "engine",
+    "merge_spec": "engine",
     "Estimate": "evaluation.accuracy",
     "evaluate": "evaluation.accuracy",
     "Features": "features.moments",
@@ -44,14 +47,16 @@ _HOME = {
     "CompatibilityReport": "diagnostics.compatibility",
     "compatibility": "diagnostics.compatibility",
     "Recipe": "recipes.recipe",
+    "MergeSpec": "recipes.spec",
     "Task": "tasks.task",
     "Verbaliser": "evaluation.verbalisers",
 }
 
 __all__ = [  # noqa: RUF022 - errors first
     "Cancelled", "MergeError", "ResourceError",
-    "Adapter", "CompatibilityReport", "Decouple", "Estimate", "Features", "Head", "LowRank", "METHODS", "Merged",
+    "Adapter", "CompatibilityReport", "Decouple", "Estimate", "Features", "Head", "LowRank", "METHODS", "MergeSpec", "Merged",
     "Orthogonalize", "PLUGINS", "Recipe", "SoftOSRM", "Task", "Verbaliser", "collect_features", "compatibility", "evaluate", "merge",
+    "merge_recipe", "merge_spec",
 ]  # fmt: skip
 
 

@@ -8,11 +8,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from .adapters.adapter import Adapter, number_equal_names
 from .adapters.lowrank import LowRank
 from .adapters.same_base import problems_of
 from .errors import MergeError
+from .evaluation.accuracy import Estimate
 from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
@@ -29,43 +29,11 @@ from .plugins.base import Updates, modules_of
 from .plugins.decouple import Decouple, decouple
 from .plugins.orthogonalize import Orthogonalize, nudges, orthogonalize
 from .plugins.soft_osrm import SoftOSRM, soft_osrm
+from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
+from .recipes.recipe import Recipe
+from .recipes.spec import MergeSpec, Weight, checked_weight
 
-if TYPE_CHECKING:
-    from .evaluation.accuracy import Estimate
-    from .recipes.recipe import Recipe
-
-Weight = float | Mapping[str, float]
 OnModule = Callable[[str, Tensor, int, int], None]
-
-
-@dataclass(frozen=True)
-class Plugins:
-    """Plug-ins in force, with every default resolved."""
-
-    soft_osrm: SoftOSRM | None
-    orthogonalize: Orthogonalize
-    decouple: Decouple
-
-    @staticmethod
-    def resolve(
-        method: Method,
-        soft: float | SoftOSRM | None,
-        ortho: str | Orthogonalize | None,
-        magnitude: float | Decouple | None,
-    ) -> Plugins:
-        """Fill in the method's defaults; raise MergeError for values that make no sense."""
-        ortho = method.orthogonalize if ortho is None else ortho
-        ortho = Orthogonalize(ortho) if isinstance(ortho, str) else ortho
-        if not isinstance(ortho, Orthogonalize):
-            raise MergeError(f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..).")
-        magnitude = method.decouple if magnitude is None else magnitude
-        magnitude = magnitude if isinstance(magnitude, Decouple) else Decouple(magnitude)
-        soft = soft if soft is None or isinstance(soft, SoftOSRM) else SoftOSRM(mu=soft)
-        if not method.plugins and (soft is not None or ortho.mode != "off" or magnitude.strength):
-            raise MergeError(
-                f"{method.name} works on the factors as they are stored; a plug-in before it would make it another method."
-            )
-        return Plugins(soft, ortho, magnitude)
 
 
 def merge(
@@ -106,34 +74,61 @@ def merge(
     """
     if isinstance(adapters, Adapter):
         raise MergeError("merge takes a list of adapters, also for a single one.")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise MergeError(f"seed = {seed!r} is not a whole number.")
+    if isinstance(weights, Sequence) and not isinstance(weights, str):
+        if len(weights) != len(adapters):
+            raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
+        weights = [checked_weight(w, f"the weight of {a.name}") for a, w in zip(adapters, weights, strict=True)]
+    spec = MergeSpec.of(method, params, soft_osrm, orthogonalize, decouple, weights, seed)
+    return merge_spec(adapters, spec, features, on_module)
+
+
+def merge_spec(
+    adapters: Sequence[Adapter],
+    spec: MergeSpec,
+    features: Features | None = None,
+    on_module: OnModule | None = None,
+    updates: Updates | None = None,
+) -> Merged:
+    """Merge as `merge` does, from a merge that is one value.
+
+    Parameters
+    ----------
+    features : of at least ``spec.k`` texts per task, where ``spec.needs_data``; they decide how many are looked at
+    updates : what `plugged` made of these adapters and these plug-ins, by who keeps it
+
+    Raises
+    ------
+    MergeError
+        See `merge`.
+    """
     adapters = list(adapters)
     _require_compatible(adapters)
-    if method not in METHODS:
-        raise MergeError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-    spec = METHODS[method]
-    checked = spec.check(params)
-    plugins = Plugins.resolve(spec, soft_osrm, orthogonalize, decouple)
-    if features is None and ("data" in spec.needs or plugins.soft_osrm is not None):
-        raise MergeError(f"{'soft_osrm' if plugins.soft_osrm else method} needs data: give features=collect_features(..).")
-    given = _check_weights(adapters, weights)
-    updates = plugged(adapters, plugins, features)
-    merged = Merged(adapters, spec, checked, plugins, tuple(given), seed, features, updates)
+    spec.check()
+    _check_patterns(adapters, spec)
+    if features is None and spec.needs_data:
+        raise MergeError(f"{'soft_osrm' if spec.soft_osrm else spec.method} needs data: give features=collect_features(..).")
+    if features is not None and spec.needs_data:
+        spec = replace(spec, k=features.k)
+    merged = Merged(adapters, spec, features, plugged(adapters, spec, features) if updates is None else updates)
     if on_module is not None:
         for done, module in enumerate(merged.modules, 1):
             on_module(module, merged.delta(module), done, len(merged.modules))
     return merged
 
 
-def plugged(adapters: Sequence[Adapter], plugins: Plugins, features: Features | None) -> Updates:
-    """Return the adapters' updates after the plug-ins."""
+def merge_recipe(recipe: Recipe, features: Features | None = None) -> Merged:
+    """Do the merge of a recipe with the adapters that it names, see `merging.recipes.recipe.Recipe.load_adapters`."""
+    return merge_spec(recipe.load_adapters(), recipe.spec, features)
+
+
+def plugged(adapters: Sequence[Adapter], spec: MergeSpec, features: Features | None) -> Updates:
+    """Return the adapters' updates after the plug-ins of ``spec``."""
     updates: Updates = [dict(adapter.deltas) for adapter in adapters]
-    if plugins.soft_osrm is not None and features is not None:
-        updates = soft_osrm(updates, features, [adapter.task for adapter in adapters], plugins.soft_osrm)
-    if plugins.orthogonalize.mode != "off":
-        updates = orthogonalize(updates, plugins.orthogonalize)
-    return decouple(updates, plugins.decouple)
+    if spec.soft_osrm is not None and features is not None:
+        updates = soft_osrm(updates, features, [adapter.task for adapter in adapters], spec.soft_osrm)
+    if spec.orthogonalize.mode != "off":
+        updates = orthogonalize(updates, spec.orthogonalize)
+    return decouple(updates, spec.decouple)
 
 
 @dataclass(eq=False)
@@ -143,23 +138,28 @@ class Merged:
     Attributes
     ----------
     adapters : list of Adapter, as given
-    method : Method
-    params : dict, defaults filled in
-    plugins : Plugins, defaults filled in
-    weights : tuple, one entry per adapter
+    spec : MergeSpec, defaults filled in
+    updates : after the plug-ins, one {module: LowRank} per adapter
+    task : whose merge it is, for a method that has one per task
     """
 
     adapters: list[Adapter]
-    method: Method
-    params: dict[str, Any]
-    plugins: Plugins
-    weights: tuple[Weight, ...]
-    seed: int
+    spec: MergeSpec
     features: Features | None
     updates: Updates = field(repr=False)
     task: str | None = None
     _results: dict[str, LowRank] = field(default_factory=dict, repr=False)
     _prepared: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return METHODS[self.spec.method]
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """One per adapter: a number, or {module pattern: number}."""
+        return self.spec.weights_for(len(self.adapters))
 
     @cached_property
     def modules(self) -> list[str]:
@@ -191,11 +191,11 @@ class Merged:
         if "task_id" in self.needs and self.task is None:
             raise MergeError(f"{self.method.name} has one result per task: choose one with for_task(task).")
         if self.method.prepare is not None and self._prepared is None:
-            self._prepared = self.method.prepare(self._stacks, **self.params)
+            self._prepared = self.method.prepare(self._stacks, **self.spec.values)
         extra = dict(self._prepared or {})
         if self.task is not None:
             extra["task"] = self.task
-        result = self.method.function(self._stack(module), **self.params, **extra)
+        result = self.method.function(self._stack(module), **self.spec.values, **extra)
         if isinstance(result, LowRank):
             self._results[module] = result
         return result
@@ -271,16 +271,23 @@ class Merged:
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        from .recipes.card import save_merged  # noqa: PLC0415 - export describes Merged objects
-
-        return save_merged(self, folder, rank, head, prefix, accuracy)
+        prefixes = {adapter.prefix for adapter in self.adapters}
+        if head is None and prefix is None and len(prefixes) > 1:
+            raise MergeError(f"The adapters carry different prefixes {sorted(prefixes)}: say which one to write with prefix=.")
+        adapter = self.to_adapter(rank)
+        if head is not None:
+            owner = head_owner(self.adapters, head)
+            adapter = replace(adapter, head=owner.head, config=owner.config, prefix=owner.prefix, task=head)
+        if prefix is not None:
+            adapter = replace(adapter, prefix=prefix)
+        recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix).to_yaml() if can_have_recipe(self.adapters) else None
+        card = model_card(self.spec, self.adapters, adapter.base, fidelity(adapter), recipe, accuracy)
+        return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}))
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that makes this merge again."""
-        from .recipes.recipe import Recipe  # noqa: PLC0415 - recipe describes Merged objects
-
-        return Recipe.of(self)
+        return Recipe.of(self.spec, self.adapters)
 
     def applied_to(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
         """Return a context in which ``model`` carries the merge; its weights are restored on exit, also after an error.
@@ -308,9 +315,7 @@ class Merged:
             raise MergeError(f"{count or 'no'} adapters are of the task {task!r}; there are {tasks}.")
         if "task_id" not in self.needs:
             return self
-        chosen = Merged(**{name: getattr(self, name) for name in self.__dataclass_fields__ if not name.startswith("_")})
-        chosen.task, chosen._prepared = task, self._prepared
-        return chosen
+        return replace(self, task=task, _results={})
 
     def nudges(self) -> dict[str, float]:
         """Return {adapter: ||W' - W|| / ||W||}: how far the plug-ins moved each adapter."""
@@ -341,7 +346,7 @@ class Merged:
         """Seed from (seed, content of the adapter, which of equal ones, module): order and sliders do not change a mask."""
         prints = [adapter.fingerprint for adapter in self.adapters]
         occurrence = Counter(prints[:i])[prints[i]]
-        digest = hashlib.sha256(f"{self.seed}|{prints[i]}|{occurrence}|{module}".encode()).digest()
+        digest = hashlib.sha256(f"{self.spec.seed}|{prints[i]}|{occurrence}|{module}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -356,23 +361,11 @@ def _require_compatible(adapters: Sequence[Adapter]) -> None:
         raise MergeError(problems[0])
 
 
-def _check_weights(adapters: Sequence[Adapter], weights: Sequence[Weight] | None) -> list[Weight]:
-    if weights is None:
-        return [1.0] * len(adapters)
-    if isinstance(weights, str | Real | Mapping):
-        raise MergeError(f"weights = {weights!r}: give a list with one weight per adapter.")
-    if len(weights) != len(adapters):
-        raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
-    checked: list[Weight] = []
-    for adapter, weight in zip(adapters, weights, strict=True):
-        values = dict(weight) if isinstance(weight, Mapping) else {"*": weight}
-        for pattern, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-                raise MergeError(f"The weight of {adapter.name} is {value!r}, not a finite number.")
-            if isinstance(weight, Mapping) and not fnmatch.filter(adapter.deltas, pattern):
+def _check_patterns(adapters: Sequence[Adapter], spec: MergeSpec) -> None:
+    for adapter, weight in zip(adapters, spec.weights_for(len(adapters)), strict=True):
+        for pattern in weight if isinstance(weight, Mapping) else ():
+            if not fnmatch.filter(adapter.deltas, pattern):
                 raise MergeError(f"The weight pattern {pattern!r} matches no module of {adapter.name}.")
-        checked.append({p: float(v) for p, v in values.items()} if isinstance(weight, Mapping) else float(values["*"]))
-    return checked
 
 
 def _weight_at(weight: Weight, module: str) -> float:

@@ -551,7 +551,9 @@ def _save_full_model(merged: Any, base: str | None, output: Path, head: str | No
 
 
 def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool) -> None:
-    merged = recipe.merge(recipe_features(recipe, base))
+    from ..engine import merge_recipe
+
+    merged = merge_recipe(recipe, recipe_features(recipe, base))
     if full_model:
         _save_full_model(merged, base, output, recipe.head)
     else:

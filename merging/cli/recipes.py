@@ -58,31 +58,10 @@ def refuse_contradictions(recipe: Recipe, options: Mapping[str, Any]) -> None:
 
 def _said(recipe: Recipe) -> dict[str, Any]:
     """Return what the recipe says, under the names of the options, with the method's own values where it names none."""
-    from ..methods import METHODS
-    from ..plugins.decouple import Decouple
-    from ..plugins.orthogonalize import Orthogonalize
-
-    method = METHODS.get(recipe.method)
-    defaults = {param.name: param.default for param in method.params} if method else {}
-    magnitude = recipe.magnitude or Decouple(method.decouple if method else 0.0)
-    mode, penalty = (method.orthogonalize if method else "off"), None
-    if recipe.orthogonalize is not None:
-        mode, penalty = recipe.orthogonalize.mode, recipe.orthogonalize.penalty
-    return defaults | recipe.params | {
-        "method": recipe.method,
-        "weight": [entry.weight for entry in recipe.adapters],
-        "seed": recipe.seed,
-        "rank": recipe.rank,
-        "head": recipe.head,
-        "prefix": recipe.prefix,
-        "soft_osrm": recipe.soft_osrm.mu if recipe.soft_osrm else None,
-        "orthogonalize": mode,
-        "penalty": None if mode == "off" else Orthogonalize(mode, penalty).g,
-        "decouple": magnitude.strength,
-        "granularity": magnitude.granularity,
-        "max_up": magnitude.max_up,
-        "renormalise": magnitude.renormalise,
-    }  # fmt: skip
+    spec = recipe.spec
+    files = {"weight": list(spec.weights), "rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix}
+    off = {"penalty": None} if spec.orthogonalize.mode == "off" else {}
+    return spec.to_dict() | files | {"soft_osrm": spec.mu if spec.soft_osrm else None} | off
 
 
 def needs_data(method: str) -> bool:
@@ -124,12 +103,13 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     rows : of each task; None = all
     base : None = the one that the adapters record
     """
+    from ..engine import merge_recipe
     from ..evaluation.accuracy import encode_task, evaluate, hits, own_head
     from ..evaluation.intervals import as_values, gap_recovered
     from ..evaluation.metrics import metrics, predictions
     from ..tasks.task import Task
 
-    merged = recipe.merge(recipe_features(recipe, base))
+    merged = merge_recipe(recipe, recipe_features(recipe, base))
     _require_heads(merged)
     model, tokenizer = opened(merged.adapters, base)
     yield f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
@@ -175,6 +155,7 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None
     MergeError
         If the method has no scaling, or an adapter no head.
     """
+    from ..engine import merge_spec
     from ..evaluation.accuracy import encode_task
     from ..experiments.sweep import SCALINGS, append, as_rows, averages, best_scalings, beyond_edge, measure
     from ..tasks.task import Task
@@ -191,7 +172,7 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None
     waiting = list(SCALINGS)
     while waiting:
         scaling = waiting.pop(0)
-        merged = recipe.model_copy(update={"params": recipe.params | {"scaling": scaling}}).merge(features)
+        merged = merge_spec(adapters, recipe.spec.with_params(scaling=scaling), features)
         _require_heads(merged)
         found.append(as_rows(measure(model, tokenizer, merged, tasks), recipe.method, scaling).drop(columns="hits"))
         if table is not None:

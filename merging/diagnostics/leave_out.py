@@ -17,11 +17,12 @@ import pandas as pd
 from torch import nn
 
 from ..adapters.adapter import Adapter, Head, number_equal_names
-from ..engine import Merged, Weight, merge
+from ..engine import Merged, merge
 from ..errors import MergeError
 from ..evaluation.accuracy import Z95, EncodedTask, Hits, hits, own_head
 from ..evaluation.verbalisers import Verbaliser
 from ..models.apply import added
+from ..recipes.spec import Weight
 
 MergeOf = Callable[[Sequence[Adapter]], Merged]
 """Merges some of the adapters that a caller has chosen, in their order; see `merging_with`."""
@@ -165,6 +166,11 @@ class Partial:
     left_out: frozenset[str]
 
     @property
+    def adapters(self) -> list[Adapter]:
+        """See `Merged`."""
+        return self.merged.adapters
+
+    @property
     def needs(self) -> frozenset[str]:
         """See `Merged.needs`."""
         return self.merged.needs
@@ -226,8 +232,7 @@ def _marking(
 ) -> Generator[_Marks, None, None]:
     """Do the work of `merging.experiments.sweep.measure` batch by batch, so that it can be stopped."""
     marks = _Marks({task.name: [False] * len(task.encoded) for task in tasks})
-    # a Partial has of a Merged what hits takes
-    stream = hits(model, tokenizer, cast(Merged, subject), tasks, heads=heads)
+    stream = hits(model, tokenizer, subject, tasks, heads=heads)
     with closing(cast("Generator[Hits, None, None]", stream)) as batches:
         for batch in batches:
             for row, hit in zip(batch.rows, batch.right.tolist(), strict=True):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from ..tasks.task import Task
 from .heads import classification_model, label_order, with_recorded_labels
 from .verbalisers import Texts, Verbaliser, label_scorer, recorded_verbaliser
 
-if TYPE_CHECKING:
-    from ..engine import Merged
-
 Scorer = Callable[[Sequence[int]], Tensor]
 """Row numbers to scores (len(rows), labels): the largest is the prediction."""
 Z95 = 1.959963984540054
@@ -32,6 +29,24 @@ PER_TASK_TURN = 6
 """Batches of one task in a row where every task has weights of its own, which must be put in first."""
 CHUNK = 96
 """Rows that are sorted by length together: a chunk is a fair sample of its task, a batch within it need not be."""
+
+
+class Subject(Protocol):
+    """What can be put into a base model and measured: a merge, or a part of one."""
+
+    @property
+    def adapters(self) -> Sequence[Adapter]:
+        """Whose heads it brings along."""
+
+    @property
+    def needs(self) -> Collection[str]:
+        """ "task_id" if it has other weights for every task."""
+
+    def for_task(self, task: str) -> Subject:
+        """Return it as it acts on one task."""
+
+    def applied_to(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Put it into a model for as long as the context lasts."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ def encode_task(
 def evaluate(
     model: nn.Module,
     tokenizer: Any,
-    merged_or_adapter: Merged | Adapter | None,
+    merged_or_adapter: Subject | Adapter | None,
     tasks: Sequence[Task | EncodedTask],
     split: str = "test",
     limit: int | None = 200,
@@ -157,7 +172,7 @@ def evaluate(
 def hits(
     model: nn.Module,
     tokenizer: Any,
-    merged_or_adapter: Merged | Adapter | None,
+    merged_or_adapter: Subject | Adapter | None,
     tasks: Sequence[Task | EncodedTask],
     split: str = "test",
     limit: int | None = 200,
@@ -221,7 +236,7 @@ def estimate(task: str, marks: str) -> Estimate:
 
 @torch.no_grad()
 def _stream(
-    model: nn.Module, subject: Merged | Adapter | None, tasks: Sequence[EncodedTask], scorers: Mapping[str, Scorer]
+    model: nn.Module, subject: Subject | Adapter | None, tasks: Sequence[EncodedTask], scorers: Mapping[str, Scorer]
 ) -> Iterator[Hits]:
     was_training = model.training
     per_task = subject is not None and not isinstance(subject, Adapter) and "task_id" in subject.needs
@@ -240,7 +255,7 @@ def _stream(
             yield Hits(task.name, rows, predicted == task.labels[rows], len(task.encoded), predicted)
 
 
-def _applied(model: nn.Module, subject: Merged | Adapter | None) -> Any:
+def _applied(model: nn.Module, subject: Subject | Adapter | None) -> Any:
     if subject is None:
         return ExitStack()
     if isinstance(subject, Adapter):
@@ -273,7 +288,7 @@ def own_head(adapter: Adapter) -> Head | Verbaliser | None:
     return with_recorded_labels(adapter) or recorded_verbaliser(adapter.metadata, adapter.name)
 
 
-def _own_heads(subject: Merged | Adapter | None) -> dict[str, Head | Verbaliser]:
+def _own_heads(subject: Subject | Adapter | None) -> dict[str, Head | Verbaliser]:
     if subject is None:
         raise MergeError("The bare base has no heads: give heads={task: head}.")
     adapters = [subject] if isinstance(subject, Adapter) else subject.adapters

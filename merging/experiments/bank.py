@@ -129,7 +129,7 @@ def describe(merged: Merged, features: Features | None = None) -> dict[str, floa
     plugged = [replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)]
     magnitude, signs = magnitude_variance(plugged), sign_conflict(plugged)
     found = {
-        "scaling": float(merged.params.get("scaling", 1.0)),
+        "scaling": 1.0 if merged.spec.scaling is None else merged.spec.scaling,
         "tasks": float(len(plugged)),
         "magnitude_variance": float(magnitude.variance.mean()),
         "norm_ratio": float(magnitude.norm_ratio.mean()),

@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from ..adapters.adapter import Adapter
-from ..engine import Merged, merge
+from ..engine import Merged, merge_spec
 from ..evaluation.accuracy import Z95, EncodedTask, hits, own_head
 from ..evaluation.intervals import Marks, Values
 from ..features.moments import Features
 from ..methods import METHODS
+from ..recipes.spec import MergeSpec
 
 BASE, ALONE = "base", "alone"
 """What stands in the column method for the bare base under the tasks' heads, and for each adapter on its own task."""
@@ -57,8 +58,11 @@ class Contender:
 
     def merge(self, adapters: Sequence[Adapter], scaling: float, features: Features | None = None) -> Merged:
         """Merge at one scaling, everything else at the defaults."""
-        params: dict[str, Any] = {"scaling": scaling} if self.scaled else {}
-        return merge(adapters, self.method, features=features, **self.plugins, **params)
+        return merge_spec(adapters, self.spec(scaling), features)
+
+    def spec(self, scaling: float) -> MergeSpec:
+        """Return the merge at one scaling, everything else at the defaults."""
+        return MergeSpec.of(self.method, {"scaling": scaling} if self.scaled else {}, **self.plugins)
 
 
 CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, method in METHODS.items()} | {

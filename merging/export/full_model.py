@@ -71,7 +71,7 @@ def save_full_model(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise MergeError(f"{folder} exists and is not empty: choose another place for the model.")
     wanted = _dtype(dtype)
-    owner = head_owner(merged, head) if head is not None else None
+    owner = head_owner(merged.adapters, head) if head is not None else None
     checkpoint = find_checkpoint(base)
     checkpoint.check(merged.shapes, {a.base_fingerprint for a in merged.adapters if a.base_fingerprint})
     plan = _plan(checkpoint, merged, wanted, owner)
@@ -228,7 +228,9 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
 
 
 def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None) -> None:
-    recipe = Recipe.of(plan.merged, head=head).to_yaml() if can_have_recipe(plan.merged) else None
+    recipe = (
+        Recipe.of(plan.merged.spec, plan.merged.adapters, head=head).to_yaml() if can_have_recipe(plan.merged.adapters) else None
+    )
     if recipe:
         (work / "recipe.yaml").write_text(recipe, encoding="utf-8")
     notes = ["The merge is in the weights: load it with transformers, without PEFT."]
@@ -240,7 +242,9 @@ def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None
             else f"The classifier is that of the task {owner.task}."
         )
     base = plan.checkpoint.published or plan.merged.adapters[0].base
-    card = model_card(plan.merged, base, "exact, in the weights", recipe, accuracy, "transformers", notes)
+    card = model_card(
+        plan.merged.spec, plan.merged.adapters, base, "exact, in the weights", recipe, accuracy, "transformers", notes
+    )
     (work / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -1,51 +1,21 @@
-"""Writing a merge for others: a PEFT adapter, its recipe, its model card; and putting such a folder on the hub."""
+"""The model card of a merge: what it was made of and how, and what the file holds of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..adapters.adapter import Adapter
 from ..adapters.same_base import base_key
 from ..errors import MergeError
-from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from ..engine import Merged
-    from ..evaluation.accuracy import Estimate
+from ..evaluation.accuracy import Estimate
+from ..methods import METHODS
+from .spec import MergeSpec
 
 HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def save_merged(
-    merged: Merged,
-    folder: str | Path,
-    rank: int | None,
-    head: str | None,
-    prefix: str | None,
-    accuracy: Sequence[Estimate] | None = None,
-) -> Path:
-    """Write ``merged`` to ``folder``; see `merging.engine.Merged.save`."""
-    prefixes = {adapter.prefix for adapter in merged.adapters}
-    if head is None and prefix is None and len(prefixes) > 1:
-        raise MergeError(f"The adapters carry different prefixes {sorted(prefixes)}: say which one to write with prefix=.")
-    adapter = merged.to_adapter(rank)
-    if head is not None:
-        owner = head_owner(merged, head)
-        adapter = replace(adapter, head=owner.head, config=owner.config, prefix=owner.prefix, task=head)
-    if prefix is not None:
-        adapter = replace(adapter, prefix=prefix)
-    files = {}
-    if can_have_recipe(merged):
-        files["recipe.yaml"] = Recipe.of(merged, rank, head, prefix).to_yaml()
-    files["README.md"] = model_card(merged, adapter.base, fidelity(adapter), files.get("recipe.yaml"), accuracy)
-    return adapter.save(folder, files)
-
-
-def head_owner(merged: Merged, task: str) -> Adapter:
+def head_owner(adapters: Sequence[Adapter], task: str) -> Adapter:
     """Return the adapter that brings the head of ``task``.
 
     Raises
@@ -53,20 +23,21 @@ def head_owner(merged: Merged, task: str) -> Adapter:
     MergeError
         If none does.
     """
-    owner = next((a for a in merged.adapters if a.task == task and a.head is not None), None)
+    owner = next((a for a in adapters if a.task == task and a.head is not None), None)
     if owner is None:
-        with_heads = ", ".join(a.task for a in merged.adapters if a.head is not None) or "none"
+        with_heads = ", ".join(a.task for a in adapters if a.head is not None) or "none"
         raise MergeError(f"No adapter brings a head for the task {task!r}; there are heads for {with_heads}.")
     return owner
 
 
-def can_have_recipe(merged: Merged) -> bool:
+def can_have_recipe(adapters: Sequence[Adapter]) -> bool:
     """Tell whether every adapter came from a place that a recipe can name."""
-    return all(adapter.origin is not None for adapter in merged.adapters)
+    return all(adapter.origin is not None for adapter in adapters)
 
 
 def model_card(
-    merged: Merged,
+    spec: MergeSpec,
+    adapters: Sequence[Adapter],
     base: str,
     loss: str,
     recipe: str | None,
@@ -84,12 +55,12 @@ def model_card(
     library : "peft" for an adapter, "transformers" for a full model
     notes : further sentences, such as where the head is
     """
-    title = f"{merged.method.title} of {len(merged.adapters)} LoRA adapters"
+    title = f"{METHODS[spec.method].title} of {len(adapters)} LoRA adapters"
     parts = [
         f"# {title}",
         f"Merged with Mergescope on {_cell(base_key(base)) or 'an unnamed base model'}.",
-        "## Method\n" + "\n".join(f"- {line}" for line in (*_method_lines(merged), f"fidelity: {loss}")),
-        "## Parents\n" + _parents(merged),
+        "## Method\n" + "\n".join(f"- {line}" for line in (*_method_lines(spec), f"fidelity: {loss}")),
+        "## Parents\n" + _parents(spec, adapters),
     ]
     if notes:
         parts.append("## Notes\n" + "\n".join(f"- {note}" for note in notes))
@@ -97,7 +68,7 @@ def model_card(
         parts.append("## Accuracy\n" + _accuracy(accuracy))
     if recipe:
         parts.append(f"## Recipe\n````yaml\n{recipe}````")
-    return _front_matter(merged, base, library) + "\n" + "\n\n".join(parts) + "\n"
+    return _front_matter(adapters, base, library) + "\n" + "\n\n".join(parts) + "\n"
 
 
 def fidelity(adapter: Adapter) -> str:
@@ -112,10 +83,10 @@ def fidelity(adapter: Adapter) -> str:
     )
 
 
-def _front_matter(merged: Merged, base: str, library: str) -> str:
+def _front_matter(adapters: Sequence[Adapter], base: str, library: str) -> str:
     from huggingface_hub import ModelCardData  # noqa: PLC0415 - pulls in an HTTP client
 
-    licenses = {adapter.source.get("license") for adapter in merged.adapters}
+    licenses = {adapter.source.get("license") for adapter in adapters}
     data = ModelCardData(
         library_name=library,
         base_model=base if HUB_NAME.fullmatch(base) else None,
@@ -125,25 +96,25 @@ def _front_matter(merged: Merged, base: str, library: str) -> str:
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _method_lines(merged: Merged) -> list[str]:
-    values = ", ".join(f"{key} = {value}" for key, value in merged.params.items()) or "none"
-    soft, ortho, decouple = merged.plugins.soft_osrm, merged.plugins.orthogonalize, merged.plugins.decouple
+def _method_lines(spec: MergeSpec) -> list[str]:
+    values = ", ".join(f"{key} = {value}" for key, value in spec.params) or "none"
+    soft, ortho, decouple = spec.soft_osrm, spec.orthogonalize, spec.decouple
     plugins = [
         f"soft OSRM (mu {soft.mu:g}, ridge {soft.ridge:g})" if soft else "",
         f"orthogonalize {ortho.mode} (penalty {ortho.g:g}, at most {ortho.steps} steps)" if ortho.mode != "off" else "",
         decouple.words,
     ]
     return [
-        f"`{merged.method.name}`: {merged.method.title} ({merged.method.paper})",
+        f"`{spec.method}`: {METHODS[spec.method].title} ({METHODS[spec.method].paper})",
         f"parameters: {values}",
         f"plug-ins: {', '.join(filter(None, plugins)) or 'none'}",
-        f"seed: {merged.seed}",
+        f"seed: {spec.seed}",
     ]
 
 
-def _parents(merged: Merged) -> str:
+def _parents(spec: MergeSpec, adapters: Sequence[Adapter]) -> str:
     rows = ["| adapter | task | weight | source | licence |", "|---|---|---|---|---|"]
-    for adapter, weight in zip(merged.adapters, merged.weights, strict=True):
+    for adapter, weight in zip(adapters, spec.weights_for(len(adapters)), strict=True):
         repo, commit = adapter.source.get("repo"), adapter.source.get("commit", "")
         source = f"{repo} at {commit[:12]}" if repo else "a file"
         weight_text = f"{weight:g}" if isinstance(weight, float) else ", ".join(f"{p} {w:g}" for p, w in weight.items())

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..adapters.adapter import Adapter
-from ..engine import merge
 from ..errors import MergeError
-from ..methods import METHODS
 from ..plugins.decouple import Decouple
 from ..plugins.orthogonalize import Orthogonalize
 from ..plugins.soft_osrm import SoftOSRM
-
-if TYPE_CHECKING:
-    from ..engine import Merged
-    from ..features.moments import Features
+from .spec import K, MergeSpec
 
 
 class AdapterEntry(BaseModel):
@@ -90,8 +86,14 @@ class Recipe(BaseModel):
     prefix: str | None = None
 
     @staticmethod
-    def of(merged: Merged, rank: int | None = None, head: str | None = None, prefix: str | None = None) -> Recipe:
-        """Describe a merge whose adapters came from files or the hub.
+    def of(
+        spec: MergeSpec,
+        adapters: Sequence[Adapter],
+        rank: int | None = None,
+        head: str | None = None,
+        prefix: str | None = None,
+    ) -> Recipe:
+        """Describe a merge of adapters that came from files or the hub.
 
         Raises
         ------
@@ -99,7 +101,7 @@ class Recipe(BaseModel):
             If an adapter was made in memory: a recipe can only name files.
         """
         entries = []
-        for adapter, weight in zip(merged.adapters, merged.weights, strict=True):
+        for adapter, weight in zip(adapters, spec.weights_for(len(adapters)), strict=True):
             if adapter.origin is None:
                 raise MergeError(f"{adapter.name} was not loaded from a file, so a recipe cannot name it: save it first.")
             entries.append(
@@ -110,20 +112,19 @@ class Recipe(BaseModel):
                     base=adapter.base if adapter.base_vouched else None,
                     fingerprint=adapter.fingerprint,
                     license=adapter.source.get("license"),
-                    weight=weight if isinstance(weight, float) else dict(weight),
+                    weight=dict(weight) if isinstance(weight, Mapping) else weight,
                 )
             )
-        soft, ortho, magnitude = merged.plugins.soft_osrm, merged.plugins.orthogonalize, merged.plugins.decouple
-        looks_at_texts = soft is not None or "data" in merged.method.needs
+        soft, ortho, magnitude = spec.soft_osrm, spec.orthogonalize, spec.decouple
         return Recipe(
             adapters=entries,
-            method=merged.method.name,
-            params=merged.params,
+            method=spec.method,
+            params=spec.values,
             soft_osrm=None if soft is None else SoftOSRMEntry(mu=soft.mu, ridge=soft.ridge),
             orthogonalize=OrthogonalizeEntry(mode=ortho.mode, penalty=ortho.penalty, steps=ortho.steps),
-            decouple=DecoupleEntry(**asdict(magnitude)) if not magnitude.follows_strength else magnitude.strength,
-            seed=merged.seed,
-            k=merged.features.k if merged.features is not None and looks_at_texts else None,
+            decouple=magnitude.strength if magnitude.follows_strength else DecoupleEntry(**asdict(magnitude)),
+            seed=spec.seed,
+            k=spec.k if spec.needs_data else None,
             rank=rank,
             head=head,
             prefix=prefix,
@@ -156,11 +157,19 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
 
     @property
-    def magnitude(self) -> Decouple | None:
-        """The decouple plug-in; None = the method's own."""
-        if isinstance(self.decouple, DecoupleEntry):
-            return Decouple(**self.decouple.model_dump())
-        return None if self.decouple is None else Decouple(self.decouple)
+    def spec(self) -> MergeSpec:
+        """The merge as a value, what the recipe leaves out filled in; raises MergeError for values that make no sense."""
+        soft, ortho, magnitude = self.soft_osrm, self.orthogonalize, self.decouple
+        return MergeSpec.of(
+            self.method,
+            self.params,
+            None if soft is None else SoftOSRM(soft.mu, soft.ridge),
+            None if ortho is None else Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
+            Decouple(**magnitude.model_dump()) if isinstance(magnitude, DecoupleEntry) else magnitude,
+            [entry.weight for entry in self.adapters],
+            self.seed,
+            self.k or K,
+        )
 
     def load_adapters(self) -> list[Adapter]:
         """Read the adapters from where they are.
@@ -177,20 +186,3 @@ class Recipe(BaseModel):
                 raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
             adapters.append(adapter)
         return adapters
-
-    def merge(self, features: Features | None = None) -> Merged:
-        """Do the merge."""
-        soft, ortho = self.soft_osrm, self.orthogonalize
-        if self.method in METHODS:
-            METHODS[self.method].check(self.params)  # a parameter must not pass for another argument of merge
-        return merge(
-            self.load_adapters(),
-            self.method,
-            weights=[entry.weight for entry in self.adapters],
-            seed=self.seed,
-            features=features,
-            soft_osrm=None if soft is None else SoftOSRM(soft.mu, soft.ridge),
-            orthogonalize=None if ortho is None else Orthogonalize(ortho.mode, ortho.penalty, ortho.steps),
-            decouple=self.magnitude,
-            **self.params,
-        )

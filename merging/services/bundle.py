@@ -17,7 +17,8 @@ from ..export.full_model import save_full_model
 from ..export.push import push_to_hub
 from ..recipes.card import fidelity
 from ..recipes.recipe import Recipe
-from .workbench import Settings, Workbench
+from .settings import Settings
+from .workbench import Workbench
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -64,7 +65,7 @@ def write_zip(
                 f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to write."
             )
         merged = merged.for_task(head)
-    name = f"mergescope_{settings.method}_{kind}"
+    name = f"mergescope_{settings.spec.method}_{kind}"
     target = folder / name
     if kind == "model":
         save_full_model(merged, bench.base_of(settings.pool)[0], target, head=head, accuracy=accuracy)

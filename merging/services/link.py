@@ -17,25 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..errors import MergeError
 from ..methods import METHODS, Method, Param
-from ..plugins.decouple import DECOUPLE_PARAMS, Decouple
+from ..plugins.decouple import DECOUPLE_PARAMS
 from ..plugins.orthogonalize import MODES, ORTHOGONALIZE_PARAMS, Orthogonalize
-from ..plugins.soft_osrm import RIDGE, SOFT_OSRM_PARAMS
+from ..plugins.soft_osrm import SOFT_OSRM_PARAMS, SoftOSRM
 from ..recipes.recipe import Recipe
+from ..recipes.spec import MergeSpec
 from ..shipped import RETIRED, SHIPPED, check_pool
-from .workbench import Settings
+from .settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, Settings
 
 if TYPE_CHECKING:
     from .workbench import Workbench
 
-K = 100
-"""Texts per task unless somebody says otherwise; the command line always reads this many."""
-K_RANGE = (5, 600)
-LIMIT = 200
-"""Test rows per task unless somebody says otherwise."""
-LIMIT_RANGE = (50, 1000)
-WEIGHT_RANGE = (0.0, 2.0)
-MOST_SEED = 2**53 - 1
-"""Whole numbers above are not exact in a browser."""
 LONGEST = 20_000
 """Characters of a recipe that is read from a stranger."""
 MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
@@ -65,21 +57,10 @@ def to_query(settings: Settings, limit: int = LIMIT) -> str:
         For a pool that exists only in a visitor's session.
     """
     require_shipped(settings)
-    values = {
-        "pool": settings.pool,
-        "method": settings.method,
-        **dict(settings.params),
-        "orthogonalize": settings.orthogonalize,
-        "penalty": settings.penalty,
-        "decouple": settings.decouple,
-        "mu": settings.mu,
-        "weights": settings.weights,
-        "k": settings.k,
-        "seed": settings.seed,
-        "limit": limit,
-    }
+    values = settings.to_dict() | {"limit": limit}
     # a link from before there were these is the same link
-    values |= {name: value for name, default in MAGNITUDE.items() if (value := getattr(settings, name)) != default}
+    hidden = {"ridge", "steps", *(name for name, default in MAGNITUDE.items() if values[name] == default)}
+    values = {name: value for name, value in values.items() if name not in hidden}
     return urlencode({key: value_text(value) for key, value in values.items()}, safe=",")
 
 
@@ -134,10 +115,8 @@ def _chosen(given: dict[str, str], key: str, known: Mapping[str, Any]) -> str:
 
 def _start(workbench: Workbench, pool: str, method: str) -> dict[str, Any]:
     """Return the values that the app starts a method from."""
-    tuned = workbench.defaults(pool, method)
-    plugins = {name: tuned[name] for name in ("orthogonalize", "penalty", "decouple")}
-    ones = [1.0] * len(workbench.tasks(pool))
-    return {**tuned["params"], **plugins, **MAGNITUDE, "mu": 0.0, "weights": ones, "k": K, "seed": 0, "limit": LIMIT}
+    start = workbench.defaults(pool, method).to_dict() | {"weights": [1.0] * len(workbench.tasks(pool)), "limit": LIMIT}
+    return {name: value for name, value in start.items() if name not in {"method", "ridge", "steps"}}
 
 
 def _parsed(given: Mapping[str, str], method: Method) -> dict[str, Any]:
@@ -156,7 +135,7 @@ def value_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
-    return ",".join(map(value_text, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(value_text, value)) if isinstance(value, list) else str(value)
 
 
 # -- what a control can show -------------------------------------------------------------------------------------------
@@ -176,8 +155,7 @@ def _settings(owner: str, pool: str, method: str, values: Mapping[str, Any], tas
     if not spec.plugins and (checked["orthogonalize"] != "off" or checked["decouple"] or checked["mu"]):
         raise MergeError(f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple and mu should be off, 0 and 0.")
     limit = checked.pop("limit")
-    params = tuple((param.name, checked.pop(param.name)) for param in spec.params)
-    return Settings(pool, method, params, **checked | {"weights": tuple(checked["weights"])}), limit
+    return Settings(pool, MergeSpec.from_dict({"method": method, **checked})), limit
 
 
 @cache
@@ -235,27 +213,15 @@ def settings_of_recipe(recipe_yaml: str, workbench: Workbench) -> Settings:
     recipe = Recipe.from_yaml(recipe_yaml)
     if recipe.method not in METHODS:
         raise MergeError(f"The recipe's method = {_short(recipe.method)} is not one of {', '.join(METHODS)}.")
-    method, soft, chosen = METHODS[recipe.method], recipe.soft_osrm, recipe.orthogonalize
-    if soft is not None and soft.ridge != RIDGE:
-        raise MergeError(f"The recipe's ridge = {soft.ridge:g} has no control: the app takes {RIDGE:g}.")
-    ortho = Orthogonalize(method.orthogonalize) if chosen is None else Orthogonalize(chosen.mode, chosen.penalty, chosen.steps)
-    if ortho.steps != Orthogonalize.steps:
-        raise MergeError(f"The recipe's steps = {ortho.steps} has no control: the app takes {Orthogonalize.steps}.")
-    magnitude = Decouple(method.decouple) if recipe.magnitude is None else recipe.magnitude
+    spec = recipe.spec
+    fixed = {"ridge": SoftOSRM.ridge, "steps": Orthogonalize.steps}
+    values = spec.to_dict() | {"limit": LIMIT}
+    for name, ours in fixed.items():
+        if (theirs := values.pop(name)) != ours:
+            raise MergeError(f"The recipe's {name} = {theirs:g} has no control: the app takes {ours:g}.")
     pool, weights = _place(recipe, workbench)
-    values = {
-        **method.check(recipe.params),
-        "orthogonalize": ortho.mode,
-        "penalty": ortho.g,
-        "decouple": magnitude.strength,
-        **{name: getattr(magnitude, name) for name in MAGNITUDE},
-        "mu": 0.0 if soft is None else soft.mu,
-        "weights": weights,
-        "k": recipe.k or K,
-        "seed": recipe.seed,
-        "limit": LIMIT,
-    }
-    return _settings("recipe", pool, recipe.method, values, len(weights))[0]
+    del values["method"]
+    return _settings("recipe", pool, recipe.method, values | {"weights": weights}, len(weights))[0]
 
 
 def _require_plain(recipe_yaml: str) -> None:
@@ -312,7 +278,7 @@ def runnable(recipe_yaml: str, settings: Settings, workbench: Workbench) -> str:
 
 def exact_rank(settings: Settings, workbench: Workbench) -> int | None:
     """Return the rank at which an adapter holds a dense merge exactly; None where it is low-rank anyway, or no single adapter."""
-    method = METHODS[settings.method]
+    method = METHODS[settings.spec.method]
     if method.low_rank or "task_id" in method.needs:
         return None
     adapters = workbench.adapters(settings.pool)

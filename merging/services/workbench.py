@@ -16,9 +16,10 @@ from torch import nn
 
 from ..adapters.adapter import Adapter
 from ..diagnostics.compatibility import compatibility
+from ..diagnostics.leave_out import Step, leave_one_adapter_out, leave_one_layer_out, merging_with
 from ..diagnostics.linked import Diagnosis, Known, diagnose, know
 from ..diagnostics.measures import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
-from ..engine import Merged, Plugins, plugged
+from ..engine import Merged, merge_spec, plugged
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, Estimate, encode_task, estimate, evaluate, own_head
 from ..evaluation.intervals import Recovered, gap_recovered
@@ -35,13 +36,15 @@ from ..plugins.base import Updates
 from ..plugins.decouple import Decouple, decouple
 from ..plugins.orthogonalize import Orthogonalize, nudges
 from ..plugins.soft_osrm import SoftOSRM
+from ..recipes.recipe import Recipe
+from ..recipes.spec import MergeSpec
 from ..shipped import SHIPPED, assets_folder, load_pool
 from ..tasks.embedded import SOURCES
 from ..tasks.task import DEFAULT_TASKS
-from ..training.trainer import TrainingSettings
 from .lab import Lab
 from .memory import trim
 from .per_pool import P, PerPool, T
+from .settings import Settings
 
 KEPT_POOLS = 64
 """Pools of visitors that are kept; the oldest goes."""
@@ -49,39 +52,6 @@ FALLBACK_SCALING = 0.5
 PLAIN = "task_arithmetic"
 """The plain sum, by which a pool's hardness is told."""
 NO_TEXTS = "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a merge in the app, as plain hashable values.
-
-    Attributes
-    ----------
-    params : the method's own, ``(("scaling", 0.5),)``
-    weights : one per task of the pool, in its order
-    k : texts per task that data-driven parts look at
-    decouple, granularity, max_up, renormalise : see `merging.plugins.decouple.Decouple`
-    mu : strength of soft OSRM; 0 = off, and then no data are used
-    """
-
-    pool: str
-    method: str
-    params: tuple[tuple[str, float | str], ...] = ()
-    orthogonalize: str = "off"
-    penalty: float = 0.1
-    decouple: float = 0.0
-    weights: tuple[float, ...] = ()
-    k: int = 100
-    seed: int = 0
-    mu: float = 0.0
-    granularity: str = "column"
-    max_up: float | None = None
-    renormalise: bool = False
-
-    @property
-    def magnitude(self) -> Decouple:
-        """The options of decouple."""
-        return Decouple(self.decouple, self.granularity, self.max_up, self.renormalise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +233,7 @@ class Workbench:
 
     def shipped(self, settings: Settings, limit: int) -> list[Estimate]:
         """Return a merge's accuracy from the shipped test results, if it is in them with enough rows; else nothing."""
-        point = self._contender(settings)
+        point = _contender(settings.spec.canonical())
         if point is None or settings.pool not in self.pools:
             return []
         table = self._known_tests(settings.pool)
@@ -273,31 +243,6 @@ class Workbench:
         if set(marks) != set(sizes) or any(len(marks[task]) < min(limit, rows) for task, rows in sizes.items()):
             return []
         return [estimate(task, marks[task][:limit]) for task in sizes]
-
-    def _contender(self, settings: Settings) -> tuple[str, float] | None:
-        """Return (name in `merging.experiments.sweep.CONTENDERS`, scaling) of a merge at the defaults of everything else; None for any other."""
-        params = dict(settings.params)
-        scaling = float(params.pop("scaling", 1.0))
-        defaults = {param.name: param.default for param in METHODS[settings.method].params}
-        plain = not settings.decouple or settings.magnitude.follows_strength
-        if (
-            not plain
-            or set(settings.weights) != {1.0}
-            or settings.seed
-            or any(defaults[name] != value for name, value in params.items())
-        ):
-            return None
-        if needs_data(settings) and settings.k != TrainingSettings().k:
-            return None
-        spec = METHODS[settings.method]
-        mine = (settings.mu, settings.orthogonalize, settings.decouple)
-        if settings.orthogonalize != "off" and settings.penalty != self.penalty(settings.orthogonalize):
-            return None
-        for name, contender in CONTENDERS.items():
-            plugins = {"soft_osrm": 0.0, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple} | dict(contender.plugins)
-            if contender.method == settings.method and mine == tuple(plugins.values()):
-                return name, scaling
-        return None
 
     def hardness(self, pool: str) -> Recovered | None:
         """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not measured."""
@@ -323,75 +268,59 @@ class Workbench:
         measured = averages(read_table(self.tables / f"sweep_{pool}.csv"))
         return measured[measured.method.isin([*METHODS, BASE, ALONE])]
 
-    def _defaults(self, pool: str, method: str) -> dict[str, Any]:
-        """Return the values that the app starts a method from: the scaling tuned on validation, else a moderate one."""
-        spec = METHODS[method]
-        params = {param.name: param.default for param in spec.params}
+    def _defaults(self, pool: str, method: str) -> MergeSpec:
+        """Return the merge that the app starts a method from: the scaling tuned on validation, else a moderate one."""
+        spec = MergeSpec.of(method)
         # None ("as PEFT does") has no place on a slider: show what it means for this pool
         largest = max(update.rank for adapter in self.adapters(pool) for update in adapter.deltas.values())
-        params = {name: largest if value is None else value for name, value in params.items()}
+        params = {name: largest if value is None else value for name, value in spec.params}
         if "scaling" in params:
-            tuned = best_scalings(read_table(self.tables / f"sweep_{pool}.csv"))
-            params["scaling"] = tuned.get(method, FALLBACK_SCALING)
-        mode = spec.orthogonalize
-        return {"params": params, "orthogonalize": mode, "penalty": self.penalty(mode), "decouple": spec.decouple}
-
-    def penalty(self, mode: str) -> float:
-        """Return the penalty g that a mode of orthogonalize has by default."""
-        return Orthogonalize(mode).g
+            params["scaling"] = best_scalings(read_table(self.tables / f"sweep_{pool}.csv")).get(method, FALLBACK_SCALING)
+        return spec.with_params(**params)
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def _orthogonalized(self, pool: str, mu: float, k: int, mode: str, penalty: float) -> Updates:
-        plugins = Plugins(SoftOSRM(mu) if mu else None, Orthogonalize(mode, penalty), Decouple(0.0))
-        return plugged(self.adapters(pool), plugins, self.texts(pool, k) if mu else None)
+    def _orthogonalized(self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize) -> Updates:
+        plugins = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, k=k)
+        return plugged(self.adapters(pool), plugins, self.texts(pool, k) if soft else None)
 
-    def _decoupled(self, pool: str, mu: float, k: int, mode: str, penalty: float, magnitude: Decouple) -> Updates:
-        return decouple(self._separated(pool, mu, k, mode, penalty), magnitude)
-
-    def _plugged(self, settings: Settings) -> Updates:
-        """Return the updates after the plug-ins; what does not depend on the moving slider comes from the caches."""
-        return self._updates(*self._plugged_by(settings))
+    def _decoupled(self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple) -> Updates:
+        return decouple(self._separated(pool, soft, k, ortho), magnitude)
 
     @staticmethod
-    def _plugged_by(settings: Settings) -> tuple[Any, ...]:
+    def _plugged_by(settings: Settings) -> tuple[str, SoftOSRM | None, int, Orthogonalize, Decouple]:
         """Return what the updates after the plug-ins depend on."""
-        k = settings.k if settings.mu else 0
-        return settings.pool, settings.mu, k, settings.orthogonalize, settings.penalty, settings.magnitude
-
-    def _merge(self, settings: Settings, updates: Updates, features: Features | None) -> Merged:
-        adapters = list(self.adapters(settings.pool))
-        spec = METHODS[settings.method]
-        if len(settings.weights) != len(adapters):
-            raise MergeError(f"{len(settings.weights)} weights for {len(adapters)} adapters: give one each.")
-        plugins = Plugins(
-            SoftOSRM(settings.mu) if settings.mu else None,
-            Orthogonalize(settings.orthogonalize, settings.penalty),
-            settings.magnitude,
-        )
-        params = spec.check(dict(settings.params))
-        return Merged(adapters, spec, params, plugins, settings.weights, settings.seed, features, updates)
+        spec = settings.spec
+        return settings.pool, spec.soft_osrm, spec.k if spec.soft_osrm else 0, spec.orthogonalize, spec.decouple
 
     def merged(self, settings: Settings) -> Merged:
-        """Merge; what needs texts that nobody has read yet reads them first."""
-        features = self.texts(settings.pool, settings.k) if needs_data(settings) else None
-        return self._merge(settings, self._plugged(settings), features)
+        """Merge; what needs texts that nobody has read yet reads them first.
+
+        What does not depend on the moving slider comes from the caches.
+        """
+        features = self.texts(settings.pool, settings.spec.k) if settings.spec.needs_data else None
+        updates = self._updates(*self._plugged_by(settings))
+        return merge_spec(self.adapters(settings.pool), settings.spec, features, updates=updates)
+
+    def recipe(self, settings: Settings) -> str:
+        """Return the recipe of a merge, before any text has been read."""
+        return Recipe.of(settings.spec, self.adapters(settings.pool)).to_yaml()
 
     def update(self, settings: Settings) -> MergeView:
         """Describe the merge; milliseconds where only λ, weights or strength moved.
 
         No text is read here: what soft OSRM changes is left out until `read` has been through.
         """
-        if settings.mu and not self.measured(settings.pool):
+        pool, soft = settings.pool, settings.spec.soft_osrm
+        if soft and not self.measured(pool):
             raise MergeError(f"Soft OSRM {NO_TEXTS}")
-        if settings.mu and not self.texts_read(settings):
-            merged = self._merge(settings, [dict(adapter.deltas) for adapter in self.adapters(settings.pool)], None)
+        if soft and not self.texts_read(settings):
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
-            return MergeView(recipe_of(settings, merged), [*self._pool_warnings(settings.pool), waiting], None, None)
-        merged = self._merge(settings, self._plugged(settings), None)
-        described = self._described(*self._plugged_by(settings), settings.weights)
-        notes = [*self._pool_warnings(settings.pool), *described.notes]
-        return MergeView(recipe_of(settings, merged), notes, described.magnitude, described.magnitude_variance)
+            return MergeView(self.recipe(settings), [*self._pool_warnings(pool), waiting], None, None)
+        weights = settings.spec.weights_for(len(self.adapters(pool)))
+        described = self._described(*self._plugged_by(settings), weights)
+        notes = [*self._pool_warnings(pool), *described.notes]
+        return MergeView(self.recipe(settings), notes, described.magnitude, described.magnitude_variance)
 
     def _describe(self, *key: Any) -> Described:
         """Return what plug-ins and weights decide, whatever the method and its λ."""
@@ -402,8 +331,8 @@ class Workbench:
             for adapter, update, weight in zip(adapters, updates, weights, strict=True)
         ]
         magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
-        _, mu, _, mode, _, decoupled = plugged_by
-        notes = self._moved(adapters, updates) if mu or mode != "off" or decoupled.strength else []
+        _, soft, _, ortho, decoupled = plugged_by
+        notes = self._moved(adapters, updates) if soft or ortho.mode != "off" or decoupled.strength else []
         return Described(magnitude, magnitude_variance(shown), notes)
 
     def _moved(self, adapters: Sequence[Adapter], updates: Updates) -> list[str]:
@@ -426,30 +355,48 @@ class Workbench:
 
     def diagnosis(self, settings: Settings) -> Diagnosis:
         """Return all diagnostics of a merge; those on data only once `read_moments` has been through."""
-        features = self._moments(settings)
-        if needs_data(settings) and features is None:
+        spec = settings.spec
+        features = self.texts(settings.pool, spec.k) if self.texts_read(settings) else None
+        if spec.needs_data and features is None:
             raise MergeError("This merge needs texts that nobody has read yet.")
-        params = {**dict(settings.params), "scaling": 1.0} if "scaling" in dict(settings.params) else dict(settings.params)
-        unscaled = replace(settings, params=tuple(params.items()))
-        merged = self._merge(unscaled, self._plugged(unscaled), features if needs_data(settings) else None)
-        plugins = (settings.pool, settings.mu, settings.k if settings.mu else 0, settings.orthogonalize, settings.penalty)
-        k = settings.k if features is not None else None
-        known = self._known(*plugins, settings.magnitude, k)
-        separated = self._separated(*plugins) if settings.magnitude.follows_strength else merged.updates
+        unscaled = replace(settings, spec=spec.with_params(scaling=1.0)) if spec.scaling is not None else settings
+        merged = self.merged(unscaled)
+        pool, soft, k, ortho, magnitude = self._plugged_by(settings)
+        known = self._known(pool, soft, k, ortho, magnitude, spec.k if features is not None else None)
+        separated = self._separated(pool, soft, k, ortho) if magnitude.follows_strength else merged.updates
         return diagnose(merged.adapters, merged, separated, features, known=known)
 
-    def _know(self, pool: str, mu: float, k: int, mode: str, penalty: float, magnitude: Decouple, data_k: int | None) -> Known:
-        updates = self._updates(pool, mu, k, mode, penalty, magnitude)
+    def _know(
+        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple, data_k: int | None
+    ) -> Known:
+        updates = self._updates(pool, soft, k, ortho, magnitude)
         features = self.texts(pool, data_k) if data_k else None
         reader = self._base_reader(*self.base_of(pool))[0] if data_k else None
         return know(self.adapters(pool), updates, features, reader)
 
-    def _moments(self, settings: Settings) -> Features | None:
-        return self.texts(settings.pool, settings.k) if self.texts_read(settings) else None
-
     @cached_property
     def _rank_curves(self) -> pd.DataFrame:
         return pd.read_csv(self.tables / "rank_curves.csv")
+
+    def leave_out(self, settings: Settings, part: str, limit: int) -> Iterator[Step]:
+        """Leave each adapter or each layer out in turn, on the first ``limit`` test rows of each task.
+
+        Parameters
+        ----------
+        part : "adapter" or "layer"
+        """
+        pool, spec = settings.pool, settings.spec
+        if not self.measured(pool):
+            raise MergeError(f"Leaving one out {NO_TEXTS}")
+        adapters = self.adapters(pool)
+        features = self.texts(pool, spec.k) if spec.needs_data else None
+        plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
+        options = {**plugins, **spec.values, "seed": spec.seed, "features": features}
+        merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
+        base, tokenizer = self.base(*self.base_of(pool))
+        tasks = [self.encoded(pool, adapter.task, "test").first(limit) for adapter in adapters]
+        measure = {"adapter": leave_one_adapter_out, "layer": leave_one_layer_out}[part]
+        yield from measure(working_copy(base, self.modules(pool)), tokenizer, adapters, merge_of, tasks)
 
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
         """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped table)."""
@@ -466,23 +413,23 @@ class Workbench:
             yield Progress("loading", 0, 1)
             self.base(*self.base_of(settings.pool))
             yield Progress("loading", 1, 1)
-        if needs_data(settings):
+        if settings.spec.needs_data:
             if not self.measured(settings.pool):
-                raise MergeError(f"{METHODS[settings.method].title if not settings.mu else 'Soft OSRM'} {NO_TEXTS}")
+                raise MergeError(f"{settings.spec.data_user} {NO_TEXTS}")
             yield from self.read_moments(settings)
 
     def read_moments(self, settings: Settings) -> Iterator[Progress]:
         """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its diagnosis."""
         if self.texts_read(settings) or not self.measured(settings.pool):
             return
-        for step in self.lab.store.reading(self._texts_of(settings.pool), settings.k):
+        for step in self.lab.store.reading(self._texts_of(settings.pool), settings.spec.k):
             yield Progress("reading", *step)
 
     def texts_read(self, settings: Settings) -> bool:
         """Tell whether the texts that a merge of this pool, or its diagnosis, may need have been read."""
         if not self.measured(settings.pool):
             return False
-        return self.lab.store.ready(self._texts_of(settings.pool), settings.k)
+        return self.lab.store.ready(self._texts_of(settings.pool), settings.spec.k)
 
     def _texts_of(self, pool: str) -> TextsOf:
         """Return whose texts a pool's methods and diagnostics read; pools of the same tasks and modules share them."""
@@ -529,15 +476,13 @@ class Workbench:
         yield from evaluate(model, tokenizer, None, tasks, heads=heads)
 
 
-def needs_data(settings: Settings) -> bool:
-    """Tell whether a merge needs the features of its tasks' texts."""
-    return bool(settings.mu) or "data" in METHODS[settings.method].needs
-
-
-def recipe_of(settings: Settings, merged: Merged) -> str:
-    """Return a merge's recipe; k is in it before a text has been read."""
-    k = settings.k if needs_data(settings) else None
-    return merged.recipe.model_copy(update={"k": k}).to_yaml()
+def _contender(spec: MergeSpec) -> tuple[str, float] | None:
+    """Return (name in `merging.experiments.sweep.CONTENDERS`, scaling) of a merge that is one of them; None for any other."""
+    scaling = 1.0 if spec.scaling is None else spec.scaling
+    for name, contender in CONTENDERS.items():
+        if contender.method == spec.method and contender.spec(scaling).canonical() == spec:
+            return name, scaling
+    return None
 
 
 def load_names(folder: Path) -> list[str]:

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from playwright.sync_api import Locator, Page, expect
 from merging.diagnostics.grams import merge_error
 from merging.diagnostics.linked import Diagnosis
 from merging.methods import METHODS
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from viz.panels.merge.controls import opening
 
 FIGURES = ("pairs", "map", "error", "magnitude", "variance", "spectra", "signs")
@@ -108,12 +108,12 @@ def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(open_page
     page, found = opened(open_page(rows=50)), bench.diagnosis(start)
     asked: list[str] = []
     page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
-    shows(page, BARS, errors(found, start.weights, dict(start.params)["scaling"]))
+    shows(page, BARS, errors(found, start.spec.weights, dict(start.spec.params)["scaling"]))
     for steps in (14, 37):
         value = move(page, "scaling", steps)
         assert value == pytest.approx(0.025 * steps)
-        shows(page, BARS, errors(found, start.weights, value))
-        shows(page, CELLS, interference(found, start.weights, value))
+        shows(page, BARS, errors(found, start.spec.weights, value))
+        shows(page, CELLS, interference(found, start.spec.weights, value))
     assert asked == []
 
 
@@ -123,7 +123,7 @@ def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Wor
     box.fill("5")
     box.press("Tab")
     expect(slider(page, "scaling")).to_have_value("2")
-    shows(page, BARS, errors(bench.diagnosis(start), start.weights, 2.0))
+    shows(page, BARS, errors(bench.diagnosis(start), start.spec.weights, 2.0))
 
 
 def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
@@ -131,7 +131,7 @@ def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start:
     scaling = move(page, "scaling", 16)
     weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0, 1.0, 1.0)
     assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1, 1, 1))
-    found = bench.diagnosis(replace(start, weights=weights))
+    found = bench.diagnosis(start.changed(weights=weights))
     shows(page, BARS, errors(found, weights, scaling))
     shows(page, CELLS, interference(found, weights, scaling))
     shows(page, 'plots("signs").data[1].y', found.lost)
@@ -140,20 +140,20 @@ def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start:
 def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(open_page, bench: Workbench, start: Settings) -> None:
     page = opened(open_page(rows=50))
     gamma = move(page, "decouple", 7)
-    settings = replace(start, decouple=gamma)
+    settings = start.changed(decouple=gamma)
     table = bench.update(settings).magnitude_variance.set_index("module").variance
     found = bench.diagnosis(settings)
     # column norms are sent as thousandths of log10
     shows(page, LINE, table[list(found.grams.modules)].to_numpy(), absolute=1e-5, relative=0.01)
-    shows(page, BARS, errors(found, start.weights, dict(start.params)["scaling"]))
-    weights = (move(page, "weight_0", 6), *start.weights[1:])
-    table = bench.update(replace(settings, weights=weights)).magnitude_variance.set_index("module").variance
+    shows(page, BARS, errors(found, start.spec.weights, dict(start.spec.params)["scaling"]))
+    weights = (move(page, "weight_0", 6), *start.spec.weights[1:])
+    table = bench.update(settings.changed(weights=weights)).magnitude_variance.set_index("module").variance
     shows(page, LINE, table[list(found.grams.modules)].to_numpy(), absolute=1e-5, relative=0.01)
 
 
 def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: Settings) -> None:
     page, found = opened(open_page(rows=50)), bench.diagnosis(start)
-    empty = np.where(np.eye(len(start.weights)), np.nan, 0)
+    empty = np.where(np.eye(len(start.spec.weights)), np.nan, 0)
     for measure in ("overlap_A", "overlap_B", "cosine"):
         choice(page, "metric").select_option(measure)
         after, before = (getattr(pairs, measure).mean(0) for pairs in (found.after, found.before))
@@ -163,7 +163,7 @@ def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: S
     choice(page, "metric").select_option("to_base")
     choice(page, "view").select_option("entering")
     loud = np.sqrt(np.einsum("mijj->mij", found.grams.data) / found.grams.base[:, :, None])
-    shows(page, CELLS, dict(start.params)["scaling"] * loud.mean(0), absolute=1e-4)
+    shows(page, CELLS, dict(start.spec.params)["scaling"] * loud.mean(0), absolute=1e-4)
 
 
 def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workbench, start: Settings) -> None:
@@ -175,7 +175,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
     caption = page.locator(".ms-cell caption")
     expect(caption).to_contain_text(f"update of {names[3]} on texts of {names[1]} · all layers · all modules")
     expect(card(page, "map").locator("figcaption")).to_contain_text(f"{names[3]} on {names[1]}")
-    scaling = dict(start.params)["scaling"]
+    scaling = dict(start.spec.params)["scaling"]
     ratio = scaling * np.sqrt(found.grams.data[:, 1, 3, 3] / found.grams.data_own[:, 1])
     by_module = dict(zip(found.grams.modules, ratio, strict=True))
     layers, kinds = (drawn(page, f'plots("map").data[0].{axis}') for axis in "xy")
@@ -191,7 +191,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
     expect(first.nth(0)).to_have_text(f"{grid[1, 2]:.3f}")
     expect(first.nth(2)).to_have_text(f"{ratio.mean():.3f}")
     m = found.grams.modules.index(next(module for module, value in by_module.items() if value == grid[1, 2]))
-    one = merge_error(found.grams, start.weights, scaling)
+    one = merge_error(found.grams, start.spec.weights, scaling)
     one = one[one.module == found.grams.modules[m]].set_index("adapter").error[list(found.grams.adapters)]
     shows(page, BARS, one.to_numpy())
 
@@ -199,7 +199,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
     for name in ("source", "target", "layer", "kind"):
         expect(choice(page, name)).to_have_value("")
     expect(caption).to_contain_text("all pairs · all layers · all modules")
-    shows(page, BARS, errors(found, start.weights, scaling))
+    shows(page, BARS, errors(found, start.spec.weights, scaling))
 
 
 def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
@@ -214,21 +214,21 @@ def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
 def test_the_difference_to_a_pinned_merge_is_now_minus_pinned(open_page, bench: Workbench, start: Settings) -> None:
     page, found = opened(open_page(rows=50)), bench.diagnosis(start)
     pinned = move(page, "scaling", 10)
-    shows(page, BARS, errors(found, start.weights, pinned))
+    shows(page, BARS, errors(found, start.spec.weights, pinned))
     page.get_by_role("button", name="Pin as A").click()
     now = move(page, "scaling", 30)
     choice(page, "view").select_option("pinned")
-    shows(page, CELLS, interference(found, start.weights, now) - interference(found, start.weights, pinned))
-    shows(page, 'plots("error").data[1].x', errors(found, start.weights, pinned))
+    shows(page, CELLS, interference(found, start.spec.weights, now) - interference(found, start.spec.weights, pinned))
+    shows(page, 'plots("error").data[1].x', errors(found, start.spec.weights, pinned))
     expect(card(page, "error").locator(".ms-legend")).to_contain_text(f"λ {pinned:g}")
 
     click_cell(page, "pairs", column=2, row=4, shape=(8, 8))
     page.get_by_role("tab", name="Merge").click()
     page.get_by_role("tab", name="Diagnose").click()
     weight = move(page, "weight_2", 10)  # the server draws anew
-    weights = (*start.weights[:2], weight, *start.weights[3:])
-    shows(page, 'plots("signs").data[1].y', bench.diagnosis(replace(start, weights=weights)).lost)
-    shows(page, CELLS, interference(found, weights, now) - interference(found, start.weights, pinned))
+    weights = (*start.spec.weights[:2], weight, *start.spec.weights[3:])
+    shows(page, 'plots("signs").data[1].y', bench.diagnosis(start.changed(weights=weights)).lost)
+    shows(page, CELLS, interference(found, weights, now) - interference(found, start.spec.weights, pinned))
     expect(choice(page, "source")).to_have_value("2")
     expect(choice(page, "target")).to_have_value("4")
     expect(slider(page, "scaling")).to_have_value(f"{now:g}")
@@ -262,8 +262,8 @@ def test_another_merge_on_the_merge_tab_is_taken_over(open_page, bench: Workbenc
     expect(page.locator(DONE)).to_contain_text("Average", timeout=150_000)
     page.get_by_role("tab", name="Diagnose").click()
     expect(page.locator("#ms-diag-at-scaling")).to_be_hidden()
-    found = bench.diagnosis(replace(start, method="average", params=(), orthogonalize="off", decouple=0.0))
-    shows(page, BARS, errors(found, start.weights, 1 / sum(start.weights)))
+    found = bench.diagnosis(start.changed(method="average", orthogonalize="off", decouple=0.0))
+    shows(page, BARS, errors(found, start.spec.weights, 1 / sum(start.spec.weights)))
 
 
 def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from merging import Adapter, LowRank, merge
+from merging import Adapter, LowRank, merge_spec
 from merging.diagnostics.linked import Diagnosis, diagnose
 from merging.errors import MergeError
-from merging.services.workbench import needs_data
+from merging.methods import METHODS as REAL
+from merging.recipes.spec import NOT_DECOUPLED, MergeSpec
 from viz.panels.services import Progress, Settings
 
 TITLES = {
@@ -29,58 +31,9 @@ SINGLE = (0.88, 0.981, 0.81, 0.97, 0.752, 0.66)
 WIDTH = 384
 
 
-def param(name: str, label: str, default: object, low=None, high=None, step=None, choices=(), optional=False) -> SimpleNamespace:
-    limits = {"minimum": low, "maximum": high, "step": step}
-    return SimpleNamespace(
-        name=name,
-        label=label,
-        default=default,
-        help=f"What {label} does, in a sentence that is about this long.",
-        choices=choices,
-        optional=optional,
-        **limits,
-    )
-
-
-def entry(title: str, *params: SimpleNamespace, needs: frozenset = frozenset(), **flags: bool) -> SimpleNamespace:
-    return SimpleNamespace(
-        title=title,
-        paper="Someone et al., 2025, arXiv 2505.00000",
-        space="factor",
-        needs=set(needs),
-        params=params,
-        plugins=flags.get("plugins", True),
-        random=flags.get("random", False),
-        low_rank=flags.get("low_rank", True),
-        doc=f"{title} adds up: W = W0 + λ sum_i w_i B_i A_i.\n\nMore of it.\n\nReferences\n----------\nSomeone et al., eq. 1.",
-    )
-
-
-SCALING = param("scaling", "Scaling λ", 1.0, 0.0, 2.0, 0.05)
 METHODS = {
-    "average": entry("Average"),
-    "task_arithmetic": entry("Task Arithmetic", SCALING),
-    "do_merging": entry("DO-Merging (reconstruction)", SCALING),
-    "ties": entry(
-        "TIES",
-        SCALING,
-        param("density", "Density", 0.2, 0.05, 1.0, 0.05),
-        param("trim", "Trim", "module", choices=("module", "model")),
-        random=True,
-        low_rank=False,
-    ),
-    "svd": entry("Truncated SVD", SCALING, param("rank", "Rank R", None, 1, 64, 1, optional=True), param("flat", "Flat", False)),
-    "as_stored": entry("As stored", plugins=False),
-    "regmean": entry("RegMean", SCALING, needs=frozenset({"data"})),
-    "emr": entry("EMR", needs=frozenset({"task_id"}), low_rank=False),
-}
-PLUGINS = {
-    "soft_osrm": entry("Soft OSRM (post-hoc)", param("mu", "Soft OSRM μ", 0.3, 0.0, 2.0, 0.05), needs=frozenset({"data"})),
-    "orthogonalize": entry(
-        "Orthogonalize",
-        param("penalty", "Penalty g", 0.1, 0.05, 1.0, 0.05),
-    ),
-    "decouple": entry("Decouple magnitude", param("strength", "Strength γ", 0.0, 0.0, 1.0, 0.05)),
+    name: REAL[name]
+    for name in ("average", "task_arithmetic", "do_merging", "ties", "svd", "peft_linear", "dare", "regmean", "emr", "core_space")
 }
 PEAK = {
     "average": 0.0,
@@ -88,7 +41,9 @@ PEAK = {
     "do_merging": 0.5,
     "ties": 0.7,
     "svd": 0.4,
-    "as_stored": 0.0,
+    "peft_linear": 0.0,
+    "dare": 0.5,
+    "core_space": 0.3,
     "regmean": 0.6,
     "emr": 0.0,
 }
@@ -131,20 +86,9 @@ class FakeWorkbench:
     def modules(self, pool: str) -> list[str]:
         return [f"encoder.layer.{n}.attention.self.{kind}" for n in range(6) for kind in ("query", "value")]
 
-    def defaults(self, pool: str, method: str) -> dict:
-        full = method == "do_merging"
-        params = {param.name: param.default for param in METHODS[method].params}
-        params |= {"scaling": PEAK[method]} if params else {}
-        mode = "balanced" if full else "off"
-        return {
-            "params": params,
-            "orthogonalize": mode,
-            "penalty": self.penalty(mode),
-            "decouple": float(full),
-        }
-
-    def penalty(self, mode: str) -> float:
-        return 1.0 if mode == "raw" else 0.1
+    def defaults(self, pool: str, method: str) -> MergeSpec:
+        spec = MergeSpec.of(method)
+        return spec if spec.scaling is None else spec.with_params(scaling=PEAK[method])
 
     def references(self, pool: str) -> pd.DataFrame:
         marks = {f"{end}_marks": [drawn(p, 1000) for p in values] for end, values in (("base", BASE), ("single", SINGLE))}
@@ -160,7 +104,7 @@ class FakeWorkbench:
         return {"osrm" if pool == "osrm" else "default"}
 
     def shipped(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
-        return self.measured_before.get((settings.method, dict(settings.params).get("scaling")), [])
+        return self.measured_before.get((settings.spec.method, settings.spec.scaling), [])
 
     def sweep(self, pool: str) -> pd.DataFrame:
         grid = np.round(np.arange(0.1, 1.05, 0.1), 2)
@@ -173,17 +117,13 @@ class FakeWorkbench:
         return pd.concat(frames, ignore_index=True)
 
     def update(self, settings: Settings) -> SimpleNamespace:
-        scaling = dict(settings.params).get("scaling")
-        recipe = (
-            f"method: {settings.method}\nscaling: {scaling}\northogonalize: {settings.orthogonalize}\npool: {settings.pool}\n"
-        )
-        recipe += f"weights: {list(settings.weights)}\n"
-        if settings.mu and not self.texts_read(settings):
+        recipe = "".join(f"{name}: {value}\n" for name, value in settings.to_dict().items())
+        if settings.spec.soft_osrm and not self.texts_read(settings):
             return SimpleNamespace(recipe_yaml=recipe, notes=["texts first"], magnitude=None, magnitude_variance=None)
         return SimpleNamespace(recipe_yaml=recipe, notes=[], **self._magnitude(settings))
 
     def read(self, settings: Settings) -> Iterator[Progress]:
-        if settings.mu or METHODS[settings.method].needs == {"data"}:
+        if settings.spec.needs_data:
             yield from self.read_moments(settings)
 
     def read_moments(self, settings: Settings) -> Iterator[Progress]:
@@ -199,23 +139,23 @@ class FakeWorkbench:
     def diagnosis(self, settings: Settings) -> Diagnosis:
         """Diagnose a merge of small random adapters; without base, as there is none."""
         read = self.texts_read(settings)
-        if needs_data(settings) and not read:
+        if settings.spec.needs_data and not read:
             raise MergeError("This merge needs texts <first>.")
         adapters = small_adapters(settings.pool)
         features = SMALL_FEATURES if read else None
-        # what this method does is not what is tested here; whether it is linear is
-        method = settings.method if settings.method in ("average", "task_arithmetic", "do_merging", "ties", "emr") else "svd"
-        plugins = {"orthogonalize": settings.orthogonalize, "decouple": settings.magnitude}
-        merged = merge(adapters, method, weights=list(settings.weights), **plugins)
-        follows = settings.magnitude.follows_strength
-        separated = merge(adapters, method, **plugins | {"decouple": 0.0}).updates if follows else merged.updates
+        # what a method that needs texts does is not what is tested here
+        spec = settings.spec if "data" not in METHODS[settings.spec.method].needs else MergeSpec.of("svd")
+        spec = replace(spec, weights=settings.spec.weights, soft_osrm=None)
+        merged = merge_spec(adapters, spec)
+        follows = spec.decouple.follows_strength
+        separated = merge_spec(adapters, replace(spec, decouple=NOT_DECOUPLED)).updates if follows else merged.updates
         return diagnose(adapters, merged, separated, features)
 
     def _magnitude(self, settings: Settings) -> dict[str, pd.DataFrame]:
         rng = np.random.default_rng(len(settings.pool))
         modules, parts = self.modules(settings.pool), []
-        for task, weight in zip(TITLES, settings.weights, strict=True):
-            centre = -1.2 + rng.normal(0, 0.25) * (1 - settings.decouple) + np.log10(max(weight, 1e-9))
+        for task, weight in zip(TITLES, settings.spec.weights_for(len(TITLES)), strict=True):
+            centre = -1.2 + rng.normal(0, 0.25) * (1 - settings.spec.decouple.strength) + np.log10(max(weight, 1e-9))
             values = rng.normal(centre, 0.2, size=len(modules) * WIDTH)
             parts.append(pd.DataFrame({"task": task, "module": np.repeat(modules, WIDTH), "log10_norm": values}))
         magnitude = pd.concat(parts, ignore_index=True).assign(column=0)
@@ -240,8 +180,8 @@ class FakeWorkbench:
         for done in range(MODULES + 1):
             yield Progress("merging", done, MODULES)
         rng = np.random.default_rng(7)
-        scaling = dict(settings.params).get("scaling", 0.25)
-        keep = np.exp(-((scaling - (PEAK[settings.method] or 0.25)) ** 2) / 0.3) * 0.75
+        scaling = 0.25 if settings.spec.scaling is None else settings.spec.scaling
+        keep = np.exp(-((scaling - (PEAK[settings.spec.method] or 0.25)) ** 2) / 0.3) * 0.75
         truth = np.array(BASE) + keep * (np.array(SINGLE) - np.array(BASE))
         for done in [*range(16, limit, 32), limit]:
             for place, task in enumerate(TITLES):

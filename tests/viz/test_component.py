@@ -8,8 +8,9 @@ import gradio as gr
 import pandas as pd
 import pytest
 from fake_lab import FakeLab, FakePools, merge, train
-from fake_workbench import METHODS, PLUGINS, FakeWorkbench
+from fake_workbench import METHODS, FakeWorkbench
 
+from merging.plugins import PLUGINS
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme

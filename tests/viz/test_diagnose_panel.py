@@ -52,7 +52,7 @@ def panel(workbench: FakeWorkbench) -> DiagnoseHandlers:
 def merging(workbench: FakeWorkbench, method: str = "task_arithmetic", pool: str = "default", **changes: Any) -> Settings:
     """What the Merge tab shows when it is opened."""
     form = {name: options.get("value") for name, options in choose(workbench, METHODS, pool, method).items()}
-    return replace(read(workbench, METHODS, form | {"pool": pool, "method": method, "k": 100, "seed": 0}), **changes)
+    return read(workbench, METHODS, form | {"pool": pool, "method": method, "k": 100, "seed": 0}).changed(**changes)
 
 
 def form(panel: DiagnoseHandlers, settings: Settings, **changes: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_taking_a_merge_over_sets_the_controls_and_draws(workbench: FakeWorkbenc
 
 def test_a_method_without_lambda_or_plugins_hides_their_controls(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
     assert not panel.take(DiagnoseSession(), merging(workbench, "average"))["controls"]["scaling"]["visible"]
-    controls = panel.options(merging(workbench, "as_stored"))
+    controls = panel.options(merging(workbench, "peft_linear"))
     assert not any(controls[name]["visible"] for name in ("orthogonalize", "penalty", "decouple", "mu"))
 
 
@@ -102,9 +102,9 @@ def test_coming_back_to_the_tab_keeps_the_visitors_what_ifs(workbench: FakeWorkb
     panel.move(session, form(panel, settings, weight_2=0.25))
     values = panel.take(session, settings)
     assert values["controls"] == {}
-    assert session.settings.weights[2] == 0.25
+    assert session.settings.spec.weights[2] == 0.25
     assert not sent(values)["fresh"]
-    other = replace(settings, params=(("scaling", 0.9),))
+    other = settings.changed(scaling=0.9)
     values = panel.take(session, other)
     assert values["controls"]["weight_2"]["value"] == 1
     assert session.settings == other
@@ -117,9 +117,9 @@ def test_a_move_draws_once(workbench: FakeWorkbench, panel: DiagnoseHandlers) ->
     values = panel.move(session, moved)
     assert set(values) == {"linked"}
     assert sent(values)["lost"] != first["lost"]
-    expected = {"weights": (0.0, 1.0, 1.0, 1.0, 1.0, 1.0), "decouple": 0.7, "orthogonalize": "raw", "k": 30}
-    assert {name: getattr(session.settings, name) for name in expected} == expected
-    assert dict(session.settings.params) == dict(settings.params) | {"scaling": 1.2}
+    expected = {"weights": [0.0, 1.0, 1.0, 1.0, 1.0, 1.0], "decouple": 0.7, "orthogonalize": "raw", "k": 30}
+    assert {name: session.settings.to_dict()[name] for name in expected} == expected
+    assert dict(session.settings.spec.params) == dict(settings.spec.params) | {"scaling": 1.2}
     assert panel.move(session, moved) == {}
 
 
@@ -201,13 +201,8 @@ def test_what_the_merge_tab_takes_back_is_not_taken_over_again(workbench: FakeWo
     options = panel.given_back(session, form(panel, settings, scaling=0.325, weight_5=0.5, decouple=0.2, k=60))
     shown = {name: option["value"] for name, option in options.items()}
     back = read(workbench, METHODS, shown | {"pool": "default", "method": "ties"})
-    assert back == replace(
-        settings,
-        params=tuple((dict(settings.params) | {"scaling": 0.325}).items()),
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0, 0.5),
-        decouple=0.2,
-        k=60,
-    )
+    weights = [1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+    assert back == settings.changed(scaling=0.325, weights=weights, decouple=0.2, k=60)
     assert panel.take(session, back)["controls"] == {}
 
 
@@ -219,6 +214,7 @@ def on_grid(param: Any) -> st.SearchStrategy:
         return st.booleans()
     steps = st.integers(0, round((param.maximum - param.minimum) / param.step))
     values = steps.map(lambda n: round(param.minimum + n * param.step, 6))
+    values = values.filter(lambda value: not param.above_minimum or value > param.minimum)
     return st.none() | values if param.optional else values
 
 
@@ -227,18 +223,22 @@ def on_grid(param: Any) -> st.SearchStrategy:
 @given(data=st.data())
 def test_form_of_is_read_backwards(method: str, data: st.DataObject) -> None:
     share = st.integers(0, 40).map(lambda n: n * 0.05)
-    settings = Settings(
-        "default",
-        method,
-        params=tuple((param.name, data.draw(on_grid(param), param.name)) for param in REAL_METHODS[method].params),
-        orthogonalize=data.draw(st.sampled_from(list(MODES))),
-        penalty=data.draw(share),
-        decouple=data.draw(share),
-        weights=tuple(data.draw(st.lists(share, min_size=6, max_size=6))),
-        k=data.draw(st.integers(1, 120)) * 5,
-        seed=data.draw(st.integers(0, 99)),
-        mu=data.draw(share),
-    )
+    plugs = {
+        "orthogonalize": data.draw(st.sampled_from(list(MODES))),
+        "penalty": data.draw(share.filter(bool)),
+        "decouple": data.draw(share.filter(lambda value: value <= 1)),
+        "mu": data.draw(share),
+    }
+    values = {
+        "pool": "default",
+        "method": method,
+        **{param.name: data.draw(on_grid(param), param.name) for param in REAL_METHODS[method].params},
+        **(plugs if REAL_METHODS[method].plugins else {"penalty": plugs["penalty"]}),
+        "weights": data.draw(st.lists(share, min_size=6, max_size=6)),
+        "k": data.draw(st.integers(1, 120)) * 5,
+        "seed": data.draw(st.integers(0, 99)),
+    }
+    settings = Settings.from_dict(values)
     shown = {name: option["value"] for name, option in form_of(REAL_METHODS, settings).items()}
     assert read(FakeWorkbench(), REAL_METHODS, shown | {"pool": "default", "method": method}) == settings
 
@@ -256,7 +256,7 @@ def small_diagnosis(strength: float = 0.0, drop: str = "") -> Diagnosis:
 
 
 def packed(diagnosis: Diagnosis, **options: Any) -> dict[str, Any]:
-    settings = merging(FakeWorkbench(), params=(("scaling", 0.5),))
+    settings = merging(FakeWorkbench(), scaling=0.5)
     return json.loads(bundle(diagnosis, settings, NAMES, "Task Arithmetic", **options))
 
 
@@ -350,7 +350,9 @@ def test_what_column_norms_do_not_tell_arrives_as_it_enters_the_merge(workbench:
     linked = json.loads(news["linked"])
     assert not linked["follows_gamma"]
     assert "when its slider rests" in news["about"]
-    updates = merge(small_adapters("default"), "task_arithmetic", orthogonalize="balanced", decouple=settings.magnitude).updates
+    updates = merge(
+        small_adapters("default"), "task_arithmetic", orthogonalize="balanced", decouple=settings.spec.decouple
+    ).updates
     for values, deltas in zip(unpacked(linked, "separated"), updates, strict=True):
         direct = np.concatenate([deltas[module].column_norms().numpy() for module in linked["modules"]])
         np.testing.assert_allclose(np.where(np.isfinite(values), 10**values, 0), direct, rtol=2e-3, atol=1e-12)
@@ -397,7 +399,7 @@ def test_full_fine_tunes_are_shown_only_of_the_same_tasks_and_modules() -> None:
 
 
 def test_titles_are_escaped_where_plotly_reads_html_and_nowhere_else() -> None:
-    settings = merging(FakeWorkbench(), params=(("scaling", 0.5),))
+    settings = merging(FakeWorkbench(), scaling=0.5)
     news = json.loads(bundle(small_diagnosis(), settings, ["a <b>", *NAMES[1:]], "Task Arithmetic"))
     assert news["tasks"][0] == news["figures"]["pairs"]["data"][0]["x"][0] == "a &lt;b&gt;"
     assert news["names"][0] == "a <b>"
@@ -475,7 +477,7 @@ def test_what_is_measured_on_demand_is_what_the_sliders_say(workbench: FakeWorkb
     panel, session = DiagnoseHandlers(workbench, METHODS), looking(workbench)
     panel.keep(session, form(panel, session.settings, scaling=1.75))
     list(demand(workbench, noted).leave_out(session, "adapter"))
-    assert dict(asked[-1]["params"]) == {"scaling": 1.75}
+    assert asked[-1]["scaling"] == 1.75
 
 
 def test_cancelling_stops_at_the_next_step(workbench: FakeWorkbench) -> None:

@@ -259,7 +259,7 @@ def test_the_card_gets_the_accuracy_of_the_run_of_exactly_this_merge() -> None:
         ("movie", 0.6, (0.5, 0.7), 150),
     ]
     assert found.said == "With the accuracy measured on the Merge tab (150 to 200 test rows per task)."
-    other_seed = replace(SETTINGS, seed=SETTINGS.seed + 1)  # of a method without random masks: the same merge
+    other_seed = SETTINGS.changed(seed=SETTINGS.spec.seed + 1)  # of a method without random masks: the same merge
     assert measured(run(), other_seed, METHODS, False, None).estimates == found.estimates
 
 
@@ -267,7 +267,7 @@ def test_the_card_gets_the_accuracy_of_the_run_of_exactly_this_merge() -> None:
     "unfit",
     [
         (None, SETTINGS, False),
-        (run(), replace(SETTINGS, decouple=SETTINGS.decouple / 2 + 0.1), False),
+        (run(), SETTINGS.changed(decouple=SETTINGS.spec.decouple.strength / 2 + 0.1), False),
         (run(scores={"trec": Score(0.8, 0.7, 0.9, 200, 200)}), SETTINGS, False),
         (run(), SETTINGS, True),
     ],
@@ -280,7 +280,7 @@ def test_any_other_accuracy_is_left_out_and_said_so(unfit: tuple[Run | None, Any
 
 
 def test_a_merge_for_one_task_has_that_tasks_accuracy_only() -> None:
-    emr = replace(SETTINGS, method="emr", params=())
+    emr = SETTINGS.changed(method="emr", orthogonalize="off", decouple=0.0)
     found = measured(run(settings=emr), emr, METHODS, False, "movie")
     assert [estimate.task for estimate in found.estimates] == ["movie"]
 

@@ -3,19 +3,19 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 import pytest
-from fake_workbench import METHODS, PLUGINS, TITLES, FakeWorkbench, drawn
+from fake_workbench import METHODS, TITLES, FakeWorkbench, drawn
 
 from merging.errors import MergeError
+from merging.plugins import PLUGINS
 from merging.plugins.decouple import Decouple
 from viz.panels.merge import views
-from viz.panels.merge.controls import choose, controls, effective, form_of, read
+from viz.panels.merge.controls import choose, controls, form_of, read
 from viz.panels.merge.handlers import ACCURACY, OUTPUTS, MergeHandlers
 from viz.panels.merge.session import Run, Score, Session, summarise
 from viz.panels.merge.verdict import verdict_html
@@ -32,7 +32,7 @@ def form(workbench: FakeWorkbench, pool: str = "default", method: str = "do_merg
 
 
 def panel(workbench: FakeWorkbench) -> MergeHandlers:
-    return MergeHandlers(workbench, METHODS, lambda settings, limit: workbench.evaluate(Settings(**settings), limit))
+    return MergeHandlers(workbench, METHODS, lambda settings, limit: workbench.evaluate(Settings.from_dict(settings), limit))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_move_stops_the_running_evaluation_at_its_next_estimate(workbench: Fak
     merge.redraw(session, form(workbench, slider_0=0.9), 200, EVERYWHERE)
     assert list(running) == [{}]
     assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
-    assert [dict(settings.params)["scaling"] for settings in workbench.started] == [0.5, 0.9]
+    assert [dict(settings.spec.params)["scaling"] for settings in workbench.started] == [0.5, 0.9]
 
 
 def test_a_late_redraw_does_not_overwrite_a_newer_one(workbench: FakeWorkbench) -> None:
@@ -238,7 +238,7 @@ def test_methods_that_know_more_are_named_below_the_sweep(workbench: FakeWorkben
         {"method": ["average", "regmean", "emr"], "scaling": [1, 0.5, 1], "average": 0.7, "low": 0.6, "high": 0.8}
     )
     shown = json.loads(sweep_view(METHODS, workbench.references("default"), sweep, run, []))
-    assert shown["caption"].endswith("RegMean sees training texts; EMR is told the task of each text.")
+    assert shown["caption"].endswith("RegMean sees training texts; EMR (task known) is told the task of each text.")
     few = json.loads(sweep_view(METHODS, workbench.references("default"), sweep[:1], run, []))
     assert "told" not in few["caption"]
 
@@ -263,7 +263,7 @@ def test_a_run_is_named_after_what_makes_it_different(workbench: FakeWorkbench) 
     assert label(decouple=0.0, granularity="module").endswith("λ 0.5 · γ 0")
     assert label(orthogonalize="raw", penalty=1.0).endswith("λ 0.5 · orthogonalize raw")
     assert label(orthogonalize="raw", penalty=0.3).endswith("orthogonalize raw · g 0.3")
-    assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · μ 0.3, k 100"
+    assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · election unweighted · μ 0.3, k 100"
 
 
 def test_two_sessions_do_not_see_each_other(workbench: FakeWorkbench) -> None:
@@ -339,7 +339,7 @@ def test_the_page_opens_finished_with_the_plain_sum_pinned(workbench: FakeWorkbe
     opened |= {"pool": "papers", "method": "do_merging", "k": 100, "seed": 0, "slider_0": 1.0}
     values, _ = merge.open(session, opened, 200, EVERYWHERE, "")
     assert 'data-state="done"' in values["verdict"] and "measured before" in values["verdict"]
-    assert [pin.settings.method for pin in session.pins] == ["task_arithmetic"]
+    assert [pin.settings.spec.method for pin in session.pins] == ["task_arithmetic"]
     assert list(merge.evaluate(session)) and workbench.started == []
     assert "<b>50%</b>" in merge.story() and "<b>80%</b>" in merge.story()
     # what the visitor wants to see measured is measured
@@ -404,17 +404,17 @@ def test_a_run_without_estimates_shows_the_one_before_as_stale(workbench: FakeWo
 
 def test_settings_are_read_off_the_form(workbench: FakeWorkbench) -> None:
     settings = read(workbench, METHODS, form(workbench, method="ties", weight_2=0.5, mu=0.3))
-    assert settings.params == (("scaling", 0.7), ("density", 0.2), ("trim", "module"))
-    assert settings.weights == (1, 1, 0.5, 1, 1, 1)
-    assert (settings.orthogonalize, settings.decouple, settings.mu) == ("off", 0.0, 0.3)
+    assert settings.spec.params == (("scaling", 0.7), ("density", 0.2), ("trim", "module"), ("election", "unweighted"))
+    assert settings.spec.weights == (1, 1, 0.5, 1, 1, 1)
+    assert (settings.spec.orthogonalize.mode, settings.spec.decouple.strength, settings.spec.mu) == ("off", 0.0, 0.3)
 
 
 def test_what_does_not_change_the_merge_does_not_change_its_key(workbench: FakeWorkbench) -> None:
     def key(**changes: Any) -> Settings:
-        return effective(read(workbench, METHODS, form(workbench, **changes)), METHODS)
+        return read(workbench, METHODS, form(workbench, **changes)).canonical()
 
     assert key(k=300) == key(seed=3) == key()
-    assert key(method="ties", seed=3) != key(method="ties")
+    assert key(method="dare", seed=3) != key(method="dare")
     assert key(penalty=0.5) != key()
     assert key(penalty=0.5, orthogonalize="off") == key(orthogonalize="off")
     assert key(mu=0.3, k=300) != key(mu=0.3)
@@ -431,17 +431,20 @@ def test_slots_without_a_parameter_are_hidden(workbench: FakeWorkbench) -> None:
 def test_optional_and_yes_no_parameters_have_controls_too(workbench: FakeWorkbench) -> None:
     options = choose(workbench, METHODS, "default", "svd")
     assert (options["slider_1"]["minimum"], options["slider_1"]["value"]) == (0, 0)
-    assert options["choice_0"]["choices"] == ["no", "yes"]
     given = read(workbench, METHODS, form(workbench, method="svd"))
-    assert given.params == (("scaling", 0.4), ("rank", None), ("flat", False))
-    given = read(workbench, METHODS, form(workbench, method="svd", slider_1=4, choice_0="yes"))
-    assert given.params == (("scaling", 0.4), ("rank", 4), ("flat", True))
+    assert given.spec.values == {"scaling": 0.4, "rank": None}
+    given = read(workbench, METHODS, form(workbench, method="svd", slider_1=4))
+    assert given.spec.values == {"scaling": 0.4, "rank": 4}
+    options = choose(workbench, METHODS, "default", "core_space")
+    assert options["choice_1"]["choices"] == ["no", "yes"]
+    given = read(workbench, METHODS, form(workbench, method="core_space", choice_1="yes"))
+    assert given.spec.values["isotropic"] is True
 
 
 def test_a_method_that_takes_no_plug_ins_hides_them(workbench: FakeWorkbench) -> None:
-    hidden = choose(workbench, METHODS, "default", "as_stored")
+    hidden = choose(workbench, METHODS, "default", "peft_linear")
     assert not any(hidden[name]["visible"] for name in ("orthogonalize", "penalty", "decouple", "mu"))
-    assert choose(workbench, METHODS, "default", "ties")["seed"]["visible"]
+    assert choose(workbench, METHODS, "default", "dare")["seed"]["visible"]
 
 
 def test_every_control_has_a_label(workbench: FakeWorkbench) -> None:
@@ -461,9 +464,9 @@ def test_modules_are_picked_by_layer_and_kind(workbench: FakeWorkbench) -> None:
 
 def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench) -> None:
     start = read(workbench, METHODS, form(workbench))
-    assert start.magnitude == Decouple(1.0)
+    assert start.spec.decouple == Decouple(1.0)
     for options in ({"granularity": "module"}, {"max_up": 2.5}, {"max_up": 1.0}, {"renormalise": True}):
-        settings = replace(start, **options)
+        settings = start.changed(**options)
         shown = {name: option["value"] for name, option in form_of(METHODS, settings).items()}
         assert read(workbench, METHODS, form(workbench) | shown) == settings
     with gr.Blocks():
@@ -471,7 +474,5 @@ def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench
     assert components["max_up"].label == "Amplify at most (0.5 = no limit)"
     assert (components["max_up"].value, components["granularity"].value, components["renormalise"].value) == (0.5, "column", "no")
     # without decouple they change nothing
-    off = [
-        effective(replace(start, decouple=0.0, **options), METHODS) for options in ({}, {"granularity": "module", "max_up": 2.0})
-    ]
+    off = [start.changed(decouple=0.0, **options).canonical() for options in ({}, {"granularity": "module", "max_up": 2.0})]
     assert off[0] == off[1]

@@ -1,7 +1,6 @@
 """The recipe card and what restores the controls: a link in the address, a recipe in the box."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +8,10 @@ from fake_workbench import FakeWorkbench
 
 from merging.features.store import TextsOf
 from merging.methods import METHODS
+from merging.recipes.spec import MergeSpec
 from merging.services.link import from_query, settings_of_recipe, to_query
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from viz.panels.merge.controls import choose, opening, read, restored
 from viz.panels.merge.handlers import OUTPUTS, MergeHandlers
 from viz.panels.merge.recipe import TEMPLATE, outer_address, recipe_payload
@@ -32,9 +33,8 @@ def form(settings: Settings = START) -> dict[str, Any]:
 
 
 def tuned(method: str, pool: str = "default", **changes: Any) -> Settings:
-    start = BENCH.defaults(pool, method)
-    plugs = {name: start[name] for name in ("orthogonalize", "penalty", "decouple")}
-    return replace(START, **{"pool": pool, "method": method, "params": tuple(start["params"].items()), **plugs, **changes})
+    ones = [1.0] * len(BENCH.tasks(pool))
+    return Settings(pool, BENCH.defaults(pool, method)).changed(**{"weights": ones} | changes)
 
 
 def card(values: dict[str, str]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def test_the_controls_give_back_the_settings_that_they_were_restored_from(method
 
 
 def test_an_automatic_rank_is_restored_too() -> None:
-    written = tuned("svd", params=(("scaling", 0.4), ("rank", None)))
+    written = tuned("svd", scaling=0.4, rank=None)
     assert read(BENCH, METHODS, form(written)) == written
 
 
@@ -78,7 +78,7 @@ def test_a_link_that_means_nothing_is_said_and_the_page_opens_as_usual() -> None
     assert values["notes"].startswith(
         '<p class="ms-error" role="alert">The link&#x27;s method = &#x27;&lt;b&gt;&#x27; is not one of'
     )
-    news = merge.redraw(session, form(replace(START, decouple=0.5)), 200, EVERYWHERE)
+    news = merge.redraw(session, form(START.changed(decouple=0.5)), 200, EVERYWHERE)
     assert "ms-error" not in news["notes"]
 
 
@@ -102,7 +102,7 @@ def test_every_move_changes_the_link_even_where_the_merge_stays() -> None:
     merge, session = panel(), Session()
     merge.redraw(session, form(), 200, EVERYWHERE)
     for k, limit in ((200, 200), (200, 250)):
-        moved = replace(START, k=k)
+        moved = START.changed(k=k)
         shown = card(merge.redraw(session, form(moved), limit, EVERYWHERE))
         assert from_query(shown["query"], BENCH) == (moved, limit)
 
@@ -112,7 +112,7 @@ def test_a_recipe_keeps_k_where_texts_decide_the_merge(k: int) -> None:
     for written in (tuned("regmean", k=k), tuned("task_arithmetic", mu=0.3, k=k)):
         recipe = BENCH.update(written).recipe_yaml
         assert f"\nk: {k}\n" in recipe
-        assert settings_of_recipe(recipe, BENCH).k == k
+        assert settings_of_recipe(recipe, BENCH).spec.k == k
     assert "\nk:" not in BENCH.update(tuned("average", k=k)).recipe_yaml
 
 
@@ -122,7 +122,7 @@ def test_a_visitors_own_set_has_a_recipe_but_no_link() -> None:
     bench.add_pool("own-1", "Your set 1", folders, TextsOf(tuple(folders), ("query", "value")))
     shown = card({"recipe": recipe_payload(bench, tuned("average", weights=(1.0, 1.0), pool="default"), 200, "x")})
     assert shown["query"]
-    own = Settings("own-1", "average", weights=(1.0, 1.0))
+    own = Settings("own-1", MergeSpec("average", weights=(1.0, 1.0)))
     shown = card({"recipe": recipe_payload(bench, own, 200, bench.update(own).recipe_yaml)})
     assert shown["query"] is None
     assert "own-1" not in json.dumps(shown)

@@ -19,7 +19,8 @@ from merging.features.progress import Progress
 from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.models.layers import working_copy
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from merging.shipped import POOLS
 from viz.panels.merge.controls import opening
 
@@ -38,8 +39,9 @@ def start(bench: Workbench) -> Settings:
 def test_merging_step_by_step_gives_the_numbers_of_a_merge_applied_at_once(
     bench: Workbench, start: Settings, method: str
 ) -> None:
-    params = tuple(bench.defaults(start.pool, method)["params"].items())
-    settings = replace(start, method=method, params=params, orthogonalize="off", decouple=0.0)
+    settings = start.changed(
+        **bench.defaults(start.pool, method).to_dict() | {"orthogonalize": "off", "decouple": 0.0, "weights": []}
+    )
     steps = [step for step in bench.evaluate(settings, 8) if getattr(step, "what", "") != "loading"]
     progress = [step for step in steps if isinstance(step, Progress)]
     merged = bench.merged(settings)
@@ -52,40 +54,39 @@ def test_merging_step_by_step_gives_the_numbers_of_a_merge_applied_at_once(
 
 def test_a_look_at_a_merge_reads_no_text(bench: Workbench, start: Settings) -> None:
     before = bench.update(start)
-    soft = bench.update(replace(start, mu=0.3))
+    soft = bench.update(start.changed(mu=0.3))
     assert soft.magnitude is None
     assert "soft_osrm" in soft.recipe_yaml
     assert before.magnitude is not None
     assert {step.what for step in bench.read(start)} <= {"loading"}
     assert list(bench.read(start)) == []
-    reading = bench.read(replace(start, mu=0.3))
+    reading = bench.read(start.changed(mu=0.3))
     first = next(reading)
     reading.close()
     assert first.what == "reading"
     assert 0 < first.done < first.total
-    assert bench.update(replace(start, mu=0.3)).magnitude is None
+    assert bench.update(start.changed(mu=0.3)).magnitude is None
 
 
 def test_tables_are_read_once(bench: Workbench, start: Settings) -> None:
     assert bench.sweep(start.pool) is bench.sweep(start.pool)
     assert bench.defaults(start.pool, "ties") is bench.defaults(start.pool, "ties")
-    assert bench.penalty("raw") == 1.0
 
 
 def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Settings) -> None:
     tasks = ("movie", "sms_spam")
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in tasks}
     bench.add_pool("own-1", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
-    settings = replace(start, pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
+    settings = start.changed(pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert bench.tasks("own-1") == list(tasks)
     assert list(bench.references("own-1").single) == list(bench.references("default").set_index("task").single[list(tasks)])
     assert bench.sweep("own-1").empty
-    assert bench.defaults("own-1", "ties")["params"]["scaling"] == 0.5
+    assert bench.defaults("own-1", "ties").scaling == 0.5
     assert bench.update(settings).magnitude is not None
     last = list(bench.evaluate(settings, 8))[-1]
     assert last.done == last.total == 8
     assert "own-1" not in bench.pools
-    reading = bench.read(replace(settings, mu=0.3, k=20))
+    reading = bench.read(settings.changed(mu=0.3, k=20))
     step = next(reading)
     reading.close()
     assert (step.what, step.total) == ("reading", 200)
@@ -94,7 +95,7 @@ def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Se
 def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, start: Settings) -> None:
     folders = {f"mine {task}": str(bench.root / "adapters" / "default" / task) for task in ("movie", "trec")}
     bench.add_pool("own-3", "Your adapters", folders, TextsOf(tuple(folders), ("query", "value")), measured=False)
-    settings = replace(start, pool="own-3", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
+    settings = start.changed(pool="own-3", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert [bench.title(task) for task in bench.tasks("own-3")] == ["mine movie", "mine trec"]
     assert bench.references("own-3")[["base", "single"]].isna().all(axis=None)
     assert bench.update(settings).magnitude is not None
@@ -103,8 +104,8 @@ def test_adapters_without_tasks_are_merged_but_not_measured(bench: Workbench, st
     assert bench.diagnosis(settings).grams.data is None
     for asked in (
         lambda: bench.evaluate(settings, 8),
-        lambda: bench.read(replace(settings, mu=0.3)),
-        lambda: bench.read(replace(settings, method="regmean")),
+        lambda: bench.read(settings.changed(mu=0.3)),
+        lambda: bench.read(settings.changed(method="regmean")),
     ):
         with pytest.raises(MergeError, match="opened without tasks"):
             next(asked())
@@ -129,7 +130,7 @@ def test_a_pool_that_is_removed_frees_all_that_was_computed_of_it(bench: Workben
     tasks = ("movie", "sms_spam")
     folders = {task: str(bench.root / "adapters" / "papers" / task) for task in tasks}
     bench.add_pool("own-6", "Yours", folders, TextsOf(tasks, ("query", "value")))
-    settings = replace(start, pool="own-6", weights=(1.0, 1.0))
+    settings = start.changed(pool="own-6", weights=(1.0, 1.0))
     bench.update(settings)
     bench.references("own-6")
     bench.overlaps("own-6", "A")
@@ -191,18 +192,8 @@ def measured(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 def contender(bench: Workbench, name: str) -> Settings:
     """Return the settings of what a table's row was measured with: λ = 1 and the defaults of everything else."""
-    spec, plugins = METHODS[CONTENDERS[name].method], CONTENDERS[name].plugins
-    mode = plugins.get("orthogonalize", spec.orthogonalize)
-    return Settings(
-        "papers",
-        spec.name,
-        tuple((param.name, 1.0 if param.name == "scaling" else param.default) for param in spec.params),
-        mode,
-        bench.penalty(mode),
-        plugins.get("decouple", spec.decouple),
-        (1.0,) * len(bench.tasks("papers")),
-        mu=plugins.get("soft_osrm", 0.0),
-    )
+    spec = CONTENDERS[name].spec(1.0)
+    return Settings("papers", replace(spec, weights=(1.0,) * len(bench.tasks("papers"))))
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -227,12 +218,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "weights": ("do_merging", {"weights": FEWER}),
     "weights of a mean": ("average", {"weights": FEWER}),
     "all weights one half": ("do_merging", {"weights": (0.5,) * 8}),
-    "a seed": ("do_merging", {"seed": 1}),
     "k of soft OSRM": ("soft_osrm", {"k": 30}),
     "k of RegMean": ("regmean", {"k": 600}),
-    "another scaling": ("do_merging", {"params": (("scaling", 0.975),)}),
+    "another scaling": ("do_merging", {"scaling": 0.975}),
     "another pool": ("do_merging", {"pool": "osrm"}),
-    "a method that was not measured": ("task_arithmetic", {"method": "svd", "params": (("scaling", 1.0), ("rank", 8))}),
+    "a method that was not measured": ("task_arithmetic", {"method": "svd", "scaling": 1.0, "rank": 8}),
 }
 
 
@@ -240,19 +230,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_no_other_merge_is_given_a_shipped_accuracy(measured: Workbench, name: str, changes: dict[str, Any]) -> None:
     settings = contender(measured, name)
     assert measured.shipped(settings, 50)
-    assert measured.shipped(replace(settings, **changes), 50) == []
+    assert measured.shipped(settings.changed(**changes), 50) == []
 
 
 @pytest.mark.parametrize("changes", [{"density": 0.3}, {"trim": "model"}, {"election": "weighted"}])
 def test_no_other_parameter_is_given_a_shipped_accuracy(measured: Workbench, changes: dict[str, Any]) -> None:
     settings = contender(measured, "ties")
-    assert dict(settings.params).keys() >= changes.keys()
-    assert measured.shipped(replace(settings, params=tuple((dict(settings.params) | changes).items())), 50) == []
+    assert dict(settings.spec.params).keys() >= changes.keys()
+    assert measured.shipped(settings.changed(**changes), 50) == []
 
 
 def test_what_does_not_change_the_merge_keeps_its_shipped_accuracy(measured: Workbench) -> None:
     settings = contender(measured, "task_arithmetic")
-    assert measured.shipped(replace(settings, granularity="module", k=30), 50) == measured.shipped(settings, 50) != []
+    assert measured.shipped(settings.changed(granularity="module", k=30, seed=1), 50) == measured.shipped(settings, 50) != []
 
 
 def test_a_table_that_lacks_a_task_gives_nothing(measured: Workbench, bench: Workbench, tmp_path: Path) -> None:

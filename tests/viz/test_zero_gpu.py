@@ -46,13 +46,13 @@ from merging.methods import METHODS
 
 bench = app.workbench()
 settings = opening(bench, METHODS)
-stream = app.stream_accuracy(asdict(settings), 50)
+stream = app.stream_accuracy(settings.to_dict(), 50)
 progress = []
 while isinstance(step := next(stream), Progress):
     progress.append(step)
 estimates = [step, *(next(stream) for _ in bench.tasks(settings.pool)[1:])]
 stream.close()
-leaving = app.stream_leave_out(asdict(settings), "layer", 1)
+leaving = app.stream_leave_out(settings.to_dict(), "layer", 1)
 left_out = []
 while len(changes := [change for step in left_out for change in step.changes]) < len(bench.tasks(settings.pool)):
     left_out.append(next(leaving))

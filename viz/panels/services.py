@@ -9,7 +9,7 @@ import pandas as pd
 from merging.diagnostics.linked import Diagnosis
 from merging.evaluation.intervals import Recovered
 from merging.features.progress import Progress
-from merging.services.workbench import Settings
+from merging.services.settings import Settings
 
 __all__ = ["Estimate", "MergeView", "Method", "Param", "Plugin", "Progress", "Settings", "Workbench"]
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from merging import Adapter, MergeError, Recipe, merge
+from merging import Adapter, MergeError, Recipe, merge, merge_recipe
 from merging.adapters import fetch
 from merging.adapters.adapter import Head
 from merging.cli.main import cli
@@ -369,14 +369,14 @@ def test_a_recipe_with_adapters_of_the_hub_is_portable(hub: Hub, folder: Path, t
     assert [entry.path for entry in recipe.adapters] == [f"me/mine@{commit}", str(zipped)]
     assert [entry.license for entry in recipe.adapters] == ["mit", None]
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another machine"))
-    recipe.merge().save(tmp_path / "second")
+    merge_recipe(recipe).save(tmp_path / "second")
     assert (tmp_path / "second" / "recipe.yaml").read_text() == text
     weights = [(tmp_path / name / FILES[1]).read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
     edit_tensors(folder, lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
     packed(folder, zipped)
     with pytest.raises(MergeError, match=r"other\.zip has changed"):
-        recipe.merge()
+        merge_recipe(recipe)
 
 
 def test_nothing_is_downloaded_that_is_too_large_or_pickled(hub: Hub, folder: Path) -> None:

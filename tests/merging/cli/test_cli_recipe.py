@@ -12,7 +12,7 @@ from builders import one_sentence, peft_folder, tiny_model
 from sklearn.metrics import f1_score, matthews_corrcoef
 from typer.testing import CliRunner, Result
 
-from merging import METHODS, Adapter, Decouple, MergeError, Task, evaluate, merge
+from merging import METHODS, Adapter, Decouple, MergeError, Task, evaluate, merge, merge_recipe
 from merging.cli.main import cli
 from merging.evaluation.accuracy import encode_task, hits
 from merging.evaluation.metrics import predictions
@@ -122,7 +122,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_prints_what_the_library_measures(shipped: Path) -> None:
     lines = printed("evaluate", shipped, "--rows", ROWS, "--split", "validation").splitlines()
     model, tokenizer = load_base("minilm")
-    merged = Recipe.from_yaml(shipped.read_text()).merge()
+    merged = merge_recipe(Recipe.from_yaml(shipped.read_text()))
     tasks = [encode_task(tokenizer, Task.load(task), "validation", ROWS) for task in TASKS]
     heads = {adapter.task: adapter.head for adapter in merged.adapters}
     for i, (adapter, task) in enumerate(zip(merged.adapters, tasks, strict=True)):

@@ -147,8 +147,7 @@ def test_a_column_at_round_off_of_its_adapter_is_not_alive() -> None:
 
 
 def test_a_number_is_a_strength_and_infinity_is_no_limit() -> None:
-    plugins = merge(equal_pool(2), "ties", decouple=0.4).plugins
-    assert plugins.decouple == Decouple(0.4) == Decouple(0.4, max_up=math.inf)
+    assert merge(equal_pool(2), "ties", decouple=0.4).spec.decouple == Decouple(0.4) == Decouple(0.4, max_up=math.inf)
     assert Decouple(0.4).words == "decouple 0.4"
     assert Decouple(0.0, "module").words == ""
 

@@ -1,6 +1,7 @@
 """The zip that the app hands out: what is in it loads elsewhere and is the merge of the screen."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from builders import one_sentence
 
 from merging import Adapter, MergeError
 from merging.services.bundle import write_zip
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +20,8 @@ def bench() -> Workbench:
 
 
 def settings(bench: Workbench, method: str) -> Settings:
-    defaults = bench.defaults("default", method)
-    return Settings(
-        "default",
-        method,
-        tuple(defaults["params"].items()),
-        defaults["orthogonalize"],
-        defaults["penalty"],
-        defaults["decouple"],
-        (1.0,) * len(bench.tasks("default")),
-    )
+    spec = bench.defaults("default", method)
+    return Settings("default", replace(spec, weights=(1.0,) * len(bench.tasks("default"))))
 
 
 def unpacked(

@@ -16,12 +16,13 @@ from builders import one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merging import Adapter, Decouple, Merged, MergeError, Recipe
+from merging import Adapter, Decouple, Merged, MergeError, Recipe, merge_recipe
 from merging.features import store
 from merging.features.store import TextsOf
 from merging.methods import METHODS, Param
 from merging.plugins.decouple import GRANULARITIES
-from merging.plugins.orthogonalize import MODES
+from merging.plugins.orthogonalize import MODES, Orthogonalize
+from merging.recipes.spec import MergeSpec
 from merging.services.link import (
     K_RANGE,
     LIMIT_RANGE,
@@ -34,7 +35,8 @@ from merging.services.link import (
     to_query,
 )
 from merging.services.program import snippet
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from merging.shipped import RETIRED
 from merging.tasks.task import DEFAULT_TASKS
 
@@ -72,31 +74,22 @@ def any_settings(draw: st.DrawFn) -> Settings:
     }
     pool = draw(st.sampled_from(list(BENCH.pools)))
     tasks = len(BENCH.tasks(pool))
-    return Settings(
-        pool=pool,
-        method=method.name,
-        params=tuple((param.name, draw(values_of(param))) for param in method.params),
-        penalty=draw(between(0.05, 1)),
-        weights=tuple(draw(st.lists(between(*WEIGHT_RANGE), min_size=tasks, max_size=tasks))),
-        k=draw(st.integers(*K_RANGE)),
-        seed=draw(st.integers(0, MOST_SEED)),
+    values = {
+        "pool": pool,
+        "method": method.name,
+        **{param.name: draw(values_of(param)) for param in method.params},
+        "penalty": draw(between(0.05, 1)),
+        "weights": draw(st.lists(between(*WEIGHT_RANGE), min_size=tasks, max_size=tasks)),
+        "k": draw(st.integers(*K_RANGE)),
+        "seed": draw(st.integers(0, MOST_SEED)),
         **(plugs if method.plugins else {}),
-    )
+    }
+    return Settings.from_dict(values)
 
 
 def tuned(method: str, pool: str = "default", **changes: Any) -> Settings:
-    start = BENCH.defaults(pool, method)
-    plugs = {name: start[name] for name in ("orthogonalize", "penalty", "decouple")}
-    return Settings(
-        **{
-            "pool": pool,
-            "method": method,
-            "params": tuple(start["params"].items()),
-            "weights": (1.0,) * len(BENCH.tasks(pool)),
-            **plugs,
-            **changes,
-        }
-    )
+    ones = [1.0] * len(BENCH.tasks(pool))
+    return Settings(pool, BENCH.defaults(pool, method)).changed(**{"weights": ones} | changes)
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -124,21 +117,18 @@ def test_a_link_reads_like_the_controls() -> None:
 def test_a_link_from_before_decouple_had_options_is_the_same_link() -> None:
     query = to_query(tuned("do_merging"))
     assert not any(name in query for name in ("granularity", "max_up", "renormalise"))
-    assert from_query(query, BENCH)[0].magnitude == Decouple(1.0)
+    assert from_query(query, BENCH)[0].spec.decouple == Decouple(1.0)
     assert "granularity=module&max_up=1.5" in to_query(tuned("do_merging", granularity="module", max_up=1.5))
 
 
 def test_a_link_does_not_depend_on_the_tuned_values(monkeypatch: pytest.MonkeyPatch) -> None:
     written = tuned("ties")
     query = to_query(written)
-    retuned = BENCH.defaults("default", "ties") | {
-        "params": {"scaling": 1.9, "density": 0.9, "trim": "model", "election": "weighted"}
-    }
-    monkeypatch.setattr(
-        BENCH, "defaults", lambda pool, method: retuned | {"orthogonalize": "raw", "penalty": 1.0, "decouple": 0.5}
-    )
+    params = {"scaling": 1.9, "density": 0.9, "trim": "model", "election": "weighted"}
+    retuned = MergeSpec.of("ties", params, orthogonalize=Orthogonalize("raw", 1.0), decouple=0.5)
+    monkeypatch.setattr(BENCH, "defaults", lambda pool, method: retuned)
     assert from_query(query, BENCH) == (written, 200)
-    assert from_query("pool=default&method=ties", BENCH)[0].params[0] == ("scaling", 1.9)
+    assert from_query("pool=default&method=ties", BENCH)[0].spec.scaling == 1.9
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -147,8 +137,8 @@ def test_a_short_query_by_hand_takes_the_tuned_values(method: str) -> None:
 
 
 def test_a_mode_by_hand_brings_its_own_penalty() -> None:
-    assert from_query("pool=osrm&method=ties&orthogonalize=raw", BENCH)[0].penalty == 1.0
-    assert from_query("pool=osrm&method=ties&orthogonalize=raw&penalty=0.3", BENCH)[0].penalty == 0.3
+    assert from_query("pool=osrm&method=ties&orthogonalize=raw", BENCH)[0].spec.orthogonalize.g == 1.0
+    assert from_query("pool=osrm&method=ties&orthogonalize=raw&penalty=0.3", BENCH)[0].spec.orthogonalize.g == 0.3
 
 
 def test_what_belongs_to_gradio_is_no_link() -> None:
@@ -216,7 +206,7 @@ def test_a_pool_of_one_visitor_has_no_link_and_no_program() -> None:
     own = tuned("ties", weights=(1.0, 1.0))
     for write in (to_query, lambda s: snippet(s, bench)):
         with pytest.raises(MergeError, match="only in your session"):
-            write(replace(own, pool="own-1"))
+            write(own.changed(pool="own-1"))
     with pytest.raises(MergeError, match="own-1"):
         from_query("pool=own-1&method=ties", bench)
 
@@ -229,7 +219,7 @@ PROGRAMS = {
         for method in ("average", "ties", "core_space", "emr", "peft_ties")
     },
     "a seed": tuned("dare", seed=12345),
-    "a rank": tuned("svd", params=(("scaling", 0.1 + 0.2), ("rank", None))),
+    "a rank": tuned("svd", scaling=0.1 + 0.2, rank=None),
     "plug-ins": tuned("task_arithmetic", orthogonalize="raw", penalty=0.35, decouple=0.45),
     "decouple's options": tuned("task_arithmetic", decouple=0.45, granularity="module", max_up=1.5, renormalise=True),
     "a limit at full strength": tuned("do_merging", max_up=2.0),
@@ -293,7 +283,7 @@ def test_the_shown_recipe_gives_the_settings_back(written: Settings) -> None:
 def test_the_shown_recipe_writes_an_adapter_with_the_bits_of_the_merge(method: str, tmp_path: Path) -> None:
     written = tuned(method)
     recipe = Recipe.from_yaml(recipe_of(written))
-    recipe.merge().save(tmp_path / "from recipe", rank=recipe.rank)
+    merge_recipe(recipe).save(tmp_path / "from recipe", rank=recipe.rank)
     merged = BENCH.merged(written)
     merged.save(tmp_path / "merged", rank=recipe.rank)
     one, other = (Adapter.load(tmp_path / name) for name in ("from recipe", "merged"))
@@ -313,7 +303,7 @@ def test_a_recipe_by_hand_takes_the_methods_own_plugins() -> None:
     data = yaml.safe_load(recipe_of(tuned("do_merging")))
     data = {"method": "do_merging", "adapters": data["adapters"]}
     found = settings_of_recipe(yaml.safe_dump(data), BENCH)
-    assert (found.params, found.orthogonalize, found.penalty, found.decouple) == ((("scaling", 1.0),), "balanced", 0.1, 1.0)
+    assert replace(found.spec, weights=()) == MergeSpec.of("do_merging", orthogonalize=Orthogonalize("balanced", 0.1))
 
 
 def changed(**changes: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,8 +16,8 @@ from merging.features.store import TextsOf
 from merging.models.apply import add_update
 from merging.models.layers import linear_layers, working_copy
 from merging.plugins.orthogonalize import Orthogonalize
-from merging.services.on_demand import OnDemand
-from merging.services.workbench import Settings, Workbench
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 
 LIMIT = 24
 PLUGINS = {"orthogonalize": "balanced", "penalty": 0.2, "decouple": 0.5}
@@ -36,16 +34,17 @@ def pair(bench: Workbench) -> Settings:
     tasks = ("movie", "trec")
     folders = {task: str(bench.root / "adapters" / "default" / task) for task in tasks}
     bench.add_pool("own-pair", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
-    return Settings("own-pair", "ties", (("scaling", 0.8), ("density", 0.4)), weights=(1.0, 0.6), **PLUGINS)
+    values = {"pool": "own-pair", "method": "ties", "scaling": 0.8, "density": 0.4, "weights": [1.0, 0.6]}
+    return Settings.from_dict(values | PLUGINS)
 
 
 @pytest.fixture(scope="module")
 def read(bench: Workbench) -> Settings:
     """Settings of a merge of the first pool; its texts have been read."""
     pool = next(iter(bench.pools))
-    settings = Settings(
-        pool, "task_arithmetic", (("scaling", 0.35),), weights=(1.0, 0.5, 1.5, 0.0, 1.0, 2.0, 0.25, 1.25), k=20, **PLUGINS
-    )
+    weights = [1.0, 0.5, 1.5, 0.0, 1.0, 2.0, 0.25, 1.25]
+    values = {"pool": pool, "method": "task_arithmetic", "scaling": 0.35, "weights": weights, "k": 20}
+    settings = Settings.from_dict(values | PLUGINS)
     assert list(bench.read_moments(settings))
     return settings
 
@@ -67,12 +66,12 @@ def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(bench: Wo
     plugins = {"orthogonalize": Orthogonalize("balanced", 0.2), "decouple": 0.5}
 
     def merged_by_hand(some: list[Adapter]):
-        weights = [pair.weights[adapters.index(adapter)] for adapter in some]
+        weights = [pair.spec.weights[adapters.index(adapter)] for adapter in some]
         return merge(some, "ties", weights=weights, scaling=0.8, density=0.4, **plugins)
 
     whole = merged_by_hand(adapters)
     before = accuracies(bench, base, whole, adapters, tasks)
-    steps = list(OnDemand(bench).leave_out(pair, part, LIMIT))
+    steps = list(bench.leave_out(pair, part, LIMIT))
     changes = [change for step in steps for change in step.changes]
     assert steps[-1].done == steps[-1].total
     if part == "adapter":
@@ -96,16 +95,16 @@ def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(bench: Wo
 
 
 def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(bench: Workbench, read: Settings) -> None:
-    settings = replace(read, method="regmean", params=(("scaling", 1.0), ("reduction", 0.9)), orthogonalize="off", decouple=0.0)
-    steps = OnDemand(bench).leave_out(settings, "adapter", 2)
+    settings = read.changed(method="regmean", scaling=1.0, reduction=0.9, orthogonalize="off", decouple=0.0)
+    steps = bench.leave_out(settings, "adapter", 2)
     tasks = bench.tasks(read.pool)
     changes = [change for step in steps for change in step.changes][: len(tasks)]
     adapters = list(bench.adapters(read.pool))
     encoded = [bench.encoded(settings.pool, task, "test").first(2) for task in tasks]
-    features = bench.texts(read.pool, read.k)
+    features = bench.texts(read.pool, read.spec.k)
     whole, rest = (
         merge(some, "regmean", weights=weights, features=features)
-        for some, weights in ((adapters, read.weights), (adapters[1:], read.weights[1:]))
+        for some, weights in ((adapters, read.spec.weights), (adapters[1:], read.spec.weights[1:]))
     )
     before, after = (accuracies(bench, bench.base()[0], merged, adapters, encoded) for merged in (whole, rest))
     assert [change.left_out for change in changes] == [adapters[0].name] * len(tasks)
@@ -117,7 +116,7 @@ def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(b
 
 def tuned(read: Settings, method: str, scaling: float | None, **params) -> Settings:
     given = {} if scaling is None else {"scaling": scaling}
-    return replace(read, method=method, params=tuple((given | params).items()))
+    return read.changed(method=method, **given | params)
 
 
 def dense(update: LowRank | Tensor) -> Tensor:
@@ -126,7 +125,7 @@ def dense(update: LowRank | Tensor) -> Tensor:
 
 def direct(bench: Workbench, settings: Settings, modules: list[str]) -> pd.Series:
     """The error of the workbench's own merge, from dense matrices: adapter, module -> error."""
-    merged, features = bench.merged(settings), bench.texts(settings.pool, settings.k)
+    merged, features = bench.merged(settings), bench.texts(settings.pool, settings.spec.k)
     found = {}
     for adapter in bench.adapters(settings.pool):
         for module in modules:
@@ -151,9 +150,9 @@ def test_the_error_at_a_scaling_is_that_of_the_workbenchs_own_merge(
     found = bench.diagnosis(settings)
     assert found.linear == linear
     modules = list(found.grams.modules[::5])
-    factor = 1 / sum(read.weights) if scaling is None else scaling
+    factor = 1 / sum(read.spec.weights) if scaling is None else scaling
     expected = direct(bench, settings, modules)
-    close(merge_error(found.grams, settings.weights, factor), expected)
+    close(merge_error(found.grams, settings.spec.weights, factor), expected)
     # what was measured of the merge itself says the same: a mean is at its own size, whatever λ is
     close(merge_error_at(found.grams, found.merge, 1.0 if scaling is None else scaling), expected)
 
@@ -180,20 +179,20 @@ def test_a_diagnosis_does_not_depend_on_lambda(bench: Workbench, read: Settings)
 
 
 def test_what_needs_texts_that_nobody_has_read_says_so_and_the_rest_does_without(bench: Workbench, read: Settings) -> None:
-    unread = replace(read, k=145)  # the 100 texts that are read for k = 20 do not hold it
+    unread = read.changed(k=145)  # the 100 texts that are read for k = 20 do not hold it
     found = bench.diagnosis(unread)
     assert found.grams.data is None
     assert found.merge.data is None
     assert not bench.texts_read(unread)
-    for settings in (replace(unread, mu=0.3), tuned(unread, "regmean", 0.5)):
+    for settings in (unread.changed(mu=0.3), tuned(unread, "regmean", 0.5)):
         with pytest.raises(MergeError, match="nobody has read"):
             bench.diagnosis(settings)
 
 
 def test_a_diagnosis_of_a_visitors_own_pool_is_of_its_own_adapters(bench: Workbench, pair: Settings) -> None:
-    assert list(bench.read_moments(replace(pair, k=10)))
-    found = bench.diagnosis(replace(pair, k=10))
+    assert list(bench.read_moments(pair.changed(k=10)))
+    found = bench.diagnosis(pair.changed(k=10))
     assert found.grams.adapters == ("movie", "trec")
     assert found.grams.base.shape == (len(found.grams.modules), 2)
     assert (found.grams.base > 0).all()
-    assert not list(bench.read_moments(replace(pair, k=10)))
+    assert not list(bench.read_moments(pair.changed(k=10)))

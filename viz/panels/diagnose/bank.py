@@ -9,7 +9,7 @@ import pandas as pd
 
 from merging.experiments.correlations import GAP, forecast_error, read_bank, statement
 from merging.methods import METHODS
-from merging.plugins.decouple import Decouple
+from merging.recipes.spec import MergeSpec
 from merging.shipped import POOLS
 from merging.tasks.task import task_title
 from viz.figures.validation import TITLES, correlation_forest, diagnostic_against_gap
@@ -114,11 +114,11 @@ class BankViews:
 
 def _merge(row: Any) -> str:
     """Name a merge for the hover: method, λ, plug-ins, tasks."""
-    magnitude = Decouple(row.decouple, row.granularity, row.max_up, bool(row.renormalise))
-    plugins = [f"orthogonalized ({row.orthogonalize})"] if row.orthogonalize != "off" else []
-    plugins += [magnitude.words] if row.decouple else []
-    plugins += [f"soft OSRM μ {row.mu:g}"] if row.mu else []
-    settings = ", ".join([METHODS[row.method].title, f"λ {row.scaling:g}", *plugins])
+    names = ("scaling", "orthogonalize", "decouple", "granularity", "max_up", "renormalise", "mu")
+    values = {name: getattr(row, name) for name in names if pd.notna(getattr(row, name))}
+    has_scaling = any(param.name == "scaling" for param in METHODS[row.method].params)
+    spec = MergeSpec.from_dict({"method": row.method} | {n: v for n, v in values.items() if n != "scaling" or has_scaling})
+    settings = spec.words()
     return f"{settings}<br>{', '.join(task_title(task) for task in row.tasks_merged.split('+'))}"
 
 

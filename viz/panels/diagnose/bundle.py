@@ -78,7 +78,7 @@ def bundle(
     """
     grams = diagnosis.grams
     layers, kinds = parts(grams.modules)
-    params = dict(settings.params)
+    params = dict(settings.spec.params)
     tasks = [escape(title, quote=False) for title in titles]
     place = [(layers.index(layer_of(module)), kinds.index(module.rsplit(".", 1)[-1])) for module in grams.modules]
     trained, offsets = _columns(diagnosis.norms)
@@ -93,10 +93,10 @@ def bundle(
         "kinds": kinds,
         "place": place,
         "linear": diagnosis.linear,
-        "follows_gamma": settings.magnitude.follows_strength,
+        "follows_gamma": settings.spec.decouple.follows_strength,
         "scaled": "scaling" in params,
-        "at": {"scaling": params.get("scaling", 1.0), "decouple": settings.decouple}
-        | {f"weight_{i}": weight for i, weight in enumerate(settings.weights)},
+        "at": {"scaling": params.get("scaling", 1.0), "decouple": settings.spec.decouple.strength}
+        | {f"weight_{i}": weight for i, weight in enumerate(settings.spec.weights)},
         "metrics": METRICS,
         "known": known or {},
         "captions": CAPTIONS,

@@ -55,7 +55,7 @@ class Demand:
             yield from self._read(session, token, settings, part)
             if session.run != token:
                 return
-            with closing(self.steps(asdict(settings), part, LIMIT)) as steps:
+            with closing(self.steps(settings.to_dict(), part, LIMIT)) as steps:
                 for step in steps:
                     if session.run != token:
                         return

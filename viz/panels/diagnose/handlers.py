@@ -6,7 +6,7 @@ plug-ins, texts and methods that are not linear change, and for what is measured
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from merging.errors import MergeError
-from merging.services.workbench import needs_data
+from merging.recipes.spec import MergeSpec
 from merging.shipped import POOLS
 from viz.panels.diagnose.bundle import bundle
 from viz.panels.merge.controls import MOST_TASKS, Catalogue, form_of
@@ -75,12 +75,11 @@ class DiagnoseHandlers:
 
     def settings(self, settings: Settings, form: Mapping[str, Any]) -> Settings:
         """Return the settings with what the panel's controls say."""
-        params = {name: form["scaling"] if name == "scaling" else value for name, value in settings.params}
-        weights = tuple(float(form[f"weight_{place}"]) for place in range(len(settings.weights)))
-        changed: dict[str, Any] = {"k": int(form["k"])}
-        if self.methods[settings.method].plugins:
-            changed |= {name: form[name] for name in PLUGGED}
-        return replace(settings, params=tuple(params.items()), weights=weights, **changed)
+        names = ["scaling"] if settings.spec.scaling is not None else []
+        names += PLUGGED if self.methods[settings.spec.method].plugins else []
+        weights = [float(form[f"weight_{place}"]) for place in range(len(settings.spec.weights))]
+        changed = {name: form[name] for name in names} | {"weights": weights, "k": int(form["k"])}
+        return settings.changed(**changed)
 
     def given_back(self, session: DiagnoseSession, form: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return what the Merge tab's controls become when it takes over what the panel's own say."""
@@ -91,15 +90,17 @@ class DiagnoseHandlers:
 
     def options(self, settings: Settings) -> dict[str, dict[str, Any]]:
         """Return value, label and visibility of every control for a merge."""
-        params, plugged = dict(settings.params), self.methods[settings.method].plugins
-        found: dict[str, dict[str, Any]] = {"scaling": {"value": params.get("scaling", 1.0), "visible": "scaling" in params}}
-        found |= {name: {"value": getattr(settings, name), "visible": plugged} for name in PLUGGED}
-        found["k"] = {"value": settings.k}
+        values, plugged = settings.spec.to_dict(), self.methods[settings.spec.method].plugins
+        found: dict[str, dict[str, Any]] = {
+            "scaling": {"value": values.get("scaling", 1.0), "visible": "scaling" in values},
+            **{name: {"value": values[name], "visible": plugged} for name in PLUGGED},
+            "k": {"value": values["k"]},
+        }
         tasks = self.workbench.tasks(settings.pool)
         for place in range(MOST_TASKS):
             used = place < len(tasks)
             found[f"weight_{place}"] = (
-                {"value": settings.weights[place], "label": self.workbench.title(tasks[place]), "visible": True}
+                {"value": settings.spec.weights[place], "label": self.workbench.title(tasks[place]), "visible": True}
                 if used
                 else {"visible": False}
             )
@@ -110,14 +111,14 @@ class DiagnoseHandlers:
         settings = session.settings
         assert settings is not None
         values = {"about": self.about(settings)}
-        if needs_data(settings) and not self.workbench.texts_read(settings):
+        if settings.spec.needs_data and not self.workbench.texts_read(settings):
             return session.changed(**values, note="<p>This merge needs texts; they are read first.</p>")
         try:
             diagnosis = self.workbench.diagnosis(settings)
         except MergeError as error:
             return session.changed(**values, note=f'<p class="ms-error" role="alert">{escape(str(error))}</p>')
         titles = [self.workbench.title(task) for task in self.workbench.tasks(settings.pool)]
-        method = self.methods[settings.method].title
+        method = self.methods[settings.spec.method].title
         values["linked"] = bundle(diagnosis, settings, titles, method, self.full(settings), self.pools_compared, session.fresh)
         session.fresh = False
         note = ""
@@ -128,17 +129,10 @@ class DiagnoseHandlers:
 
     def about(self, settings: Settings) -> str:
         """Say which merge is looked at."""
-        others = [
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in settings.params
-            if name != "scaling"
-        ]
-        rests = ""
-        if settings.decouple and not settings.magnitude.follows_strength:
-            others.append(settings.magnitude.words)
-            rests = " The figures follow γ when its slider rests."
+        magnitude = settings.spec.decouple
+        rests = " The figures follow γ when its slider rests." if magnitude.strength and not magnitude.follows_strength else ""
+        text = settings.spec.words(like=settings.spec, skip=["scaling"])  # the controls say the plug-ins
         pool = self.workbench.pools.get(settings.pool, "your own set")
-        text = ", ".join([self.methods[settings.method].title, *others])
         return (
             f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.{rests}</p>"
         )
@@ -151,7 +145,10 @@ class DiagnoseHandlers:
         drawn, read = 0.0, False
         with closing(self.workbench.read_moments(settings)) as steps:
             for step in steps:
-                if session.settings is None or (session.settings.pool, session.settings.k) != (settings.pool, settings.k):
+                if session.settings is None or (session.settings.pool, session.settings.spec.k) != (
+                    settings.pool,
+                    settings.spec.k,
+                ):
                     return
                 read = True
                 if monotonic() - drawn > PAUSE:
@@ -169,7 +166,7 @@ class DiagnoseHandlers:
             for pool, title in self.workbench.pools.items():
                 if pool not in POOLS:
                     continue
-                settings = Settings(pool, next(iter(self.methods)))
+                settings = Settings(pool, MergeSpec(next(iter(self.methods))))
                 pairs, chance = self.workbench.overlap(settings, side, self.workbench.modules(pool))
                 means.append(f"{title} {pairs[pairs['adapter_a'] != pairs['adapter_b']]['overlap'].mean():.2f}")
             sentences[f"overlap_{side}"] = (

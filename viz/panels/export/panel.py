@@ -50,8 +50,7 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         with said():
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
             tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
-        params = ", ".join(f"{name} {value}" for name, value in settings.params)
-        text = f"{methods[settings.method].title}{', ' + params if params else ''}, as the Merge tab shows it."
+        text = f"{settings.spec.words()}, as the Merge tab shows it."
         choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
         return [f"<p>{escape(text)}</p>", choices, "", *outdated(session)]
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from merging.evaluation.accuracy import Estimate
-from viz.panels.merge.controls import Catalogue, effective
+from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.session import Run
 from viz.panels.services import Settings
 
@@ -79,9 +79,9 @@ def measured(run: Run | None, settings: Settings, methods: Catalogue, cut: bool,
     head : the task that the export is for; a method with a merge per task has only that one's accuracy
     """
     scores: Mapping[str, Any] = run.scores if run is not None else {}
-    own = "task_id" in methods[settings.method].needs
+    own = "task_id" in methods[settings.spec.method].needs
     wanted = [head] if own and head else list(run.tasks) if run is not None else []
-    same = run is not None and effective(run.settings, methods) == effective(settings, methods)
+    same = run is not None and run.settings.canonical() == settings.canonical()
     if not same or any(task not in scores or not scores[task].done for task in wanted):
         return Measured(None, "Evaluate on the Merge tab first to have accuracy in the card.")
     if cut:

@@ -5,15 +5,17 @@ and never rebuilt, so that nothing moves or loses focus under the pointer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
 import gradio as gr
 
-from merging.plugins.decouple import DECOUPLE_PARAMS
-from merging.plugins.orthogonalize import MODES
-from merging.services.link import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, K
+from merging.plugins.decouple import DECOUPLE_PARAMS, Decouple
+from merging.plugins.orthogonalize import MODES, Orthogonalize
+from merging.plugins.soft_osrm import SoftOSRM
+from merging.recipes.spec import NOT_DECOUPLED, K, MergeSpec
+from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE
 from viz.panels.kit.help import disclosure, plugins_page
 from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 
@@ -132,17 +134,17 @@ def pool_label(workbench: Workbench, pool: str) -> str:
 
 def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> dict[str, dict[str, Any]]:
     """Give the options of the controls that depend on pool and method: tuned values, labels, visibility."""
-    tuned = workbench.defaults(pool, method)
+    tuned = workbench.defaults(pool, method).to_dict()
     params = methods[method].params
     options: dict[str, dict[str, Any]] = {}
     for slot in range(_most(methods, _sliders)):
         used = slot < len(_sliders(params))
-        options[f"slider_{slot}"] = _slider(_sliders(params)[slot], tuned["params"]) if used else {"visible": False}
+        options[f"slider_{slot}"] = _slider(_sliders(params)[slot], tuned) if used else {"visible": False}
     for slot in range(_most(methods, _choices)):
         used = slot < len(_choices(params))
-        options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned["params"]) if used else {"visible": False}
+        options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned) if used else {"visible": False}
     for name in ("orthogonalize", *PLUGIN_SLIDERS):
-        options[name] = {"value": tuned.get(name, 0.0), "visible": methods[method].plugins}
+        options[name] = {"value": tuned[name], "visible": methods[method].plugins}
     for each in MAGNITUDE:
         options[each.name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
     options["seed"] = {"visible": methods[method].random}
@@ -157,55 +159,41 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
 
 def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> Settings:
     """Read the settings off the form's values by name."""
-    params = methods[form["method"]].params
-    values = {param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(params))}
-    values |= {param.name: _read_choice(param, form[f"choice_{slot}"]) for slot, param in enumerate(_choices(params))}
-    return Settings(
-        pool=form["pool"],
-        method=form["method"],
-        params=tuple((param.name, values[param.name]) for param in params),
-        orthogonalize=form["orthogonalize"],
-        penalty=float(form["penalty"]),
-        decouple=float(form["decouple"]),
-        mu=float(form["mu"]),
-        **{param.name: _read(param, form[param.name]) for param in MAGNITUDE},
+    method = methods[form["method"]]
+    values = {param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(method.params))}
+    values |= {param.name: _read_choice(param, form[f"choice_{slot}"]) for slot, param in enumerate(_choices(method.params))}
+    ortho = Orthogonalize(form["orthogonalize"] if method.plugins else "off", float(form["penalty"]))
+    magnitude = Decouple(float(form["decouple"]), **{param.name: _read(param, form[param.name]) for param in MAGNITUDE})
+    spec = MergeSpec(
+        form["method"],
+        tuple((param.name, values[param.name]) for param in method.params),
+        SoftOSRM(float(form["mu"])) if form["mu"] and method.plugins else None,
+        ortho,
+        magnitude if method.plugins else NOT_DECOUPLED,
         weights=tuple(float(form[f"weight_{place}"]) for place in range(len(workbench.tasks(form["pool"])))),
-        k=int(form["k"]),
         seed=int(form["seed"] or 0),
+        k=int(form["k"]),
     )
+    return Settings(form["pool"], spec)
 
 
 def form_of(methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the controls' values for settings of the pool and method that the form already shows: `read` backwards."""
-    params, values = methods[settings.method].params, dict(settings.params)
-    found: dict[str, Any] = {}
-    found |= {f"slider_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_sliders(params))}
+    params, values = methods[settings.spec.method].params, settings.spec.to_dict()
+    found = {f"slider_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_sliders(params))}
     found |= {f"choice_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_choices(params))}
-    found |= {param.name: _shown(param, getattr(settings, param.name)) for param in MAGNITUDE}
-    found |= {name: getattr(settings, name) for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
-    found |= {f"weight_{place}": weight for place, weight in enumerate(settings.weights)}
+    found |= {param.name: _shown(param, values[param.name]) for param in MAGNITUDE}
+    found |= {name: values[name] for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
+    found |= {f"weight_{place}": weight for place, weight in enumerate(settings.spec.weights)}
     return {name: {"value": value} for name, value in found.items()}
 
 
 def restored(workbench: Workbench, methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]:
     """Give the options of every control for settings of any pool and method."""
-    options = choose(workbench, methods, settings.pool, settings.method)
+    options = choose(workbench, methods, settings.pool, settings.spec.method)
     for name, option in form_of(methods, settings).items():
         options[name] = options.get(name, {}) | option
-    return options | {"pool": {"value": settings.pool}, "method": {"value": settings.method}}
-
-
-def effective(settings: Settings, methods: Catalogue) -> Settings:
-    """Blank what does not change the merge, so that two settings with the same result compare equal."""
-    method = methods[settings.method]
-    off = {} if settings.decouple else {param.name: param.default for param in MAGNITUDE}
-    return replace(
-        settings,
-        **off,
-        penalty=0.0 if settings.orthogonalize == "off" else settings.penalty,
-        k=settings.k if settings.mu or "data" in method.needs else 0,
-        seed=settings.seed if method.random else 0,
-    )
+    return options | {"pool": {"value": settings.pool}, "method": {"value": settings.spec.method}}
 
 
 def _sliders(params: Sequence[Param]) -> list[Param]:

@@ -8,17 +8,17 @@ last move wins, in whatever order the browser's requests arrive.
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from functools import lru_cache
 from html import escape
 from time import monotonic, sleep
 from typing import Any
 
 from merging.errors import MergeError
-from merging.services.link import LIMIT, from_query, settings_of_recipe
+from merging.services.link import from_query, settings_of_recipe
+from merging.services.settings import LIMIT
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
-from viz.panels.merge.controls import Catalogue, effective, opening, opening_method, read, restored
+from viz.panels.merge.controls import Catalogue, opening, opening_method, read, restored
 from viz.panels.merge.recipe import recipe_payload
 from viz.panels.merge.session import Run, Session, summarise
 from viz.panels.merge.verdict import story_html, verdict_html
@@ -80,9 +80,9 @@ class MergeHandlers:
         settings = read(self.workbench, self.methods, form)
         tasks = tuple(self.workbench.tasks(settings.pool))
         run = Run(settings, limit, tasks, self.label(settings))
-        run = session.start((effective(settings, self.methods), limit), run)
+        run = session.start((settings.canonical(), limit), run)
         self._take_shipped(run)
-        method = self.methods[settings.method]
+        method = self.methods[settings.spec.method]
         values = {"about": first_paragraph(method), "page": method_page(method)}
         values["teaches"] = f'<p class="ms-muted">{escape(self.workbench.help(settings.pool))}</p>'
         try:
@@ -94,9 +94,9 @@ class MergeHandlers:
             values["notes"] = _notes(view)
             values["recipe"] = recipe_payload(self.workbench, settings, limit, view.recipe_yaml)
             # most moves change neither figure, and both cost more than the merge
-            if session.moved("magnitude", (view.magnitude, settings.method)) and view.magnitude is not None:
+            if session.moved("magnitude", (view.magnitude, settings.spec.method)) and view.magnitude is not None:
                 values["magnitude"] = views.magnitude_view(self.workbench, settings, view, self.trained(settings.pool))
-            if session.moved("overlap", (settings.pool, settings.method, *part)):
+            if session.moved("overlap", (settings.pool, settings.spec.method, *part)):
                 values["overlap"] = views.overlap_view(self.workbench, settings, *part)
             if not self.workbench.measured(settings.pool):
                 run.state = "unmeasured"
@@ -149,7 +149,7 @@ class MergeHandlers:
                 run.state = "stopped"
         # The last word. For a run that is still current all of it: what was sent on another way may have arrived in another
         # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
-        late = self.drawn(run.settings) if run.settings.mu and run.state == "done" else {}
+        late = self.drawn(run.settings) if run.settings.spec.soft_osrm and run.state == "done" else {}
         yield self.accuracy(session, run) | late if session.run is run else {}
 
     def _evaluate(self, session: Session, run: Run) -> Iterator[dict[str, str]]:
@@ -160,9 +160,9 @@ class MergeHandlers:
         # read here and not in the stream: what a borrowed GPU's process reads would be gone with it
         if not (yield from self._follow(session, run, self.workbench.read(run.settings))):
             return
-        if run.settings.mu:
+        if run.settings.spec.mu:
             yield session.changed(**self.drawn(run.settings))
-        if (yield from self._follow(session, run, self.stream(asdict(run.settings), run.limit))):
+        if (yield from self._follow(session, run, self.stream(run.settings.to_dict(), run.limit))):
             run.state = "done"
 
     def _follow(self, session: Session, run: Run, steps: Iterator[Progress | Estimate]) -> Generator[dict[str, str], None, bool]:
@@ -215,27 +215,7 @@ class MergeHandlers:
 
     def label(self, settings: Settings) -> str:
         """Name a run for people: its method and parameters, and what differs from the values tuned for them."""
-        tuned = self.workbench.defaults(settings.pool, settings.method)
-        names = {"scaling": "λ"}
-        shown = {names.get(name, name): value for name, value in settings.params if value is not None and value is not False}
-        parts = [self.methods[settings.method].title]
-        parts += [
-            name if value is True else f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in shown.items()
-        ]
-        if settings.orthogonalize != tuned["orthogonalize"]:
-            parts.append(f"orthogonalize {settings.orthogonalize}")
-        if settings.orthogonalize != "off" and settings.penalty != self.workbench.penalty(settings.orthogonalize):
-            parts.append(f"g {settings.penalty:g}")
-        if settings.decouple and not settings.magnitude.follows_strength:
-            parts.append(settings.magnitude.words)
-        elif settings.decouple != tuned["decouple"]:
-            parts.append(f"γ {settings.decouple:g}")
-        if settings.mu:
-            parts.append(f"μ {settings.mu:g}, k {settings.k}")
-        if any(weight != 1 for weight in settings.weights):
-            parts.append("own weights")
-        return " · ".join(parts)
+        return settings.spec.words(self.workbench.defaults(settings.pool, settings.spec.method))
 
 
 def _notes(view: MergeView) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from merging.plugins.orthogonalize import Orthogonalize
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
@@ -138,7 +139,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
             return become(form, choose(panel.workbench, panel.methods, pool, method))
 
     def default_penalty(mode: str) -> Any:
-        return gr.skip() if mode == "off" else panel.workbench.penalty(mode)
+        return gr.skip() if mode == "off" else Orthogonalize(mode).g
 
     def again(session: Session, *values: Any) -> list[Any]:
         session.again()

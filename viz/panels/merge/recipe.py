@@ -86,7 +86,7 @@ def recipe_payload(workbench: Workbench, settings: Settings, limit: int, recipe_
     rank = exact_rank(settings, workbench)
     if rank is not None:
         hints.append(f"Rank {rank} holds the dense result exactly; a smaller one is its best approximation.")
-    if "task_id" in METHODS[settings.method].needs:
+    if "task_id" in METHODS[settings.spec.method].needs:
         hints.append(
             "This method has other weights for each task, so no single adapter holds it and the command line writes none."
         )

@@ -63,8 +63,7 @@ class Run:
     @property
     def scaling(self) -> float | None:
         """λ, where the method has one."""
-        value = dict(self.settings.params).get("scaling")
-        return None if value is None else float(value)
+        return self.settings.spec.scaling
 
 
 @dataclass(frozen=True)

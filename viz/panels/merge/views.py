@@ -6,6 +6,7 @@ from html import escape
 import pandas as pd
 
 from merging.diagnostics.leave_out import layer_of
+from merging.recipes.spec import MergeSpec
 from merging.shipped import POOLS
 from viz.figures.accuracy import accuracy_per_task
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
@@ -55,7 +56,10 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
     if run.state == "unmeasured":
         caption = "These adapters were opened without tasks: they can be merged, looked at and exported, but nothing is measured."
     return payload(
-        accuracy_per_task(drawn, previous, pinned), caption, table, filename(run.settings, "accuracy", *dict(run.settings.params))
+        accuracy_per_task(drawn, previous, pinned),
+        caption,
+        table,
+        filename(run.settings, "accuracy", *dict(run.settings.spec.params)),
     )
 
 
@@ -75,7 +79,7 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
     complete = result is not None and result.tasks == len(run.tasks)
     figure = average_against_scaling(
         sweep,
-        settings.method,
+        settings.spec.method,
         {name: method.title for name, method in methods.items()},
         scaling=run.scaling,
         current=(result.average, result.low, result.high) if complete and result else None,
@@ -119,9 +123,7 @@ def magnitude_view(workbench: Workbench, settings: Settings, view: MergeView, tr
 
 def as_trained(workbench: Workbench, methods: Catalogue, pool: str) -> MergeView:
     """Look at a pool without plug-ins and weights (through a method that takes every adapter as it is)."""
-    method = next(iter(methods))
-    params = tuple(workbench.defaults(pool, method)["params"].items())
-    return workbench.update(Settings(pool, method, params, weights=(1.0,) * len(workbench.tasks(pool))))
+    return workbench.update(Settings(pool, MergeSpec.of(next(iter(methods)))))
 
 
 def overlap_view(workbench: Workbench, settings: Settings, side: str, layer: str, kind: str) -> str:
@@ -189,7 +191,7 @@ def filename(settings: Settings, figure: str, *params: str) -> str:
     """Name a download after figure, pool and method, and after those parameters that the figure depends on."""
     values = [
         f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}"
-        for name, value in settings.params
+        for name, value in settings.spec.params
         if name in params
     ]
-    return "_".join(["mergescope", figure, settings.pool, settings.method, *values])
+    return "_".join(["mergescope", figure, settings.pool, settings.spec.method, *values])
