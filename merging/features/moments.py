@@ -133,6 +133,11 @@ class Features:
             raise MergeError(f"k = {k}: at least one text per task is needed.")
         return replace(self, limit=k)
 
+    def renamed(self, names: Mapping[str, str]) -> Features:
+        """Return the same features with the tasks called otherwise: {task: its other name}, all of them."""
+        rows = {(names[task], module): found for (task, module), found in self.rows.items()}
+        return replace(self, tasks=tuple(names[task] for task in self.tasks), rows=rows, moments=Moments())
+
     def second_moment(self, task: str, module: str, pooling: str = "token", k: int | None = None) -> Tensor:
         """Return H^T H / rows, uncentred, shape (in, in), float64.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -57,7 +57,9 @@ def write_zip(
     """
     for step in bench.read(settings):
         yield Written(step.sentence)
-    merged = bench.merged(settings)
+    merged = bench.merged_for_others(settings)
+    head = head and bench.public_name(head)
+    accuracy = [replace(estimate, task=bench.public_name(estimate.task)) for estimate in accuracy or ()]
     yield Written("Merging and writing.")
     if "task_id" in merged.needs:
         if head is None:

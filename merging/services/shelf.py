@@ -190,7 +190,7 @@ def prepare(
                     f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
                 )
         measured = {"test_accuracy": accuracy, "test_marks": marks, "rows": {"test": len(test.encoded)}}
-        metadata = dict(adapter.metadata) | {"task": name} | measured
+        metadata = {**adapter.metadata, "task": name, **measured, **_brought(adapter)}
         if isinstance(head, Verbaliser):
             ready = replace(adapter, name=name, task=name, metadata=metadata | {"verbaliser": asdict(head)})
         else:
@@ -208,9 +208,17 @@ def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
     """
     usable = [brought for brought in shelf if brought.adapter is not None and not brought.problem]
     adapters = _mergeable(usable, "Bring two adapters or more that fit the base: one alone is nothing to merge.")
-    return {
-        adapter.name: str(replace(adapter, task=adapter.name).save(root / str(place))) for place, adapter in enumerate(adapters)
-    }
+    folders = {}
+    for place, adapter in enumerate(adapters):
+        ready = replace(adapter, task=adapter.name, metadata={**adapter.metadata, **_brought(adapter)})
+        folders[adapter.name] = str(ready.save(root / str(place)))
+    return folders
+
+
+def _brought(adapter: Adapter) -> dict[str, Any]:
+    """Return what its owner calls an adapter and its file; where the file lies on this machine is nobody's business."""
+    origin = [adapter.origin] if isinstance(adapter.origin, str) else list(adapter.origin or ())
+    return {"brought": {"name": adapter.name, "files": [Path(part).name for part in origin]}}
 
 
 def _mergeable(chosen: Sequence[Brought], too_few: str) -> list[Adapter]:

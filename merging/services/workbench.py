@@ -113,7 +113,7 @@ class Workbench:
         self.adapters = self._per_pool(self._adapters)
         self.references = self._per_pool(self._references)
         self.overlaps = self._per_pool(self._overlaps)
-        self._pool_warnings = self._per_pool(lambda pool: compatibility(self.adapters(pool)).warnings)
+        self._pool_warnings = self._per_pool(lambda pool: compatibility(self.published(pool)).warnings)
         self.sweep = self._per_pool(self._sweep)
         self._known_tests = self._per_pool(self._tests)
         self.defaults = self._per_pool(self._defaults, 1024)
@@ -191,6 +191,25 @@ class Workbench:
         if pool in self.pools:
             return tuple(load_pool(pool, self.root / "adapters"))
         return tuple(Adapter.load(folder, name=task, task=task) for task, folder in self._own_pool(pool).folders.items())
+
+    def published(self, pool: str) -> list[Adapter]:
+        """Return a pool's adapters under the names that their owner gave them: none of a session, no path of this machine."""
+        if pool in self.pools:
+            return list(self.adapters(pool))
+        return [self._published(adapter) for adapter in self.adapters(pool)]
+
+    def _published(self, adapter: Adapter) -> Adapter:
+        noted, source = adapter.metadata.get("brought") or {}, adapter.source
+        task = self.public_name(adapter.task)
+        files = tuple(noted.get("files") or [task])
+        origin: str | tuple[str, ...] = files[0] if len(files) == 1 else files
+        if source.get("repo"):
+            origin = f"{source['repo']}@{source['commit']}" if source.get("commit") else str(source["repo"])
+        return replace(adapter, name=noted.get("name") or task, task=task, origin=origin)
+
+    def public_name(self, task: str) -> str:
+        """Return a task's name without the mark of the session that added it."""
+        return task if task in SOURCES else self.title(task)
 
     def _own_pool(self, pool: str) -> OwnPool:
         if pool not in self._own:
@@ -302,9 +321,16 @@ class Workbench:
         updates = self._updates(*self._plugged_by(settings))
         return merge_spec(self.adapters(settings.pool), settings.spec, features, updates=updates)
 
+    def merged_for_others(self, settings: Settings) -> Merged:
+        """Return the merge with the names of `published`, for files that leave this machine."""
+        merged = self.merged(settings)
+        names = {task: self.public_name(task) for task in self.tasks(settings.pool)}
+        features = merged.features.renamed(names) if merged.features is not None else None
+        return replace(merged, adapters=self.published(settings.pool), features=features)
+
     def recipe(self, settings: Settings) -> str:
         """Return the recipe of a merge, before any text has been read."""
-        return Recipe.of(settings.spec, self.adapters(settings.pool)).to_yaml()
+        return Recipe.of(settings.spec, self.published(settings.pool)).to_yaml()
 
     def update(self, settings: Settings) -> MergeView:
         """Describe the merge; milliseconds where only λ, weights or strength moved.
