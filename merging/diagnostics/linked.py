@@ -22,9 +22,6 @@ from ..plugins.decouple import alive_columns
 from .grams import Array, Grams, MergeGrams, grams, merge_grams
 from .measures import cosines, sign_conflict, subspace_overlap
 
-SUMS = ("task_arithmetic", "do_merging")
-"""Methods whose merge is λ sum_j w_j U_j."""
-
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -87,7 +84,7 @@ def diagnose(
     signs = sign_conflict(named)
     norms = _norms(separated, known.grams.modules)
     return Diagnosis(
-        linear="sum" if merged.method.name in SUMS else "mean" if merged.method.name == "average" else "",
+        linear=merged.method.linear,
         grams=known.grams,
         merge=_merge_grams(merged, known.grams.modules, features),
         before=known.before,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -156,6 +156,8 @@ class Method:
     low_rank : the result is exactly low-rank, so that it can be exported without loss
     random : the result depends on the seed
     plugins : plug-ins may change the updates before; False where the method is defined on the stored factors only
+    linear : "sum" if the result is λ sum_i w_i U_i of the updates U_i after the plug-ins, "mean" if it is their weighted mean, else "";
+        the browser follows λ and weights of a linear merge by itself
     """
 
     name: str
@@ -171,6 +173,7 @@ class Method:
     low_rank: bool = True
     plugins: bool = True
     random: bool = False
+    linear: Literal["sum", "mean", ""] = ""
 
     @property
     def doc(self) -> str:

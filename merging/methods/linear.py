@@ -74,9 +74,11 @@ def do_merging(stack: Stack, scaling: float) -> LowRank:
 
 TASK_ARITHMETIC_PAPER = "Ilharco et al., ICLR 2023, arXiv 2212.04089"
 
-AVERAGE = Method("average", "Average", "Wortsman et al., ICML 2022, arXiv 2203.05482", "factor", average)
-TASK_ARITHMETIC = Method("task_arithmetic", "Task Arithmetic", TASK_ARITHMETIC_PAPER, "factor", task_arithmetic, (SCALING,))
+AVERAGE = Method("average", "Average", "Wortsman et al., ICML 2022, arXiv 2203.05482", "factor", average, linear="mean")
+TASK_ARITHMETIC = Method(
+    "task_arithmetic", "Task Arithmetic", TASK_ARITHMETIC_PAPER, "factor", task_arithmetic, (SCALING,), linear="sum"
+)
 DO_MERGING = Method(
     "do_merging", "DO-Merging (reconstruction)", "Zheng et al., 2025, arXiv 2505.15875", "factor", do_merging, (SCALING,),
-    orthogonalize="balanced", decouple=1.0,
+    orthogonalize="balanced", decouple=1.0, linear="sum",
 )  # fmt: skip
