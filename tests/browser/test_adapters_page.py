@@ -144,6 +144,10 @@ def test_columns_with_odd_names_are_told_by_hand_and_the_choices_of_tasks_stay(o
     expect(note).to_contain_text("Task Küche: 30 train, 10 validation, 10 test rows; labels bad, good.")
     expect(page.get_by_label("Task of cook").first).to_have_value("SMS spam")
     choose(page, "Task of cook", "Küche")
+    page.get_by_role("tab", name="OSRM").click()
+    expect(page.locator("#ms-plan-tasks").get_by_label("Küche")).to_be_visible()
+    page.get_by_role("tab", name="Adapters").click()
+    expect(page.get_by_label("Task of cook").first).to_have_value("Küche")
 
     page.get_by_role("button", name="or a data set of the hub").click()
     page.get_by_label("Data set").fill("../etc")

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("playwright")
 from pages import choose_files
 from playwright.sync_api import Page, expect
+from test_adapters_page import zipped
 
 DONE = '#ms-verdict [data-state="done"]'
 ROWS = "a spoonful of sugar and {n} drops of milk,{label}"
@@ -81,6 +82,13 @@ def test_an_own_task_joins_the_choices_and_a_bad_file_says_why(open_page, tmp_pa
     choose_files(page, upload, good)
     expect(page.locator("#ms-plan-tasks").get_by_label("kitchen")).to_be_checked()
     page.wait_for_function("document.querySelector('#ms-seen .ms-plot').data[0]?.y.includes('kitchen')", timeout=120_000)
+    page.get_by_role("tab", name="Adapters").click()
+    page.locator("#ms-bring-files input[type=file]").set_input_files(
+        zipped(tmp_path / "one.zip", "papers", "movie", ("adapter_config.json", "adapter_model.safetensors"))
+    )
+    slot = page.get_by_label("Task of one").first
+    slot.click()
+    expect(page.get_by_role("option", name="kitchen", exact=True)).to_be_visible()
 
 
 def test_a_set_is_trained_downloaded_and_merged_and_stays_over_a_switch_of_tabs(open_page) -> None:

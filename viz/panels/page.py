@@ -1,6 +1,7 @@
 """The page: header and panels, and the options that Gradio takes at launch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -62,8 +63,8 @@ def page(
         with gr.Tabs(elem_id="ms-tabs"):
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
-            with gr.Tab("Adapters", id="adapters"):
-                adapters_panel(brought, merging, own, list(merging.form["pool"].choices), bases)
+            with gr.Tab("Adapters", id="adapters") as tab:
+                adapters_panel(tab, brought, merging, own, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:
                 diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:
@@ -80,4 +81,12 @@ def page(
 def _register_states(demo: gr.Blocks) -> None:
     """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has returned it."""
     states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
-    demo.load(lambda *values: values, states, states, queue=False, **QUIET)
+    demo.load(_of_one_visitor, states, states, queue=False, **QUIET)
+
+
+def _of_one_visitor(*values: Any) -> tuple[Any, ...]:
+    """Give the sessions of a page's tabs one owner: what a visitor adds on one tab belongs to the visitor on all."""
+    owned = [value for value in values if hasattr(value, "owner")]
+    for value in owned[1:]:
+        value.owner = owned[0].owner
+    return values

@@ -41,9 +41,14 @@ class Layout:
 
 
 def adapters_panel(
-    panel: AdaptersHandlers, merging: MergeTab, own: gr.State, shipped: list[tuple[str, str]], folders: Sequence[str] = ()
+    tab: gr.Tab,
+    panel: AdaptersHandlers,
+    merging: MergeTab,
+    own: gr.State,
+    shipped: list[tuple[str, str]],
+    folders: Sequence[str] = (),
 ) -> None:
-    """Lay the panel out and wire it; finished sets join the Merge tab's pools.
+    """Lay the panel out inside ``tab`` and wire it; finished sets join the Merge tab's pools.
 
     Parameters
     ----------
@@ -52,7 +57,7 @@ def adapters_panel(
     folders : further base models that are offered, see `base_choice.BaseHandlers`
     """
     bases = base_choice.BaseHandlers(panel, folders)
-    _wire(_lay_out(bases), panel, bases, merging, own, shipped)
+    _wire(tab, _lay_out(bases), panel, bases, merging, own, shipped)
 
 
 def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
@@ -100,6 +105,7 @@ def table_html_empty() -> str:
 
 
 def _wire(
+    tab: gr.Tab,
     layout: Layout,
     panel: AdaptersHandlers,
     bases: base_choice.BaseHandlers,
@@ -126,7 +132,7 @@ def _wire(
         [layout.add.click, layout.hub.submit], lambda s, name: send(panel.from_hub(s, name)), [state, layout.hub], shown, **QUIET
     )
     hub.then(lambda: "", None, layout.hub, **NOW)
-    task_panel.wire(layout.task, TaskHandlers(panel.lab), panel, state, layout.slots)
+    task_panel.wire(tab, layout.task, TaskHandlers(panel.lab), panel, state, layout.slots)
     layout.clear.click(lambda s: send(panel.clear(s)), state, shown, **NOW)
 
     def follow(steps: Iterator[dict[str, Any]], pools: dict[str, Any]) -> Iterator[list[Any]]:

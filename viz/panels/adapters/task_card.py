@@ -77,9 +77,11 @@ def _line(label: str, placeholder: str, elem_id: str) -> gr.Textbox:
 
 
 def wire(
-    layout: TaskLayout, tasks: TaskHandlers, adapters: AdaptersHandlers, visitor: gr.State, slots: list[gr.Dropdown]
+    tab: gr.Tab, layout: TaskLayout, tasks: TaskHandlers, adapters: AdaptersHandlers, visitor: gr.State, slots: list[gr.Dropdown]
 ) -> Dependency:
     """Wire the card; a task that is used joins the choices of ``slots``, which keep what was chosen by hand.
+
+    So does one that was added on another tab, once ``tab`` is opened.
 
     Parameters
     ----------
@@ -117,4 +119,5 @@ def wire(
     gr.on([column.input for column in layout.columns], again, [state, *layout.columns], shown, **QUIET, **READING)
     once = QUIET | READING | {"trigger_mode": "once"}
     used = layout.use.click(use, [state, visitor, layout.name, layout.rows, *layout.columns], layout.note, **once)
+    tab.select(offer, [visitor, *slots], slots, **QUIET | {"queue": False})
     return used.then(offer, [visitor, *slots], slots, **QUIET | {"queue": False})

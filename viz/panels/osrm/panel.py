@@ -40,7 +40,8 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
 
     def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
         news = session.changed(**panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found))
-        return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values)]
+        tasks = gr.update(choices=[(title, name) for name, title in panel.titles(session).items()])
+        return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values), tasks]
 
     def add_task(session: OsrmSession, chosen: list[str], path: str) -> list[Any]:
         news = panel.add_task(session, path)
@@ -71,7 +72,7 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
 
     demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
     everything = components((*TRAINING, *FOUND, "found"))
-    look(tab.select(opened, [state, layout.method, *inputs[1:]], [*everything, *planned], **NOW))
+    look(tab.select(opened, [state, layout.method, *inputs[1:]], [*everything, *planned, form["tasks"]], **NOW))
     base = form["base"]
     moved = [component.input for component in [*form.values(), *layout.parts] if component is not base]
     look(gr.on(moved, redraw, inputs, planned, **NOW))

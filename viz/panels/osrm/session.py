@@ -107,6 +107,10 @@ class TrainedSet:
 class OsrmSession:
     """State of one page; its folder goes with it."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OsrmSession":
+        """Make a new visitor: Gradio copies a state's first value for every page."""
+        return OsrmSession()
+
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.part: tuple[str, str, str] = ("", "", "")
@@ -120,14 +124,8 @@ class OsrmSession:
         self.made = 0
         self.measuring = 0  # counts measurements: a newer one replaces an older
         self.sent: dict[str, Any] = {}
-        self._owner = ""
+        self.owner = secrets.token_hex(8)  # nobody can guess it; the page gives all tabs of a visitor one and the same
         self._folder: TemporaryDirectory[str] | None = None
-
-    @property
-    def owner(self) -> str:
-        """A name for the visitor that nobody can guess."""
-        self._owner = self._owner or secrets.token_hex(8)
-        return self._owner
 
     @property
     def folder(self) -> Path:
