@@ -305,9 +305,12 @@ def _check_names(names: Collection[str], adapter: Adapter) -> None:
     base = base_files(adapter.base, adapter.config.get("task_type"))
     if base is None:
         return
-    bare = {name.removeprefix(base.prefix) for name in base.modules if name.startswith(base.prefix)}
+    # a bare encoder's names, and those under a head that the base's files lack, are as good
+    prefix = base.architecture_prefix
+    bare = {name.removeprefix(prefix) for name in base.modules if name.startswith(prefix)}
+    topped = set() if base.prefix else {prefix + name for name in base.modules}
     known = {name for name in names if base.todays(f"{name}.weight") == f"{name}.weight"}
-    if len(known) < len(names) and not set(names) <= bare:
+    if len(known) < len(names) and not set(names) <= bare and not set(names) - known <= topped:
         missing = min(set(names) - known)
         raise MergeError(
             f"{adapter.base} has no module {missing!r}, so PEFT would load the file and change nothing there: the adapters are of another "

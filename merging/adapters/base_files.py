@@ -16,7 +16,6 @@ TASK_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
 }
 """transformers' class by PEFT's task type; where there is none, the base's own configuration names it."""
 UNBUILDABLE = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError, NotImplementedError)
@@ -39,8 +38,14 @@ class BaseFiles:
     @property
     def prefix(self) -> str:
         """What the class puts before the names of its bare encoder ("bert."); "" for a bare encoder."""
+        prefix = self.architecture_prefix
+        return prefix if prefix and isinstance(getattr(self.model, prefix[:-1], None), nn.Module) else ""
+
+    @property
+    def architecture_prefix(self) -> str:
+        """What the architecture's classes with a head put before the names of the encoder, whether this one does or not."""
         prefix = str(getattr(self.model, "base_model_prefix", "") or "")
-        return f"{prefix}." if prefix and isinstance(getattr(self.model, prefix, None), nn.Module) else ""
+        return f"{prefix}." if prefix else ""
 
     @cached_property
     def modules(self) -> frozenset[str]:

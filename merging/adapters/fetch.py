@@ -141,7 +141,7 @@ def from_files(files: Sequence[Place]) -> AdapterFiles:
 
 def _from_folder(folder: Path, where: str) -> AdapterFiles:
     entries = {path.name for path in folder.iterdir()}
-    if not {CONFIG_FILE, WEIGHTS_FILE} <= entries and (reason := explained(folder)):
+    if not (CONFIG_FILE in entries and {WEIGHTS_FILE, PICKLED_FILE} & entries) and (reason := explained(folder)):
         raise MergeError(f"{where} {reason}")
     names = _wanted(entries, where)
     absolute = folder.resolve()

@@ -22,6 +22,8 @@ EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", 
 """What PEFT writes beside the LoRA without modules_to_save, after a change of the vocabulary or because it carries LoRA."""
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "classification_head", "pooler", "head", "fc_norm")
 """Layers that turn states into labels, where the task type does not say what a saved module is."""
+HEADED = (*LANGUAGE_MODELS, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""Task types for which PEFT wraps a model with a head."""
 FOREIGN_KEYS = {
     "lora_unet_": "a kohya LoRA of a diffusion model",
     "lora_te": "a kohya LoRA of a text encoder",
@@ -81,8 +83,7 @@ def split_keys(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: 
     factors = _paired(halves, where)
     head: dict[str, Tensor] = {}
     trained: dict[str, Tensor] = {}
-    names, bare = _todays(factors, base)
-    prefix = prefix_of(names.values()) if base is None else "" if bare else base.prefix
+    names, prefix = _todays(factors, base, bool(config.get("task_type") in HEADED))
     outside = outside_of(names.values(), prefix, where)
     for key, tensor in whole.items():
         name = key.replace(f".{BELOW}.", ".")
@@ -90,7 +91,7 @@ def split_keys(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: 
             raise MergeError(
                 f"{where}: the key {ROOT}{key} is neither a LoRA factor nor in modules_to_save; nothing known to do with it."
             )
-        name = (base.todays(name) if base and not bare else None) or name
+        name = (base.todays(name) if base and prefix == base.prefix else None) or name
         (head if _is_head(name, prefix, config) else trained)[name] = tensor
     return Parts(
         prefix,
@@ -148,18 +149,45 @@ def _paired(halves: Mapping[str, Mapping[str, Tensor]], where: str) -> dict[str,
     return factors
 
 
-def _todays(names: Collection[str], base: BaseFiles | None) -> tuple[dict[str, str], bool]:
-    """Return ({name in the file: today's name}, whether they are those of the bare encoder)."""
+def _todays(names: Collection[str], base: BaseFiles | None, headed: bool) -> tuple[dict[str, str], str]:
+    """Return ({name in the file: today's name}, the architecture's prefix that these carry).
+
+    Parameters
+    ----------
+    headed : the task needs a model with a head, so names without the prefix are old ones and not those of a bare encoder
+    """
     same = {name: name for name in names}
-    if base is None or set(names) <= base.modules:
-        return same, False
-    if base.prefix and all(base.prefix + name in base.modules for name in names):
-        return same, True
+    if base is None:
+        return same, prefix_of(names)
+    as_they_are = _known_prefix(names, base, headed)
+    if as_they_are is not None:
+        return same, as_they_are
     todays = {name: base.todays(f"{name}.weight") for name in names}
     found = {name: new.removesuffix(".weight") for name, new in todays.items() if new is not None}
     if len(found) < len(names) or len(set(found.values())) < len(names):  # of another model, which shows when it meets its base
-        return same, bool(base.prefix) and not any(name.startswith(base.prefix) for name in names)
-    return found, False
+        return same, prefix_of(names)
+    prefix = base.architecture_prefix
+    carried = any(name.startswith(prefix) for name in names)
+    if carried and not base.prefix:  # renaming has taken the prefix off
+        return {name: new if new.startswith(prefix) else prefix + new for name, new in found.items()}, prefix
+    if base.prefix and not carried and not headed:
+        return {name: new.removeprefix(prefix) for name, new in found.items()}, ""
+    return found, base.prefix
+
+
+def _known_prefix(names: Collection[str], base: BaseFiles, headed: bool) -> str | None:
+    """Return the prefix of names that are today's already; None if they are not."""
+    prefix = base.architecture_prefix
+    if set(names) <= base.modules:
+        return base.prefix
+    if not base.prefix and {name.removeprefix(prefix) for name in names if name.startswith(prefix)} & base.modules:
+        inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        return (
+            prefix if inside <= base.modules else None
+        )  # the base's files are the bare encoder's, the adapter's model had a head
+    if base.prefix and not headed and all(base.prefix + name in base.modules for name in names):
+        return ""
+    return None
 
 
 def _is_head(name: str, prefix: str, config: Mapping[str, Any]) -> bool:

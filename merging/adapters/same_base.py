@@ -130,12 +130,15 @@ def problems_of(adapters: Sequence[Adapter]) -> list[str]:
 def base_warnings(adapters: Sequence[Adapter]) -> list[str]:
     """Return what the recorded bases leave open, and how far the caller's word goes, a sentence each."""
     warnings = []
+    overruled: dict[tuple[str, str], list[str]] = {}
     for adapter in adapters:
         recorded = str(adapter.config.get("base_model_name_or_path") or "")
         if adapter.base_vouched and recorded and doubt(recorded, adapter.base) != "":
-            warnings.append(
-                f"{adapter.name} records the base {recorded}; {adapter.base} counts, as you say: is it the same model?"
-            )
+            overruled.setdefault((recorded, adapter.base), []).append(adapter.name)
+    for (recorded, base), names in overruled.items():
+        warnings.append(
+            f"{', '.join(names)}: the recorded base is {recorded}, but {base} counts, as you say: is it the same model?"
+        )
     if len(adapters) > 1 and not any(adapter.base or adapter.base_fingerprint for adapter in adapters):
         warnings.append("No adapter records its base: that they share one is an assumption; name it (base=, --base) to be sure.")
     pairs = [(a, b) for a, b in itertools.combinations(adapters, 2) if not _both_fingerprints(a, b)]

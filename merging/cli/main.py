@@ -558,7 +558,7 @@ def _save_full_model(merged: Any, base: str | None, output: Path, head: str | No
     print(save_full_model(merged, source, output, dtype, head=head))
     say_warnings(merged.adapters)
     used = str(Path(source).resolve()) if Path(source).is_dir() else base_name(source)
-    if doubtful := used_base(merged.adapters, used)[1]:
+    if not merged.adapters[0].base_vouched and (doubtful := used_base(merged.adapters, used)[1]):
         print(f"warning: {doubtful}", file=sys.stderr)
     print("exact", file=sys.stderr)
 
