@@ -66,10 +66,14 @@ class BaseFiles:
         """
         if parameter in self.parameters or parameter.rpartition(".")[0] in self.modules:
             return parameter
-        name, fused = _rename(parameter, *self._rules, self.model, self._state)
-        if fused:
+        if self.fuses(parameter):
             return parameter
+        name, _ = _rename(parameter, *self._rules, self.model, self._state)
         return name if name in self.parameters or name.rpartition(".")[0] in self.modules else None
+
+    def fuses(self, parameter: str) -> bool:
+        """Tell whether today's model has an old parameter (one expert's matrix) as a part of a larger tensor only."""
+        return parameter not in self.parameters and _rename(parameter, *self._rules, self.model, self._state)[1]
 
     @cached_property
     def _rules(self) -> tuple[list[Any], list[Any]]:

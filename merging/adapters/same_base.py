@@ -135,9 +135,9 @@ def base_warnings(adapters: Sequence[Adapter]) -> list[str]:
         recorded = str(adapter.config.get("base_model_name_or_path") or "")
         if adapter.base_vouched and recorded and doubt(recorded, adapter.base) != "":
             overruled.setdefault((recorded, adapter.base), []).append(adapter.name)
-    for (recorded, base), names in overruled.items():
+    for (recorded, base), those in overruled.items():
         warnings.append(
-            f"{', '.join(names)}: the recorded base is {recorded}, but {base} counts, as you say: is it the same model?"
+            f"{', '.join(those)}: the recorded base is {recorded}, but {base} counts, as you say: is it the same model?"
         )
     if len(adapters) > 1 and not any(adapter.base or adapter.base_fingerprint for adapter in adapters):
         warnings.append("No adapter records its base: that they share one is an assumption; name it (base=, --base) to be sure.")

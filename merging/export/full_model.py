@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter
+from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter, Head
 from ..adapters.same_base import used_base
 from ..errors import MergeError
 from ..io.untrusted import read_object
@@ -75,6 +75,7 @@ def save_full_model(
     owner = head_owner(merged.adapters, head) if head is not None else None
     checkpoint = find_checkpoint(base)
     checkpoint.check(merged.shapes, {a.base_fingerprint for a in merged.adapters if a.base_fingerprint})
+    owner = _as_head(owner, checkpoint)
     plan = _plan(checkpoint, merged, wanted, owner)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +161,13 @@ class _Plan:
         return value
 
 
+def _as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:
+    """Return the adapter with what it trained whole as its head, where the base is a bare encoder that has no place for it."""
+    if owner is None or owner.head is not None or all(checkpoint.full_name(name) for name in owner.trained):
+        return owner
+    return replace(owner, head=Head("model", {owner.full_name(name): tensor for name, tensor in owner.trained.items()}))
+
+
 def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, owner: Adapter | None) -> _Plan:
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
@@ -168,7 +176,10 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
     for module in merged.modules:
         key, apart = _separate(checkpoint, sources, f"{module}.weight", True)
         modules[key], untied = module, untied or apart
+    brought = owner.head.tensors if owner is not None and owner.head is not None else {}
     for name, alone in merged.parts.items():
+        if owner is not None and owner.full_name(name) in brought:
+            continue
         key, apart = _separate(
             checkpoint,
             sources,

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..adapters.base_files import UNBUILDABLE, empty_model, parameter_keys
+from ..adapters.base_files import UNBUILDABLE, BaseFiles, empty_model, parameter_keys
 from ..errors import MergeError
 from ..io import hub
 from ..io.untrusted import read_object
@@ -95,10 +95,21 @@ class Checkpoint:
         """
         full = self.full_name(name)
         found = self.keys.get(name) or (self._whole_keys.get(full) if full else None)
-        direct = next((key for key in (name, f"{self.whole.base_model_prefix}.{name}") if key in self.files), None)
+        direct = next(
+            (
+                key
+                for key in (name, f"{self.whole.base_model_prefix}.{name}")
+                if key in self.files and self._architecture.fuses(key)
+            ),
+            None,
+        )
         if found is None and direct is None:
             raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
         return found or str(direct)
+
+    @cached_property
+    def _architecture(self) -> BaseFiles:
+        return BaseFiles(self.folder, self.whole)
 
     def shared_with(self, name: str) -> list[str]:
         """Return the other full names of a parameter of the whole model that is tied to others."""
@@ -141,8 +152,7 @@ class Checkpoint:
                 raise MergeError(f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them.")
         with self.opened() as reader:
             for name in shapes.keys() - inside.keys():
-                if f"{name}.weight" not in self.files and self.full_name(f"{name}.weight") is None:
-                    self._check_expert(name)
+                self._check_known(name)
                 stored = tuple(reader.tensor(self.source(f"{name}.weight")).shape)
                 if stored != shapes[name]:
                     raise MergeError(
@@ -153,9 +163,9 @@ class Checkpoint:
                 f"{self.name} is not the base that the adapters were trained on (its fingerprint differs from theirs)."
             )
 
-    def _check_expert(self, name: str) -> None:
+    def _check_known(self, name: str) -> None:
         try:
-            self.key(f"{name}.weight")
+            self.source(f"{name}.weight")
         except MergeError as error:
             raise MergeError(
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
+from ..adapters.names import architecture_prefixes
 from ..errors import MergeError
 
 NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_classifier", "cls")
@@ -50,7 +51,9 @@ def named_in(model: nn.Module, names: Mapping[str, T], name: str) -> T | None:
     """
     prefix = str(getattr(model, "base_model_prefix", "") or "")
     inside = f"{prefix}." if bare(model) is not model else ""
-    tried = (f"{inside}{name}", name, name.removeprefix(f"{prefix}."))
+    tried = [f"{inside}{name}", name]
+    if prefix not in architecture_prefixes():  # one that nobody could have told from a part of some model
+        tried.append(name.removeprefix(f"{prefix}."))
     return next((names[place] for place in tried if place in names), None)
 
 
