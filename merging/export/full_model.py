@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,7 @@ class _Plan:
     parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update is added
     transposed : modules that store their weight as (in, out)
     untied : the configuration must say that embeddings are not tied
+    repeated : keys in the base that are written under several, which must not share their memory
     """
 
     checkpoint: Checkpoint
@@ -113,6 +115,7 @@ class _Plan:
     parts: Mapping[str, str]
     transposed: frozenset[str]
     untied: bool
+    repeated: frozenset[str]
     owner: Adapter | None
     dtype: torch.dtype | None
 
@@ -146,7 +149,7 @@ class _Plan:
                 )
         elif self.dtype is not None and stored.is_floating_point():
             result = stored.to(self.dtype)
-        return result.contiguous()
+        return result.clone() if isinstance(source, str) and source in self.repeated else result.contiguous()
 
     def _part(self, key: str, stored: Tensor) -> Tensor:
         name = self.parts[key]
@@ -172,21 +175,27 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
     sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
-    modules, parts, untied = {}, {}, False
+    modules: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    untied = False
     for module in merged.modules:
         key, apart = _separate(checkpoint, sources, f"{module}.weight", True)
         modules[key], untied = module, untied or apart
+    own = {checkpoint.full_name(name) for name in merged.parts}
     brought = owner.head.tensors if owner is not None and owner.head is not None else {}
     for name, alone in merged.parts.items():
         if owner is not None and owner.full_name(name) in brought:
             continue
-        key, apart = _separate(
-            checkpoint,
-            sources,
-            name,
-            alone or any(other in _full_names(checkpoint, merged) for other in checkpoint.shared_with(name)),
-        )
-        parts[key], untied = name, untied or apart
+        whole = [str(checkpoint.full_name(name)), *checkpoint.shared_with(name)]
+        key, apart = _separate(checkpoint, sources, name, alone or any(full in own for full in whole[1:]))
+        # a copy into tied embeddings changes all that is tied, also where LoRA takes one of them apart
+        together = [] if apart or alone else [own_key for full in whole if (own_key := _own_key(checkpoint, full)) in sources]
+        parts |= dict.fromkeys([key, *together], name)
+        untied = untied or apart
+    if untied:  # the configuration unties all that is tied
+        for full in checkpoint.parameters:
+            if checkpoint.shared_with(full):
+                sources.setdefault(_own_key(checkpoint, full), checkpoint.source(full))
     inside = {name for name, _ in checkpoint.skeleton.named_modules()}
     layers = linear_layers(checkpoint.skeleton, [module for module in merged.modules if module in inside])
     transposed = frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
@@ -195,11 +204,9 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
         modules, parts = (
             {_prefixed(checkpoint, owner, key): value for key, value in names.items()} for names in (modules, parts)
         )
-    return _Plan(checkpoint, merged, sources, modules, parts, transposed, untied, owner, dtype)
-
-
-def _full_names(checkpoint: Checkpoint, merged: Merged) -> set[str | None]:
-    return {checkpoint.full_name(name) for name in merged.parts}
+    uses = Counter(source for source in sources.values() if isinstance(source, str))
+    repeated = frozenset(source for source, count in uses.items() if count > 1)
+    return _Plan(checkpoint, merged, sources, modules, parts, transposed, untied, repeated, owner, dtype)
 
 
 def _separate(checkpoint: Checkpoint, sources: dict[str, str | Tensor], name: str, alone: bool) -> tuple[str, bool]:

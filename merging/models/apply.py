@@ -57,14 +57,6 @@ def added(
     swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
         with torch.no_grad():
-            for name, layer in layers.items():
-                weight = layer.weight
-                assert isinstance(weight, nn.Parameter)
-                if len(places[id(weight)]) > 1:  # tied embeddings: LoRA on one of them leaves the other as it is
-                    swapped += _swap([(layer, "weight")], weight.detach().clone())
-                else:
-                    saved[name] = weight.detach().clone()
-                add_update(layer, update_of(name))
             paths = {path: path for path in originals}
             for name, (_, apart) in (parts or {}).items():
                 path = named_in(model, paths, name)
@@ -76,13 +68,22 @@ def added(
                 start = originals[path]
                 value = part_of(name, start.detach()).to(start.device, start.dtype)
                 swapped += _swap([(model.get_submodule(owner), leaf)] if apart else places[id(start)], value)
+            places = _places(model)
+            for name, layer in layers.items():
+                weight = layer.weight
+                assert isinstance(weight, nn.Parameter)
+                if len(places[id(weight)]) > 1:  # tied embeddings: LoRA on one of them leaves the other as it is
+                    swapped += _swap([(layer, "weight")], weight.detach().clone())
+                else:
+                    saved[name] = weight.detach().clone()
+                add_update(layer, update_of(name))
         yield model
     finally:
         with torch.no_grad():
-            for module, leaf, original in reversed(swapped):
-                setattr(module, leaf, original)
             for name, tensor in saved.items():
                 layers[name].weight.copy_(tensor)  # type: ignore[operator]
+            for module, leaf, original in reversed(swapped):
+                setattr(module, leaf, original)
 
 
 def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -71,6 +72,11 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module
     layers = {}
     for name in names:
         layer = named_in(model, known, name)
+        if layer is None and re.search(r"\.experts\.\d+\.", name):
+            raise MergeError(
+                f"The model holds no {name!r} of its own (transformers has all experts of a layer in one tensor since version 5): write the "
+                "whole model instead, whose files have it."
+            )
         if layer is None:
             raise MergeError(
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."
