@@ -16,9 +16,6 @@ from ..adapters.lowrank import LowRank
 from ..errors import MergeError
 from .base import Method, Stack
 
-LINEAR = ("average", "task_arithmetic", "do_merging")
-"""Methods that are weighted sums, which need no factors."""
-
 
 def merged_part(
     method: Method, params: Mapping[str, Any], stack: Stack, values: Sequence[Tensor | None], start: Tensor
@@ -43,7 +40,7 @@ def merged_part(
                 "vocabulary: resize the base the same way, save it, and name that folder as the base."
             )
     W0 = start.float()
-    if method.name in LINEAR:
+    if method.linear:  # a weighted sum needs no factors
         result = W0.clone()
         for value, share in zip(values, _shares(method, params, stack, values), strict=True):
             if value is not None:
