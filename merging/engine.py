@@ -17,13 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import Adapter, number_equal_names
+from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank
-from .adapters.same_base import problems_of
+from .adapters.pool import common_config, outside_names, prefixes_of, trained_parts
+from .adapters.rounding import chosen_dtype, rounded
+from .adapters.same_base import base_warnings, problems_of
 from .errors import MergeError
 from .evaluation.accuracy import Estimate
 from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
+from .methods.trained import merged_part
 from .models.apply import added, check_fits
 from .plugins.base import Updates, modules_of
 from .plugins.decouple import Decouple, decouple
@@ -205,11 +209,51 @@ class Merged:
         result = self.result(module)
         return result.dense() if isinstance(result, LowRank) else result
 
-    def to_adapter(self, rank: int | None = None) -> Adapter:
+    @cached_property
+    def parts(self) -> dict[str, bool]:
+        """{parameter that an adapter trained whole: whether tied ones come apart}, see `merging.adapters.pool.trained_parts`."""
+        return trained_parts(self.adapters)
+
+    def part(self, name: str, start: Tensor | None, owner: Adapter | None = None) -> Tensor:
+        """Return the merged value of a parameter that adapters trained whole.
+
+        Parameters
+        ----------
+        start : the base's own value; None = the base is not at hand
+        owner : takes this adapter's value (or the base's, where it has none) instead of merging
+
+        Raises
+        ------
+        MergeError
+            If the base's value is needed and not at hand, has another shape, or the method cannot merge it.
+        """
+        values = [adapter.trained.get(name) for adapter in self.adapters]
+        if owner is not None and name in owner.trained:
+            return owner.trained[name]
+        if len(self.adapters) == 1 and values[0] is not None and self._is_identity:
+            return values[0]
+        if start is None:
+            holder = next(adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None)
+            raise MergeError(
+                f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's own: name the base's "
+                f"folder with --base (or base=), or take one adapter's as it is with --head TASK."
+            )
+        stack = self._stack(next(iter(self.shapes)), at=name)
+        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        """Whether the merge of one adapter is the adapter itself."""
+        alone = self.adapters[0].deltas
+        off = [float((self.delta(name) - update.dense()).norm()) for name, update in alone.items()]
+        return all(error <= 1e-5 * update.norm() for error, update in zip(off, alone.values(), strict=True))
+
+    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None) -> Adapter:
         """Return the merge as one adapter.
 
         Parameters
         ----------
+        owner : see `part`
         rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
             rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
             rank, error (relative, over the whole merge) and modules (the same per module)
@@ -238,14 +282,21 @@ class Merged:
                 )
         truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
         first = self.adapters[0]
+        base = base_files(first.base, first.config.get("task_type")) if self.parts else None
+
+        def start(name: str) -> Tensor | None:
+            return None if base is None else base.stored(self._full_name(name))
+
         return Adapter(
             name=f"{self.method.name}-{len(self.adapters)}",
             deltas=deltas,
             task=self.task or "merged",
             base=first.base,
-            config={key: first.config[key] for key in ("fan_in_fan_out", "task_type") if key in first.config},
+            config=common_config(self.adapters),
             metadata={} if rank is None else {"truncation": truncation},
-            prefix=first.prefix,
+            prefix=prefixes_of(self.adapters)[0],
+            outside=outside_names(self.adapters),
+            trained={name: self.part(name, start(name), owner) for name in self.parts},
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )
 
@@ -256,6 +307,7 @@ class Merged:
         head: str | None = None,
         prefix: str | None = None,
         accuracy: Sequence[Estimate] | None = None,
+        dtype: str = "float32",
     ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
@@ -265,24 +317,31 @@ class Merged:
         head : task whose head goes into the file; None = no head, for the bare encoder
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
+        dtype : float32, bfloat16, float16, or "parents"; see `merging.adapters.rounding`
 
         Raises
         ------
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        prefixes = {adapter.prefix for adapter in self.adapters}
+        prefixes = prefixes_of(self.adapters)
         if head is None and prefix is None and len(prefixes) > 1:
-            raise MergeError(f"The adapters carry different prefixes {sorted(prefixes)}: say which one to write with prefix=.")
-        adapter = self.to_adapter(rank)
-        if head is not None:
-            owner = head_owner(self.adapters, head)
-            adapter = replace(adapter, head=owner.head, config=owner.config, prefix=owner.prefix, task=head)
+            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
+        owner = None if head is None else head_owner(self.adapters, head)
+        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None)
+        if owner is not None and head is not None:
+            config = dict(owner.config) | {key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config}
+            saved = {*(owner.config.get("modules_to_save") or ()), *(adapter.config.get("modules_to_save") or ())}
+            config["modules_to_save"] = sorted(saved) or None
+            adapter = replace(adapter, head=owner.head, config=config, prefix=owner.prefix, task=head)
         if prefix is not None:
             adapter = replace(adapter, prefix=prefix)
+        adapter = rounded(adapter, stored := chosen_dtype(dtype, self.adapters))
         recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix).to_yaml() if can_have_recipe(self.adapters) else None
-        card = model_card(self.spec, self.adapters, adapter.base, fidelity(adapter), recipe, accuracy)
-        return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}))
+        card = model_card(
+            self.spec, self.adapters, adapter.base, fidelity(adapter), recipe, accuracy, notes=base_warnings(self.adapters)
+        )
+        return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
 
     @property
     def recipe(self) -> Recipe:
@@ -299,7 +358,11 @@ class Merged:
         """
         for adapter in self.adapters:
             check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
-        return added(model, self.shapes, self.result)
+        names = {name: (self._full_name(name), apart) for name, apart in self.parts.items()}
+        return added(model, self.shapes, self.result, names, self.part)
+
+    def _full_name(self, name: str) -> str:
+        return next(adapter.full_name(name) for adapter in self.adapters if name in adapter.trained)
 
     def for_task(self, task: str) -> Merged:
         """Return the merge as it acts on one task (for EMR; every other method acts the same on all).
@@ -329,16 +392,18 @@ class Merged:
     def _stacks(self) -> Iterator[Stack]:
         return (self._stack(module) for module in self.modules)
 
-    def _stack(self, module: str) -> Stack:
+    def _stack(self, module: str, at: str | None = None) -> Stack:
+        """Return the stack of a module; ``at`` names a parameter that has weights and masks of its own instead."""
+        name = at or module
         return Stack(
-            module=module,
+            module=name,
             shape=self.shapes[module],
             updates=tuple(updates.get(module) for updates in self.updates),
-            weights=tuple(_weight_at(weight, module) for weight in self.weights),
+            weights=tuple(_weight_at(weight, name) for weight in self.weights),
             rank=self._largest_rank,
             tasks=tuple(adapter.task for adapter in self.adapters),
             scalings=tuple(adapter.scalings.get(module, 1.0) for adapter in self.adapters),
-            generator=lambda i: self._generator(i, module),
+            generator=lambda i: self._generator(i, name),
             features=self.features,
         )
 

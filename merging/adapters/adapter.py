@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import MergeError
 from ..io.untrusted import check_safetensors, read_object
-from . import fetch, peft_format
+from . import fetch
+from .base_files import BaseFiles, base_files
+from .config import CONFIG_FILE, export_config, read_config, scaling
 from .lowrank import LowRank
+from .names import BELOW, ROOT, outside_of
+from .peft_format import WEIGHTS_FILE, is_saved, split_keys
+from .weights import all_finite, read_tensors
 
 HEAD_FILE = fetch.HEAD_FILE
 METADATA_FILE = fetch.METADATA_FILE
@@ -74,8 +79,15 @@ class Adapter:
         By module name relative to the bare encoder (``encoder.layer.0.attention.self.query``), sorted.
     prefix : str
         The architecture's prefix that the names carried in the file (``bert.``), written back by `save`.
+    outside : frozenset of str
+        Names in ``deltas`` and ``trained`` that lie outside the encoder (``lm_head``, ``classifier``) and carry no prefix.
+    trained : dict of str to Tensor
+        Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by parameter
+        name relative to the bare encoder; values, not differences to the base's.
     scalings : dict of str to float
         LoRA's own scaling by module, which is already folded into B; kept for methods that work on the stored factors.
+    dtype : torch.dtype
+        What the factors are stored in.
     base_fingerprint : str or None
         See `merging.models.layers.fingerprint`; None when nobody recorded one.
     metadata : dict
@@ -93,6 +105,9 @@ class Adapter:
     head: Head | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
+    outside: frozenset[str] = frozenset()
+    trained: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
     base_fingerprint: str | None = None
     base_vouched: bool = False
     scalings: Mapping[str, float] = field(default_factory=dict)
@@ -112,6 +127,9 @@ class Adapter:
             digest.update(f"{module} {update.shape} {update.rank}".encode())
             for factor in (update.B, update.A):
                 digest.update(factor.detach().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+        for name, tensor in sorted(self.trained.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     @property
@@ -140,15 +158,20 @@ class Adapter:
         """
         with fetch.opened(source) as files:
             where = files.where
-            config = peft_format.read_config(files.config, where)
-            tensors = _read_tensors(files.weights, where)
-            prefix, factors, own_head = peft_format.split_keys(tensors, config, where)
+            config = read_config(files.config, where)
+            recorded = str(config.get("base_model_name_or_path") or "")
+            known = base_files(str(base or recorded), config.get("task_type"))
+            parts = split_keys(read_tensors(files.weights, where), config, where, known)
             deltas, scalings = {}, {}
-            for full_name, (A, B) in factors.items():
-                module = full_name.removeprefix(prefix)
-                scalings[module] = peft_format.scaling(config, full_name, A.shape[0], where)
+            for full_name, (A, B) in parts.factors.items():
+                module = full_name if full_name in parts.outside else full_name.removeprefix(parts.prefix)
+                scalings[module] = scaling(config, parts.patterned[full_name], A.shape[0], where)
                 # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
-                deltas[module] = LowRank(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
+                deltas[module] = _unpadded(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
+            whole = {key: t.clone() for key, t in parts.trained.items() if not _unchanged(key, t, known)}
+            beyond = outside_of(whole, parts.prefix, where)
+            trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
+            own_head = parts.head
             metadata = _read_metadata(files)
             head = _read_head(files, metadata)
             if head is None and own_head:
@@ -157,11 +180,14 @@ class Adapter:
         return cls(
             name=name,
             task=task or str(metadata.get("task") or name),
-            base=base or str(config.get("base_model_name_or_path") or ""),
+            base=base or recorded,
             deltas=deltas,
             head=head,
             config=config,
-            prefix=prefix,
+            prefix=parts.prefix,
+            outside=parts.outside | beyond,
+            trained=trained,
+            dtype=next(iter(parts.factors.values()))[1].dtype,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),
             base_vouched=base is not None,
             scalings=scalings,
@@ -170,20 +196,24 @@ class Adapter:
             origin=files.origin,
         )
 
-    def save(self, folder: str | Path, extra_files: Mapping[str, str] | None = None) -> Path:
-        """Write a PEFT folder whose own scaling is 1 everywhere; `extra_files` maps file names to texts.
+    def full_name(self, module: str) -> str:
+        """Return the name of one of the adapter's modules or trained parameters as the whole model has it."""
+        return module if module in self.outside else f"{self.prefix}{module}"
+
+    def save(self, folder: str | Path, extra_files: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32) -> Path:
+        """Write a PEFT folder of one rank whose own scaling is 1 everywhere; `extra_files` maps file names to texts.
+
+        The factors are rounded to ``dtype``. Where the base is at hand, its modules are looked up first.
 
         The folder appears whole or not at all. A folder that holds something else than an adapter is left alone.
 
         Raises
         ------
         MergeError
-            If ``folder`` exists and is neither empty nor an adapter.
+            If ``folder`` exists and is neither empty nor an adapter, or the base has no module of that name.
         """
         target = Path(folder)
-        if target.exists() and not (
-            target.is_dir() and (not any(target.iterdir()) or (target / peft_format.CONFIG_FILE).exists())
-        ):
+        if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / CONFIG_FILE).exists())):
             raise MergeError(f"{folder} exists and is not an adapter folder: choose another place.")
         if not self.deltas:
             raise MergeError(f"{self.name} has no updates: there is nothing to save.")
@@ -194,7 +224,7 @@ class Adapter:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
             work = Path(temporary) / "adapter"
             work.mkdir()
-            self._write(work)
+            self._write(work, dtype)
             for file_name, text in (extra_files or {}).items():
                 (work / file_name).write_text(text, encoding="utf-8")
             if target.exists():
@@ -202,28 +232,35 @@ class Adapter:
             work.replace(target)
         return target
 
-    def _write(self, work: Path) -> None:
+    def _write(self, work: Path, dtype: torch.dtype) -> None:
+        rank = max(1, *(update.rank for update in self.deltas.values()))
+        names = {module: self.full_name(module) for module in self.deltas}
+        _check_names(names.values(), self)
         tensors = {}
         for module, update in self.deltas.items():
-            # PEFT knows no rank 0: the zero update is written as one direction of zeros
-            stored = update if update.rank else LowRank(torch.zeros(update.shape[0], 1), torch.zeros(1, update.shape[1]))
-            key = f"{peft_format.ROOT}{self.prefix}{module}"
-            tensors[f"{key}.lora_A.weight"] = stored.A.float().contiguous()
-            tensors[f"{key}.lora_B.weight"] = stored.B.float().contiguous()
-        own_head = self.head is not None and self.head.kind == "model"
-        if self.head is not None and own_head:
-            tensors |= {f"{peft_format.ROOT}{key}": t.contiguous() for key, t in self.head.tensors.items()}
+            # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own rank
+            tensors[f"{ROOT}{names[module]}.lora_A.weight"] = pad(update.A.to(dtype), (0, 0, 0, rank - update.rank)).contiguous()
+            tensors[f"{ROOT}{names[module]}.lora_B.weight"] = pad(update.B.to(dtype), (0, rank - update.rank)).contiguous()
+        own_head = self.head.tensors if self.head is not None and self.head.kind == "model" else {}
+        with_lora = set(names.values())
+        whole = {self.full_name(name): tensor for name, tensor in self.trained.items()} | dict(own_head)
+        for key, tensor in whole.items():
+            module, _, leaf = key.rpartition(".")
+            tensors[f"{ROOT}{module}.{BELOW}.{leaf}" if module in with_lora else f"{ROOT}{key}"] = tensor.contiguous()
         for key, tensor in tensors.items():
-            if not _all_finite(tensor):
-                raise MergeError(f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large?")
-        save_file(tensors, work / peft_format.WEIGHTS_FILE, metadata={"format": "pt"})
-        ranks = {module: max(update.rank, 1) for module, update in self.deltas.items()}
-        config = peft_format.export_config(ranks, self.base, self.config, own_head)
-        (work / peft_format.CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            if not all_finite(tensor):
+                raise MergeError(
+                    f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large, or {dtype} too small?"
+                )
+        save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
+        entries = self.config.get("modules_to_save") or ()
+        saved = {entry for entry in entries if any(is_saved(key, [entry]) for key in whole)}
+        config = export_config(rank, names.values(), self.base, self.config, saved)
+        (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         metadata = dict(self.metadata) | {"task": self.task}
         if self.base_fingerprint:
             metadata["base_fingerprint"] = self.base_fingerprint
-        if self.head is not None and not own_head:
+        if self.head is not None and self.head.kind != "model":
             save_file({key: t.contiguous() for key, t in self.head.tensors.items()}, work / HEAD_FILE)
             metadata["labels"] = list(self.head.labels)
         (work / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
@@ -250,22 +287,35 @@ def number_equal_names(adapters: list[Adapter]) -> list[Adapter]:
     return result
 
 
-def _read_tensors(path: Path, where: str) -> dict[str, Tensor]:
-    check_safetensors(path, f"{where}: {peft_format.WEIGHTS_FILE}")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
-    except SafetensorError as error:
-        raise MergeError(f"{where}: {peft_format.WEIGHTS_FILE} is not a readable safetensors file ({error}).") from error
-    for key, tensor in tensors.items():
-        if not _all_finite(tensor):
-            raise MergeError(f"{where}: {key} holds NaN or infinite values; the adapter is broken, train or save it again.")
-    return tensors
+def _unpadded(B: Tensor, A: Tensor) -> LowRank:
+    """Return B A without the directions of zeros at its end, with which exports are brought to one rank."""
+    alive = (A.any(1) | B.any(0)).nonzero()
+    rank = int(alive[-1]) + 1 if len(alive) else 1
+    return LowRank(B[:, :rank].contiguous(), A[:rank].contiguous()) if rank < len(A) else LowRank(B, A)
 
 
-def _all_finite(tensor: Tensor) -> bool:
-    """Tell whether no entry is NaN or infinite, in one pass and without a mask: extremes carry both."""
-    return not tensor.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
+def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
+    """Tell whether a module that was saved whole is the base's own, as far as the base is at hand: PEFT writes copies of embeddings."""
+    stored = base.stored(name) if base is not None else None
+    return stored is not None and stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor)
+
+
+def _check_names(names: Collection[str], adapter: Adapter) -> None:
+    """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do nothing there."""
+    base = base_files(adapter.base, adapter.config.get("task_type"))
+    if base is None:
+        return
+    # a bare encoder's names, and those under a head that the base's files lack, are as good
+    prefix = base.architecture_prefix
+    bare = {name.removeprefix(prefix) for name in base.modules if name.startswith(prefix)}
+    topped = set() if base.prefix else {prefix + name for name in base.modules}
+    known = {name for name in names if base.todays(f"{name}.weight") == f"{name}.weight"}
+    if len(known) < len(names) and not set(names) <= bare and not set(names) - known <= topped:
+        missing = min(set(names) - known)
+        raise MergeError(
+            f"{adapter.base} has no module {missing!r}, so PEFT would load the file and change nothing there: the adapters are of another "
+            "model, or of another version of transformers; name their base with --base, or base=."
+        )
 
 
 def _read_metadata(files: fetch.AdapterFiles) -> dict[str, Any]:
@@ -289,7 +339,7 @@ def _read_head(files: fetch.AdapterFiles, metadata: Mapping[str, Any]) -> Head |
         raise MergeError(f"{where} is not a readable safetensors file ({error}).") from error
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
         raise MergeError(f"{where} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
-    if not all(map(_all_finite, tensors.values())):
+    if not all(map(all_finite, tensors.values())):
         raise MergeError(f"{where} holds NaN or infinite values.")
     copies = {key: t.to(torch.float32, copy=True) for key, t in tensors.items()}  # the file may be gone in a moment
     return Head("pooled", copies, tuple(map(str, metadata.get("labels", ()))))

@@ -23,12 +23,19 @@ from typing import Any
 from ..errors import MergeError
 from ..io import hub
 from ..io.untrusted import MAX_JSON_BYTES
+from .foreign import explained
 from .peft_format import CONFIG_FILE, WEIGHTS_FILE
 
 HEAD_FILE = "head.safetensors"
 METADATA_FILE = "mergescope.json"
 PICKLED_FILE = "adapter_model.bin"
-MAX_BYTES = {CONFIG_FILE: MAX_JSON_BYTES, METADATA_FILE: MAX_JSON_BYTES, WEIGHTS_FILE: 1 << 30, HEAD_FILE: 64 << 20}
+MAX_BYTES = {
+    CONFIG_FILE: MAX_JSON_BYTES,
+    METADATA_FILE: MAX_JSON_BYTES,
+    WEIGHTS_FILE: 1 << 30,
+    PICKLED_FILE: 1 << 30,
+    HEAD_FILE: 64 << 20,
+}
 """The files of an adapter and their largest sizes in a zip file or on the hub."""
 MAX_TOTAL_BYTES = 1 << 30
 MAX_DIRECTORY_BYTES = 1 << 20
@@ -118,21 +125,25 @@ def from_files(files: Sequence[Place]) -> AdapterFiles:
     if missing:
         raise MergeError(f"There is no file {missing[0]}: give {CONFIG_FILE} and {WEIGHTS_FILE}.")
     by_name = {path.name: path for path in paths}
-    endings = {".json": CONFIG_FILE, ".safetensors": WEIGHTS_FILE}
-    if len(paths) == 2 and not {CONFIG_FILE, WEIGHTS_FILE} <= set(by_name) and {path.suffix for path in paths} == set(endings):
+    endings = {".json": CONFIG_FILE, ".safetensors": WEIGHTS_FILE, ".bin": PICKLED_FILE}
+    kinds = {path.suffix for path in paths}
+    if len(paths) == 2 and not set(by_name) <= set(MAX_BYTES) and ".json" in kinds and len(kinds & set(endings)) == 2:
         by_name = {endings[path.suffix]: path for path in paths}
     if len(by_name) < len(paths):
         raise MergeError(f"Two of the files have one name ({listed}): give the files of one adapter.")
-    if unknown := sorted(set(by_name) - set(MAX_BYTES) - {PICKLED_FILE}):
+    if unknown := sorted(set(by_name) - set(MAX_BYTES)):
         raise MergeError(f"{unknown[0]} is none of an adapter's files: give {CONFIG_FILE} and {WEIGHTS_FILE}.")
     where = str(by_name.get(WEIGHTS_FILE, paths[0] if paths else "the list"))
     places = {name: by_name[name].resolve() for name in _wanted(by_name, where)}
     _require_small({name: place.stat().st_size for name, place in places.items()}, where)
-    return _gathered(places, where, places[WEIGHTS_FILE].parent.name, tuple(str(place) for place in places.values()))
+    return _gathered(places, where, places[CONFIG_FILE].parent.name, tuple(str(place) for place in places.values()))
 
 
 def _from_folder(folder: Path, where: str) -> AdapterFiles:
-    names = _wanted({path.name for path in folder.iterdir()}, where)
+    entries = {path.name for path in folder.iterdir()}
+    if not (CONFIG_FILE in entries and {WEIGHTS_FILE, PICKLED_FILE} & entries) and (reason := explained(folder)):
+        raise MergeError(f"{where} {reason}")
+    names = _wanted(entries, where)
     absolute = folder.resolve()
     return _gathered({name: folder / name for name in names}, where, absolute.name, str(absolute), path=absolute)
 
@@ -156,6 +167,8 @@ def _from_zip(path: Path, private: Path) -> AdapterFiles:
     except MergeError:
         raise
     except DAMAGED as error:
+        if reason := explained(path):
+            raise MergeError(f"{path} {reason}") from error
         raise MergeError(f"{path} is neither a folder nor a readable zip file ({error}): give {WAYS}.") from error
     absolute = path.resolve()
     return _gathered({name: private / name for name in members}, str(path), path.stem, str(absolute), path=absolute)
@@ -218,13 +231,10 @@ def _wanted(names: Collection[str], where: str) -> list[str]:
     """Return those of ``names`` that belong to an adapter."""
     if CONFIG_FILE not in names:
         raise MergeError(f"{where} has no {CONFIG_FILE}: is it a PEFT adapter?")
-    if WEIGHTS_FILE not in names:
-        if PICKLED_FILE in names:
-            raise MergeError(
-                f"{where} holds pickled weights ({PICKLED_FILE}), which can run code when opened: save the adapter with safetensors."
-            )
-        raise MergeError(f"{where} has no {WEIGHTS_FILE}: is it a PEFT adapter?")
-    return [name for name in MAX_BYTES if name in names]
+    if not {WEIGHTS_FILE, PICKLED_FILE} & set(names):
+        raise MergeError(f"{where} has no {WEIGHTS_FILE} and no {PICKLED_FILE}: is it a PEFT adapter?")
+    passed_over = PICKLED_FILE if WEIGHTS_FILE in names else WEIGHTS_FILE  # as PEFT chooses
+    return [name for name in MAX_BYTES if name in names and name != passed_over]
 
 
 def _require_small(sizes: Mapping[str, int], where: str) -> None:
@@ -243,5 +253,6 @@ def _gathered(
     path: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> AdapterFiles:
-    config, weights = places[CONFIG_FILE], places[WEIGHTS_FILE]
+    config = places[CONFIG_FILE]
+    weights = places[WEIGHTS_FILE] if WEIGHTS_FILE in places else places[PICKLED_FILE]
     return AdapterFiles(where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance)

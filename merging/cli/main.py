@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MergeError
+from .adapters import loaded, say_warnings
 from .plugins import decouple_of, orthogonalize_of, own_plugins
 from .recipes import (
     evaluate_recipe,
@@ -193,13 +194,13 @@ def inspect_adapters(
         list[str], typer.Argument(help="Adapters (folders, zip files or hub ids), or one recipe.yaml for its own.")
     ],
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with figures.")] = None,
+    base: Base = None,
 ) -> None:
     """Print what the adapters are, whether they fit together, and a line per module."""
-    from ..adapters.adapter import Adapter
     from ..diagnostics.compatibility import compatibility
 
     recipe = recipe_of(folders)
-    adapters = [Adapter.load(folder) for folder in folders] if recipe is None else recipe.load_adapters()
+    adapters = loaded(folders, base) if recipe is None else recipe.load_adapters()
     report = compatibility(adapters)
     if html is not None:
         _write_report(html, adapters, report)
@@ -496,6 +497,12 @@ def _merge(
     ] = None,
     full_model: Annotated[bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")] = False,
     base: Base = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the numbers: float32, bfloat16, float16 or parents; none = float32, a full model's as its base's."
+        ),
+    ] = None,
     **params: Any,
 ) -> None:
     """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
@@ -509,16 +516,15 @@ def _merge(
             "granularity": granularity, "max_up": max_up, "renormalise": renormalise,
         }  # fmt: skip
         refuse_contradictions(recipe, options | given)
-        _merge_recipe(recipe, output, base, full_model)
+        _merge_recipe(recipe, output, base, full_model, dtype)
         return
     if method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
-    from ..adapters.adapter import Adapter
     from ..engine import merge
 
     ortho = orthogonalize_of(method, orthogonalize, penalty)
     magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
-    adapters = [Adapter.load(folder) for folder in inputs]
+    adapters = loaded(inputs, base)
     features = None
     if soft_osrm is not None or needs_data(method):
         features = features_of(adapters, base)
@@ -527,9 +533,9 @@ def _merge(
         soft_osrm=soft_osrm, orthogonalize=ortho, decouple=magnitude, **given,
     )  # fmt: skip
     if full_model:
-        _save_full_model(merged, base, output, head)
+        _save_full_model(merged, base, output, head, dtype)
     else:
-        _report_saved(merged.save(output, rank=rank, head=head, prefix=prefix))
+        _report_saved(merged, merged.save(output, rank=rank, head=head, prefix=prefix, dtype=dtype or "float32"))
 
 
 def _weight(text: str) -> float | dict[str, float]:
@@ -542,30 +548,39 @@ def _weight(text: str) -> float | dict[str, float]:
         raise MergeError(f"--weight {text!r} is neither a number nor pattern=number,pattern=number.") from error
 
 
-def _save_full_model(merged: Any, base: str | None, output: Path, head: str | None) -> None:
+def _save_full_model(merged: Any, base: str | None, output: Path, head: str | None, dtype: str | None = None) -> None:
+    from ..adapters.same_base import used_base
     from ..export.full_model import save_full_model
+    from ..models.embedded import base_name
     from ..models.shared import base_of
 
-    print(save_full_model(merged, base_of(merged.adapters, base), output, head=head))
+    source = base_of(merged.adapters, base)
+    print(save_full_model(merged, source, output, dtype, head=head))
+    say_warnings(merged.adapters)
+    used = str(Path(source).resolve()) if Path(source).is_dir() else base_name(source)
+    if not merged.adapters[0].base_vouched and (doubtful := used_base(merged.adapters, used)[1]):
+        print(f"warning: {doubtful}", file=sys.stderr)
     print("exact", file=sys.stderr)
 
 
-def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool) -> None:
+def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool, dtype: str | None = None) -> None:
     from ..engine import merge_recipe
 
     merged = merge_recipe(recipe, recipe_features(recipe, base))
     if full_model:
-        _save_full_model(merged, base, output, recipe.head)
+        _save_full_model(merged, base, output, recipe.head, dtype)
     else:
-        _report_saved(merged.save(output, rank=recipe.rank, head=recipe.head, prefix=recipe.prefix))
+        options = {"rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix, "dtype": dtype or "float32"}
+        _report_saved(merged, merged.save(output, **options))
 
 
-def _report_saved(folder: Path) -> None:
-    """Print where the merge is and, on stderr, what its rank lost."""
+def _report_saved(merged: Any, folder: Path) -> None:
+    """Print where the merge is and, on stderr, what one should know of the adapters and what its rank lost."""
     from ..adapters.adapter import Adapter
     from ..recipes.card import fidelity
 
     print(folder)
+    say_warnings(merged.adapters)
     print(fidelity(Adapter.load(folder)), file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..adapters.adapter import Adapter, number_equal_names
 from ..adapters.lowrank import LowRank
-from ..adapters.same_base import problems_of
+from ..adapters.same_base import base_warnings, problems_of
 from ..evaluation.heads import order_warnings
 
 NORM_IMBALANCE = 10.0
@@ -87,10 +87,12 @@ def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
     named = number_equal_names(list(adapters))
     problems = problems_of(named)
     warnings = (
-        _duplicate_warnings(named)
+        base_warnings(named)
+        + _duplicate_warnings(named)
         + _norm_warnings(named)
         + _coverage_warnings(named)
         + _target_warnings(named)
+        + _trained_warnings(named)
         + order_warnings(named)
     )
     if not problems:
@@ -139,6 +141,15 @@ def _target_warnings(adapters: Sequence[Adapter]) -> list[str]:
                 f"{adapter.name} changes unusual modules ({', '.join(unusual)}): check that it is meant for this base."
             )
     return warnings
+
+
+def _trained_warnings(adapters: Sequence[Adapter]) -> list[str]:
+    return [
+        f"{adapter.name} holds {len(adapter.trained)} tensors whole, for example {min(adapter.trained)} (trained, or saved beside the LoRA): "
+        "merging them needs the base's own values."
+        for adapter in adapters
+        if adapter.trained and len(adapters) > 1
+    ]
 
 
 def _unusual_targets(adapter: Adapter) -> list[str]:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..errors import MergeError
 
 MAX_JSON_BYTES = 1 << 20
-MAX_HEADER_BYTES = 8 << 20
-MAX_TENSORS = 20_000
+MAX_HEADER_BYTES = 64 << 20
+MAX_TENSORS = 300_000  # LoRA on every expert of a large mixture has more than 100,000
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Floating-point types of safetensors that we compute with, and their bytes."""
 TORCH_NAMES = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
@@ -95,7 +95,7 @@ def _span(key: str, value: Any, where: str) -> tuple[int, int, str]:
 
 def _parsed(content: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before it
     except (ValueError, RecursionError) as error:  # also no UTF-8, and numbers of thousands of digits
         raise MergeError(f"{where} is not valid JSON ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(value, dict):

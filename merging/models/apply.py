@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
 from ..errors import MergeError
-from .layers import fingerprint, linear_layers, out_in
+from .layers import fingerprint, linear_layers, named_in, out_in
 
 
 def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fingerprint: str | None) -> None:
@@ -35,7 +35,11 @@ def add_update(layer: nn.Module, update: LowRank | Tensor) -> None:
 
 @contextmanager
 def added(
-    model: nn.Module, modules: Mapping[str, tuple[int, int]], update_of: Callable[[str], LowRank | Tensor]
+    model: nn.Module,
+    modules: Mapping[str, tuple[int, int]],
+    update_of: Callable[[str], LowRank | Tensor],
+    parts: Mapping[str, tuple[str, bool]] | None = None,
+    part_of: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Iterator[nn.Module]:
     """Add ``update_of(module)`` to every module's weight; restore the saved weights on exit, also after an error.
 
@@ -44,16 +48,57 @@ def added(
     model : any device and dtype; the sum is taken in float32
     modules : {module relative to the bare encoder: (out, in)}
     update_of : asked module by module, so that dense updates never exist all at once
+    parts : {parameter relative to the bare encoder: (full name, whether what shares its tensor keeps the base's)}
+    part_of : ``part_of(parameter, the base's value)`` is what takes its place
     """
     layers = linear_layers(model, modules)
+    places, originals = _places(model), dict(model.named_parameters(remove_duplicate=False))
     saved: dict[str, Tensor] = {}
+    swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
         with torch.no_grad():
+            paths = {path: path for path in originals}
+            for name, (_, apart) in (parts or {}).items():
+                path = named_in(model, paths, name)
+                if path is None or part_of is None:
+                    raise MergeError(
+                        f"The model has no {name}, which an adapter trained whole: load it with its head, or another base."
+                    )
+                owner, _, leaf = path.rpartition(".")
+                start = originals[path]
+                value = part_of(name, start.detach()).to(start.device, start.dtype)
+                swapped += _swap([(model.get_submodule(owner), leaf)] if apart else places[id(start)], value)
+            places = _places(model)
             for name, layer in layers.items():
-                saved[name] = layer.weight.detach().clone()  # type: ignore[operator]
+                weight = layer.weight
+                assert isinstance(weight, nn.Parameter)
+                if len(places[id(weight)]) > 1:  # tied embeddings: LoRA on one of them leaves the other as it is
+                    swapped += _swap([(layer, "weight")], weight.detach().clone())
+                else:
+                    saved[name] = weight.detach().clone()
                 add_update(layer, update_of(name))
         yield model
     finally:
         with torch.no_grad():
-            for name, original in saved.items():
-                layers[name].weight.copy_(original)  # type: ignore[operator]
+            for name, tensor in saved.items():
+                layers[name].weight.copy_(tensor)  # type: ignore[operator]
+            for module, leaf, original in reversed(swapped):
+                setattr(module, leaf, original)
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return {id of a parameter: where it stands}; tied ones stand in several modules."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for leaf, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(parameter), []).append((module, leaf))
+    return places
+
+
+def _swap(places: Sequence[tuple[nn.Module, str]], value: Tensor) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Put a value in the place of parameters; return what to put back."""
+    before = [(module, leaf, module._parameters[leaf]) for module, leaf in places]
+    new = nn.Parameter(value, requires_grad=False)
+    for module, leaf in places:
+        setattr(module, leaf, new)
+    return [(module, leaf, parameter) for module, leaf, parameter in before if parameter is not None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..adapters.base_files import UNBUILDABLE, BaseFiles, empty_model, parameter_keys
 from ..errors import MergeError
 from ..io import hub
 from ..io.untrusted import read_object
 from .apply import check_fits
 from .embedded import EMBEDDED, base_name, model_folder
-from .layers import fingerprint_of
+from .layers import fingerprint_of, named_in
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -44,6 +47,7 @@ class Checkpoint:
     keys : {parameter of the bare encoder: key in the files}; they differ by the architecture's prefix, and where transformers has
         renamed layers since (ViT's ``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` now)
     skeleton : the bare encoder on the meta device: names, shapes and kinds of layers, no weights
+    whole : the model with its head, as the configuration names it; a bare encoder's is the encoder
     """
 
     name: str
@@ -52,6 +56,7 @@ class Checkpoint:
     files: Mapping[str, Path]
     keys: Mapping[str, str]
     skeleton: nn.Module
+    whole: nn.Module
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -65,29 +70,106 @@ class Checkpoint:
         prefix = f"{self.skeleton.base_model_prefix}."
         return prefix if any(key.startswith(prefix) for key in self.keys.values()) else ""
 
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the whole model, by every name that they have."""
+        return dict(self.whole.named_parameters(remove_duplicate=False))
+
+    @cached_property
+    def _whole_keys(self) -> dict[str, str]:
+        return parameter_keys(self.files, self.whole)
+
+    def full_name(self, name: str) -> str | None:
+        """Return what the whole model calls a parameter that is named relative to the bare encoder, or outside it."""
+        return named_in(self.whole, {path: path for path in self.parameters}, name)
+
     def key(self, name: str) -> str:
-        """Return the key of a parameter of the bare encoder.
+        """Return the key of a parameter, named relative to the bare encoder or outside it.
+
+        One expert's matrix has a key in files of older transformers, even where today's model has all experts in one tensor.
 
         Raises
         ------
         MergeError
             If it is not stored, or only as a part of another tensor.
         """
-        if name not in self.keys:
+        full = self.full_name(name)
+        found = self.keys.get(name) or (self._whole_keys.get(full) if full else None)
+        direct = next(
+            (
+                key
+                for key in (name, f"{self.whole.base_model_prefix}.{name}")
+                if key in self.files and self._architecture.fuses(key)
+            ),
+            None,
+        )
+        if found is None and direct is None:
             raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
-        return self.keys[name]
+        return found or str(direct)
+
+    @cached_property
+    def _architecture(self) -> BaseFiles:
+        return BaseFiles(self.folder, self.whole)
+
+    def shared_with(self, name: str) -> list[str]:
+        """Return the other full names of a parameter of the whole model that is tied to others."""
+        full = self.full_name(name)
+        return (
+            []
+            if full is None
+            else [path for path, other in self.parameters.items() if other is self.parameters[full] and path != full]
+        )
+
+    def source(self, name: str) -> str:
+        """Return the key that holds a parameter's value: its own, or that of one that it is tied to."""
+        for candidate in (name, *self.shared_with(name)):
+            try:
+                return self.key(candidate)
+            except MergeError:
+                continue
+        return self.key(name)
+
+    def check_separable(self, name: str) -> None:
+        """Raise MergeError unless a tied parameter can be given a value of its own by the configuration (tie_word_embeddings)."""
+        others = self.shared_with(name)
+        config: Any = copy.deepcopy(self.whole.config)
+        for part in (config, config.get_text_config()):
+            part.tie_word_embeddings = False
+        with torch.device("meta"):
+            apart = dict(type(self.whole)._from_config(config).named_parameters(remove_duplicate=False))  # type: ignore[attr-defined]
+        full = str(self.full_name(name))
+        if stuck := [other for other in others if other not in apart or apart[other] is apart.get(full)]:
+            raise MergeError(f"{name} shares its weight with {stuck[0]} in {self.name}: a file cannot change one of them.")
 
     def check(self, shapes: Mapping[str, tuple[int, int]], fingerprints: Collection[str]) -> None:
         """Raise MergeError unless the model has all modules in these (out, in) shapes and is each recorded base."""
-        check_fits(self.skeleton, shapes, None)
+        known = {name for name, _ in self.skeleton.named_modules()}
+        inside = {name: shape for name, shape in shapes.items() if name in known}
+        check_fits(self.skeleton, inside, None)
         tied = _names_by_parameter(self.skeleton)
-        for name in shapes:
+        for name in inside:
             if others := tied[id(self.skeleton.get_submodule(name).weight)] - {f"{name}.weight"}:
                 raise MergeError(f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them.")
+        with self.opened() as reader:
+            for name in shapes.keys() - inside.keys():
+                self._check_known(name)
+                stored = tuple(reader.tensor(self.source(f"{name}.weight")).shape)
+                if stored != shapes[name]:
+                    raise MergeError(
+                        f"{name} is {stored} in the base model but {shapes[name]} in the adapters: it is another base."
+                    )
         if fingerprints and set(fingerprints) != {self.fingerprint()}:
             raise MergeError(
                 f"{self.name} is not the base that the adapters were trained on (its fingerprint differs from theirs)."
             )
+
+    def _check_known(self, name: str) -> None:
+        try:
+            self.source(f"{name}.weight")
+        except MergeError as error:
+            raise MergeError(
+                f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."
+            ) from error
 
     def fingerprint(self) -> str:
         """Return `merging.models.layers.fingerprint` of the stored encoder without loading it."""
@@ -133,7 +215,7 @@ def find_checkpoint(source: str | Path) -> Checkpoint:
     name = published or str(source)
     files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
     skeleton = _skeleton(folder, name)
-    return Checkpoint(name, published, folder, files, _keys(files, skeleton), skeleton)
+    return Checkpoint(name, published, folder, files, parameter_keys(files, skeleton), skeleton, _whole(folder, skeleton))
 
 
 def _fetched(source: str) -> Path:
@@ -195,23 +277,11 @@ def _skeleton(folder: Path, where: str) -> nn.Module:
     return skeleton
 
 
-def _keys(files: Iterable[str], skeleton: nn.Module) -> dict[str, str]:
-    """Return {parameter of the bare encoder: key}, renamed as transformers itself does it when it loads the files."""
-    from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: PLC0415 - takes seconds
-    from transformers.core_model_loading import WeightRenaming, rename_source_key  # noqa: PLC0415
-
-    known = skeleton.state_dict()
-    rules = get_model_conversion_mapping(skeleton)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
-    keys: dict[str, str] = {}
-    for key in files:
-        name, converted = rename_source_key(key, renamings, converters, skeleton.base_model_prefix, known)
-        if name not in known:  # stored under today's name already
-            name, converted = rename_source_key(key, [], [], skeleton.base_model_prefix, known)
-        if name in known and converted is None:  # a converted tensor is a part of others, which no update of a module fits
-            keys.setdefault(name, key)
-    return keys
+def _whole(folder: Path, skeleton: nn.Module) -> nn.Module:
+    try:
+        return empty_model(folder)
+    except UNBUILDABLE:  # the class with the head needs more than the configuration says
+        return skeleton
 
 
 def _names_by_parameter(model: nn.Module) -> dict[int, set[str]]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
+from ..adapters.names import architecture_prefixes
 from ..errors import MergeError
 
 NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_classifier", "cls")
 
 
 FINGERPRINT_SAMPLES = 256
+
+T = TypeVar("T")
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -40,8 +45,21 @@ def usual_targets(architecture: str) -> Sequence[str]:
     return known.get(architecture, ())
 
 
+def named_in(model: nn.Module, names: Mapping[str, T], name: str) -> T | None:
+    """Return what ``names`` of a model with a head hold for a name relative to its encoder, outside it, or with the architecture's prefix.
+
+    ``names`` are the model's own; inside the encoder they carry the prefix of ``model``, if it has one.
+    """
+    prefix = str(getattr(model, "base_model_prefix", "") or "")
+    inside = f"{prefix}." if bare(model) is not model else ""
+    tried = [f"{inside}{name}", name]
+    if prefix not in architecture_prefixes():  # one that nobody could have told from a part of some model
+        tried.append(name.removeprefix(f"{prefix}."))
+    return next((names[place] for place in tried if place in names), None)
+
+
 def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Return {name: layer} for module names relative to the bare encoder.
+    """Return {name: layer} for module names relative to the bare encoder, or outside it where the model has a head.
 
     Raises
     ------
@@ -50,10 +68,15 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module
     """
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
-    known = dict(bare(model).named_modules())
+    known = dict(model.named_modules(remove_duplicate=False))
     layers = {}
     for name in names:
-        layer = known.get(name)
+        layer = named_in(model, known, name)
+        if layer is None and re.search(r"\.experts\.\d+\.", name):
+            raise MergeError(
+                f"The model holds no {name!r} of its own (transformers has all experts of a layer in one tensor since version 5): write the "
+                "whole model instead, whose files have it."
+            )
         if layer is None:
             raise MergeError(
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."

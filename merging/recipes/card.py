@@ -16,14 +16,14 @@ HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def head_owner(adapters: Sequence[Adapter], task: str) -> Adapter:
-    """Return the adapter that brings the head of ``task``.
+    """Return the adapter that brings the head of ``task``, or other modules that were trained whole.
 
     Raises
     ------
     MergeError
         If none does.
     """
-    owner = next((a for a in adapters if a.task == task and a.head is not None), None)
+    owner = next((a for a in adapters if a.task == task and (a.head is not None or a.trained)), None)
     if owner is None:
         with_heads = ", ".join(a.task for a in adapters if a.head is not None) or "none"
         raise MergeError(f"No adapter brings a head for the task {task!r}; there are heads for {with_heads}.")
@@ -73,14 +73,15 @@ def model_card(
 
 def fidelity(adapter: Adapter) -> str:
     """Say how much of the merge an adapter made by `Merged.to_adapter` holds."""
-    truncation = adapter.metadata.get("truncation")
+    truncation, rounding = adapter.metadata.get("truncation"), adapter.metadata.get("rounding")
+    few_bits = f"rounded to {rounding['dtype']}, relative error {rounding['error']:.2g}" if rounding else ""
     if truncation is None:
-        return "exact"
+        return few_bits or "exact"
     worst = max(truncation["modules"], key=truncation["modules"].__getitem__)
     return (
         f"best approximation of rank {truncation['rank']}, relative error {truncation['error']:.2g} "
         f"(largest at {worst}: {truncation['modules'][worst]:.2g})"
-    )
+    ) + (f"; {few_bits}" if few_bits else "")
 
 
 def _front_matter(adapters: Sequence[Adapter], base: str, library: str) -> str:

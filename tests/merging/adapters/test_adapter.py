@@ -252,11 +252,6 @@ def first_value(value: float) -> Any:
     return lambda folder: edit_tensors(folder, change)
 
 
-def pickle(folder: Path) -> None:
-    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
-    (folder / "adapter_model.safetensors").unlink()
-
-
 def without(name: str) -> Any:
     return lambda folder: edit_tensors(folder, lambda tensors: {n: t for n, t in tensors.items() if n != name})
 
@@ -277,7 +272,6 @@ KEY = f"base_model.model.{QUERY}.lora_A.weight"
 SPOILED = {
     "NaN": (first_value(float("nan")), ["NaN"]),
     "infinity": (first_value(float("inf")), ["infinite"]),
-    "a pickled file": (pickle, ["adapter_model.bin", "pickled"]),
     "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), ["adapter_model.safetensors"]),
     "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), ["adapter_config.json"]),
     "broken JSON": (truncate("adapter_config.json", 40), ["adapter_config.json", "JSON"]),
@@ -292,7 +286,6 @@ SPOILED = {
     "half a prefix": (rename("base_model.model.", "base_model."), ["base_model.model."]),
     "a doubled prefix": (rename("base_model.model.", "base_model.model.base_model.model."), ["base_model.model."]),
     "a missing half": (without(KEY), [QUERY, "lora_B"]),
-    "the name of an adapter in the keys": (rename("lora_A.weight", "lora_A.default.weight"), ["lora_A.default.weight"]),
     "halves of different ranks": (adding(KEY, torch.zeros(3, HIDDEN)), [QUERY, "rank"]),
     "a rank that contradicts the configuration": (lambda folder: edit_config(folder, r=8), [QUERY, "rank", "4", "8"]),
     "a rank pattern that contradicts the file": (lambda folder: edit_config(folder, rank_pattern={"query": 2}), [QUERY, "rank"]),

@@ -38,12 +38,6 @@ def test_two_bases_are_refused_by_their_names() -> None:
     assert blocked([a, replace(b, base="roberta-base")], "task-0", "task-1", "tiny-bert", "roberta-base")
 
 
-def test_an_adapter_that_records_no_base_is_refused() -> None:
-    a, b = equal_pool(2)
-    assert blocked([a, replace(b, base="")], "task-1")
-    assert blocked([replace(a, base=""), replace(b, base="")], "task-1")
-
-
 @pytest.mark.parametrize("spelling", ["somebody/Tiny-BERT", "/models/tiny-bert/", r"C:\models\tiny-bert"])
 def test_spellings_of_one_base_are_one_base(spelling: str) -> None:
     a, b = equal_pool(2)
@@ -89,9 +83,11 @@ def test_a_wrong_prefix_is_noticed() -> None:
     assert blocked([b, a], "prefix", QUERY)
 
 
-def test_different_modules_of_one_model_are_no_problem() -> None:
+def test_partly_different_modules_of_one_model_are_no_problem_and_none_in_common_are() -> None:
     names = list(MODULES)
-    assert compatibility([random_adapter(0, modules=names[:2]), random_adapter(1, modules=names[2:])]).ok
+    first, last, middle = (random_adapter(i, modules=part) for i, part in enumerate([names[:2], names[2:], names[1:3]]))
+    assert compatibility([first, last, middle]).ok
+    assert blocked([first, last], "task-0", "no module in common", names[0])
 
 
 def test_no_adapters_are_a_problem() -> None:

@@ -1,0 +1,42 @@
+"""Adapters as the command line names them: loaded, vouched for, and what one should know before merging them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..adapters.adapter import Adapter
+
+
+def loaded(sources: Sequence[str], base: str | None = None) -> list[Adapter]:
+    """Load adapters; ``base`` vouches for what they record by name, while a recorded fingerprint still counts."""
+    from ..adapters.adapter import Adapter
+
+    return [vouched(Adapter.load(source, base=base_called(base)), base) for source in sources]
+
+
+def vouched(adapter: Adapter, base: str | None) -> Adapter:
+    """Return the adapter with the fingerprint that it records, whatever was said about its base's name."""
+    recorded = adapter.metadata.get("base_fingerprint")
+    return replace(adapter, base_fingerprint=recorded) if base else adapter
+
+
+def base_called(base: str | None) -> str | None:
+    """Return the name under which files know what --base says: a folder's whole path, or the published name."""
+    if base is None:
+        return None
+    from ..models.embedded import base_name
+
+    return str(Path(base).resolve()) if Path(base).is_dir() else base_name(base)
+
+
+def say_warnings(adapters: Sequence[Adapter]) -> None:
+    """Print on stderr what `mergescope inspect` warns of."""
+    from ..diagnostics.compatibility import compatibility
+
+    for warning in compatibility(adapters).warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""What the command line says of adapters as people have them: warnings on stderr, and the base that somebody vouches for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from builders import edit_config, peft_folder, tiny_model
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from merging import MergeError
+from merging.cli import cli
+
+
+def run(*words: object) -> tuple[str, str]:
+    """Return (stdout, stderr) of a command that must not fail."""
+    done = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    for i in range(2):
+        peft_folder(tmp_path / f"task-{i}", tiny_model(), seed=0, r=4)
+    return [tmp_path / f"task-{i}" for i in range(2)]
+
+
+def test_merge_prints_the_warnings_of_inspect_on_stderr(pair: list[Path], tmp_path: Path) -> None:
+    told, _ = run("inspect", *pair)
+    lines = [line for line in told.splitlines() if line.startswith("warning: ")]
+    out, said = run("merge", *pair, "--method", "average", "-o", tmp_path / "out")
+    assert any("same update" in line for line in lines)
+    assert [line for line in said.splitlines() if line.startswith("warning: ")] == lines
+    assert said.splitlines()[-1] == "exact"
+    assert out.strip() == str(tmp_path / "out")
+
+
+def test_the_base_given_vouches_is_said_and_stands_in_the_file(pair: list[Path], tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    for i, name in enumerate(["alice/bert-mine", "bob/bert-mine"]):
+        edit_config(pair[i], base_model_name_or_path=name)
+    with pytest.raises(MergeError, match="--base"):
+        run("merge", *pair, "--method", "average", "-o", tmp_path / "out")
+    _, said = run("merge", *pair, "--method", "average", "--base", tmp_path / "base", "-o", tmp_path / "out")
+    assert "alice/bert-mine" in said
+    assert "as you say" in said
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
+    assert "as you say" in (tmp_path / "out" / "README.md").read_text()
+    assert "compatible" in run("inspect", *pair, "--base", tmp_path / "base")[0]
+
+
+def test_the_type_of_the_numbers_can_be_chosen(pair: list[Path], tmp_path: Path) -> None:
+    _, said = run("merge", *pair, "--method", "average", "--dtype", "bfloat16", "-o", tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert "rounded to bfloat16" in said.splitlines()[-1]
