@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -348,8 +348,12 @@ class Merged:
         """The recipe that makes this merge again."""
         return Recipe.of(self.spec, self.adapters)
 
-    def applied_to(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+    def applied_to(self, model: nn.Module, left_out: Collection[str] = ()) -> AbstractContextManager[nn.Module]:
         """Return a context in which ``model`` carries the merge; its weights are restored on exit, also after an error.
+
+        Parameters
+        ----------
+        left_out : modules and parameters that stay as the base has them
 
         Raises
         ------
@@ -358,8 +362,9 @@ class Merged:
         """
         for adapter in self.adapters:
             check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
-        names = {name: (self._full_name(name), apart) for name, apart in self.parts.items()}
-        return added(model, self.shapes, self.result, names, self.part)
+        shapes = {module: shape for module, shape in self.shapes.items() if module not in left_out}
+        names = {name: (self._full_name(name), apart) for name, apart in self.parts.items() if name not in left_out}
+        return added(model, shapes, self.result, names, self.part)
 
     def _full_name(self, name: str) -> str:
         return next(adapter.full_name(name) for adapter in self.adapters if name in adapter.trained)

@@ -119,12 +119,9 @@ def used_base(adapters: Sequence[Adapter], used: str) -> tuple[str, str]:
 
 def problems_of(adapters: Sequence[Adapter]) -> list[str]:
     """Return what keeps ``adapters`` from being merged, a sentence each; cheap, unlike the warnings."""
-    return (
-        _base_problems(adapters)
-        + _shape_problems(adapters)
-        + (prefixed := _prefix_problems(adapters))
-        + ([] if prefixed else _common_problems(adapters))
-    )
+    # a wrong prefix is why nothing is in common
+    names = _prefix_problems(adapters) or _common_problems(adapters)
+    return _base_problems(adapters) + _shape_problems(adapters) + names
 
 
 def base_warnings(adapters: Sequence[Adapter]) -> list[str]:

@@ -21,7 +21,6 @@ from ..engine import Merged, merge
 from ..errors import MergeError
 from ..evaluation.accuracy import Z95, EncodedTask, Hits, hits, own_head
 from ..evaluation.verbalisers import Verbaliser
-from ..models.apply import added
 from ..recipes.spec import Weight
 
 MergeOf = Callable[[Sequence[Adapter]], Merged]
@@ -137,7 +136,7 @@ def leave_one_layer_out(
     """
     merged = merge_of(adapters)
     layers: dict[str, set[str]] = {}
-    for module in merged.modules:
+    for module in (*merged.modules, *merged.parts):
         layers.setdefault(layer_of(module), set()).add(module)
     parts = [
         _Part(layer, lambda left=frozenset(layers[layer]): Partial(merged, left))  # type: ignore[misc]
@@ -180,9 +179,8 @@ class Partial:
         return Partial(self.merged.for_task(task), self.left_out)
 
     def applied_to(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
-        """See `Merged.applied_to`; that the model is the right one was seen when the whole merge was measured."""
-        shapes = {module: shape for module, shape in self.merged.shapes.items() if module not in self.left_out}
-        return added(model, shapes, self.merged.result)
+        """See `Merged.applied_to`."""
+        return self.merged.applied_to(model, self.left_out)
 
 
 @dataclass(frozen=True, eq=False)

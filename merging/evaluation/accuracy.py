@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.adapter import Adapter, Head
+from ..adapters.pool import trained_parts
 from ..errors import MergeError
 from ..models.apply import added, check_fits
 from ..models.layers import pooled_states
@@ -261,7 +262,8 @@ def _applied(model: nn.Module, subject: Subject | Adapter | None) -> Any:
     if isinstance(subject, Adapter):
         shapes = {module: update.shape for module, update in subject.deltas.items()}
         check_fits(model, shapes, subject.base_fingerprint)
-        return added(model, shapes, subject.deltas.__getitem__)
+        whole = {name: (subject.full_name(name), apart) for name, apart in trained_parts([subject]).items()}
+        return added(model, shapes, subject.deltas.__getitem__, whole, lambda name, start: subject.trained[name])
     return subject.applied_to(model)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..adapters.adapter import Adapter, Head
 from ..adapters.fetch import Source
-from ..adapters.same_base import base_key
+from ..adapters.same_base import base_key, doubt, parse_base
 from ..diagnostics.compatibility import compatibility
 from ..errors import MergeError
 from ..evaluation.accuracy import encode_task, evaluate
@@ -76,10 +76,16 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
     except MergeError as error:
         return replace(brought, problem=str(error))
     ours = str(getattr(model, "name_or_path", ""))
-    # names and shapes alone would take an adapter of any model of the same size
-    if not adapter.base_fingerprint and adapter.base and ours and base_key(adapter.base) != base_key(ours):
-        problem = f"{adapter.name} records the base {base_key(adapter.base)}, this one is {base_key(ours)}: choose its own base."
-        return replace(brought, problem=problem)
+    recorded = str(adapter.config.get("base_model_name_or_path") or ("" if adapter.base_vouched else adapter.base))
+    if not adapter.base_fingerprint and ours:
+        # names and shapes alone would take an adapter of any model of the same size
+        if recorded and not parse_base(recorded).says_nothing and doubt(recorded, ours) is None:
+            chosen = base_key(ours) if parse_base(ours).local else ours
+            problem = f"{adapter.name} records the base {recorded}, this one is {chosen}: choose its own base."
+            return replace(brought, problem=problem)
+        # the base that the visitor chose vouches for a record that leaves it open
+        adapter = replace(adapter, base=ours, base_vouched=True)
+        brought = replace(brought, adapter=adapter)
     norms = relative_norms(model, adapter.deltas)
     return replace(brought, problem="", relative_norm=sum(norms.values()) / max(len(norms), 1))
 
@@ -218,7 +224,8 @@ def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
 def _brought(adapter: Adapter) -> dict[str, Any]:
     """Return what its owner calls an adapter and its file; where the file lies on this machine is nobody's business."""
     origin = [adapter.origin] if isinstance(adapter.origin, str) else list(adapter.origin or ())
-    return {"brought": {"name": adapter.name, "files": [Path(part).name for part in origin]}}
+    vouched = {"base": adapter.base} if adapter.base_vouched else {}
+    return {"brought": {"name": adapter.name, "files": [Path(part).name for part in origin]} | vouched}
 
 
 def _mergeable(chosen: Sequence[Brought], too_few: str) -> list[Adapter]:

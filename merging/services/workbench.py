@@ -205,7 +205,8 @@ class Workbench:
         origin: str | tuple[str, ...] = files[0] if len(files) == 1 else files
         if source.get("repo"):
             origin = f"{source['repo']}@{source['commit']}" if source.get("commit") else str(source["repo"])
-        return replace(adapter, name=noted.get("name") or task, task=task, origin=origin)
+        base = {"base": noted["base"], "base_vouched": True} if noted.get("base") else {}
+        return replace(adapter, name=noted.get("name") or task, task=task, origin=origin, **base)
 
     def public_name(self, task: str) -> str:
         """Return a task's name without the mark of the session that added it."""
@@ -490,7 +491,7 @@ class Workbench:
         base, tokenizer = self.base(*self.base_of(settings.pool))
         tasks = [self.encoded(settings.pool, task, split).first(limit) for task in self.tasks(settings.pool)]
         model = working_copy(base, merged.modules)
-        if "task_id" in merged.needs:
+        if "task_id" in merged.needs or merged.parts:  # other weights for each task, or more than the modules' updates
             yield from evaluate(model, tokenizer, merged, tasks)
             return
         for adapter in merged.adapters:

@@ -39,7 +39,7 @@ DIFFERENT = [
     ("/exp1/merged", "/exp2/merged"),
     ("/exp1/final_model", "/exp2/final_model"),
     (r"C:\one\base", r"C:\two\base"),
-    ("./base", "/home/x/base"),
+    ("./base", "/data/x/base"),
     ("alice/llama-finetune", "bob/llama-finetune"),
     ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"),
     ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from builders import made_up_task
 
-from merging import Adapter, Recipe, merge_recipe
+from merging import Adapter, Recipe, evaluate, merge_recipe
 from merging.features.store import TextsOf
+from merging.models.layers import working_copy
 from merging.recipes.spec import MergeSpec
 from merging.services.bundle import write_zip
 from merging.services.settings import Settings
@@ -99,3 +100,42 @@ def test_no_file_of_an_export_knows_the_session(method: str, bench: Workbench, t
 def test_warnings_name_what_the_visitor_brought(bench: Workbench) -> None:
     view = bench.update(settings())
     assert OWNER not in " ".join(view.notes)
+
+
+def test_what_was_trained_whole_counts_in_the_app_too(bench: Workbench, tmp_path: Path) -> None:
+    """A norm in modules_to_save is no head and no update of a module: alone, merged, and with a layer left out it acts."""
+    norm = "encoder.layer.2.output.LayerNorm.weight"
+    adapters = []
+    for task in ("movie", "trec"):
+        adapter = Adapter.load(Path("assets/adapters/papers") / task)
+        if task == "movie":
+            value = torch.full((384,), 0.1)
+            adapter = replace(adapter, trained={norm: value}, config={**adapter.config, "modules_to_save": ["LayerNorm"]})
+        adapters.append(adapter)
+    folders = {adapter.task: str(adapter.save(tmp_path / adapter.task)) for adapter in adapters}
+    assert set(Adapter.load(folders["movie"]).trained) == {norm}
+    bench.add_pool("own-norm", "x", folders, TextsOf(tuple(folders), ("query", "value")))
+    settings = Settings("own-norm", MergeSpec.of("task_arithmetic"))
+    model, tokenizer = bench.base()
+    tasks = [bench.encoded("own-norm", task, "test").first(40) for task in folders]
+    start = dict(model.named_parameters())[norm].detach().clone()
+    by_hand = working_copy(model, bench.modules("own-norm"))
+    by_hand.get_submodule(norm.removesuffix(".weight")).weight = torch.nn.Parameter(value)
+    untrained = [replace(adapter, trained={}, base_fingerprint=None) for adapter in bench.adapters("own-norm")]
+    plain = replace(bench.merged(settings), adapters=untrained)
+    heads = {adapter.task: adapter.head for adapter in adapters}
+    expected = list(evaluate(by_hand, tokenizer, plain, tasks, heads=heads))
+    assert [step for step in bench.evaluate(settings, 40) if hasattr(step, "marks")] == expected
+    without = list(evaluate(model, tokenizer, plain, tasks, heads=heads))
+    assert [step.marks for step in without] != [step.marks for step in expected]
+    alone = list(evaluate(model, tokenizer, adapters[0], tasks[:1]))
+    bare = list(evaluate(model, tokenizer, replace(adapters[0], trained={}), tasks[:1]))
+    assert [step.marks for step in alone] != [step.marks for step in bare]
+    changes = [change for step in bench.leave_out(settings, "layer", 40) for change in step.changes]
+    [gone] = {change.difference for change in changes if change.left_out == "2" and change.task == "movie"}
+    final = {step.task: step for step in expected}
+    two = [module for module in bench.modules("own-norm") if ".2." in module]
+    with plain.applied_to(working_copy(model, bench.modules("own-norm")), left_out=two) as lacking:
+        after = {step.task: step for step in evaluate(lacking, tokenizer, None, tasks, heads=heads)}
+    assert gone == pytest.approx(100 * (after["movie"].accuracy - final["movie"].accuracy))
+    assert torch.equal(dict(model.named_parameters())[norm], start)

@@ -171,8 +171,20 @@ def test_an_adapter_of_another_base_of_the_same_size_does_not_fit(tmp_path: Path
     model = tiny_model()
     model.name_or_path = "somebody/tiny@main".partition("@")[0]
     adapter = replace(random_adapter(0), base="somebody/else")
-    assert "records the base else" in held_against(Brought("one", adapter), model).problem
-    assert held_against(Brought("one", replace(adapter, base="elsewhere/Tiny")), model).problem == ""
+    assert "records the base somebody/else, this one is somebody/tiny" in held_against(Brought("one", adapter), model).problem
+    assert "elsewhere/Tiny" in held_against(Brought("one", replace(adapter, base="elsewhere/Tiny")), model).problem
+
+
+@pytest.mark.parametrize("recorded", ["unsloth/Tiny-bnb-4bit", "tiny", "", "./outputs/checkpoint-500", "/content/model"])
+def test_the_chosen_base_vouches_for_a_record_that_leaves_it_open(recorded: str) -> None:
+    model = tiny_model()
+    model.name_or_path = "somebody/tiny"
+    brought = held_against(Brought("one", replace(random_adapter(0), base=recorded)), model)
+    assert brought.problem == ""
+    assert (brought.adapter.base, brought.adapter.base_vouched) == ("somebody/tiny", True)
+    other = tiny_model()
+    other.name_or_path = "somebody/other"
+    assert held_against(brought, other).adapter.base == "somebody/other"
 
 
 def test_an_adapter_whose_words_are_malformed_is_shown_with_its_reason() -> None:
