@@ -139,7 +139,14 @@ class Adapter:
         return {key: value for key, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}
 
     @classmethod
-    def load(cls, source: fetch.Source, name: str | None = None, task: str | None = None, base: str | None = None) -> Adapter:
+    def load(
+        cls,
+        source: fetch.Source,
+        name: str | None = None,
+        task: str | None = None,
+        base: str | None = None,
+        local_base: bool = True,
+    ) -> Adapter:
         """Read a PEFT LoRA adapter (``adapter_config.json`` and ``adapter_model.safetensors``).
 
         Parameters
@@ -148,6 +155,7 @@ class Adapter:
             (see `merging.adapters.fetch.opened`)
         name, task : override what the files say; without them the name is the last component of the source
         base : vouches for the base model where the file names none, or another one
+        local_base : look into a folder of this machine that the file names as its base; a server does not for strangers
 
         Raises
         ------
@@ -160,7 +168,8 @@ class Adapter:
             where = files.where
             config = read_config(files.config, where)
             recorded = str(config.get("base_model_name_or_path") or "")
-            known = base_files(str(base or recorded), config.get("task_type"))
+            looked_into = base or (recorded if local_base or not Path(recorded).exists() else "")
+            known = base_files(looked_into, config.get("task_type"))
             parts = split_keys(read_tensors(files.weights, where), config, where, known)
             deltas, scalings = {}, {}
             for full_name, (A, B) in parts.factors.items():

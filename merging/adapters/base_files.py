@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -18,8 +19,8 @@ TASK_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
 """transformers' class by PEFT's task type; where there is none, the base's own configuration names it."""
-UNBUILDABLE = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError, NotImplementedError)
-"""What transformers raises for configurations that it cannot build: then nothing is known of the base."""
+UNBUILDABLE = (OSError, ValueError, KeyError, ImportError, StrictDataclassError)
+"""What transformers raises for configurations that it does not know or cannot read: then nothing is known of the base."""
 
 
 @dataclass(frozen=True, eq=False)

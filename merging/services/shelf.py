@@ -58,7 +58,7 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brough
     """
     first = source if isinstance(source, str | Path) else source[0]
     try:
-        adapter = Adapter.load(source)
+        adapter = Adapter.load(source, local_base=False)
     except MergeError as error:
         return Brought(_free(Path(first).name, taken), None, _without_folder(str(error), Path(first)))
     name = _free(adapter.name, taken)
@@ -77,15 +77,16 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
         return replace(brought, problem=str(error))
     ours = str(getattr(model, "name_or_path", ""))
     recorded = str(adapter.config.get("base_model_name_or_path") or ("" if adapter.base_vouched else adapter.base))
-    if not adapter.base_fingerprint and ours:
+    if adapter.base_fingerprint and ours:  # equal, so it is this model, wherever the file says that it lay
+        brought = replace(brought, adapter=replace(adapter, base=ours))
+    elif ours:
         # names and shapes alone would take an adapter of any model of the same size
         if recorded and not parse_base(recorded).says_nothing and doubt(recorded, ours) is None:
             chosen = base_key(ours) if parse_base(ours).local else ours
             problem = f"{adapter.name} records the base {recorded}, this one is {chosen}: choose its own base."
             return replace(brought, problem=problem)
         # the base that the visitor chose vouches for a record that leaves it open
-        adapter = replace(adapter, base=ours, base_vouched=True)
-        brought = replace(brought, adapter=adapter)
+        brought = replace(brought, adapter=replace(adapter, base=ours, base_vouched=doubt(recorded, ours) != ""))
     norms = relative_norms(model, adapter.deltas)
     return replace(brought, problem="", relative_norm=sum(norms.values()) / max(len(norms), 1))
 

@@ -187,6 +187,18 @@ def test_the_chosen_base_vouches_for_a_record_that_leaves_it_open(recorded: str)
     assert held_against(brought, other).adapter.base == "somebody/other"
 
 
+def test_a_folder_of_the_server_that_a_stranger_names_is_not_looked_into(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "secret")
+    name, value = next((n, p.detach().clone()) for n, p in model.named_parameters() if "LayerNorm.weight" in n)
+    options = {"modules_to_save": ["LayerNorm"], "base_model_name_or_path": str(tmp_path / "secret")}
+    adapter = replace(random_adapter(0), base=str(tmp_path / "secret"), trained={name: value}, config=options)
+    folder = adapter.save(tmp_path / "one")
+    # a copy of the base's own is passed over where the base may be read, so that its content would show
+    assert not Adapter.load(folder).trained
+    assert bring(str(folder), model).adapter.trained
+
+
 def test_an_adapter_whose_words_are_malformed_is_shown_with_its_reason() -> None:
     adapter = replace(random_adapter(0), base="", metadata={"verbaliser": {"words": 5}})
     brought = held_against(Brought("one", adapter), tiny_model())
