@@ -17,6 +17,7 @@ from .errors import MergeError
 from .evaluation.accuracy import encode_task, evaluate, own_head
 from .evaluation.verbalisers import Verbaliser, default_verbaliser
 from .features.moments import Features, collect_features
+from .io.assets import assets_folder
 from .models.layers import bare, target_names
 from .tasks.task import DEFAULT_TASKS, Task, fingerprint
 from .training.trainer import Progress, TrainingSettings, fine_tune, osrm_start, probe
@@ -118,20 +119,6 @@ RETIRED = {"default_shared_seed": "papers"}
 """Pools of earlier versions: {name: the one that took its place}."""
 
 
-def assets_folder() -> Path:
-    """Return the ``assets`` folder of the checkout.
-
-    Raises
-    ------
-    MergeError
-        If the package was installed without it.
-    """
-    folder = Path(__file__).resolve().parent.parent / "assets"
-    if not folder.is_dir():
-        raise MergeError("The assets folder is not beside the package: install Mergescope with pip install -e from a checkout.")
-    return folder
-
-
 def check_pool(name: str) -> PoolSpec:
     """Return how a shipped pool was made.
 
@@ -160,7 +147,9 @@ def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
     """
     check_pool(name)
     folder = (root or assets_folder() / "adapters") / name
-    return [Adapter.load(folder / task) for task in SHIPPED[name].tasks if (folder / task / METADATA_FILE).exists()]
+    own = root is None or root.resolve() == assets_folder() / "adapters"
+    tasks = [task for task in SHIPPED[name].tasks if (folder / task / METADATA_FILE).exists()]
+    return [Adapter.load(f"shipped:{name}/{task}" if own else folder / task) for task in tasks]
 
 
 def collect_for_osrm(model: nn.Module, tokenizer: Any, tasks: Sequence[str], settings: TrainingSettings) -> Features:

@@ -16,11 +16,12 @@ from merging.evaluation.accuracy import own_head
 from merging.evaluation.verbalisers import Verbaliser
 from merging.experiments.results import BLOCKS, refreshed
 from merging.experiments.sweep import best_scalings, read_table
+from merging.io.assets import assets_folder
 from merging.methods.base import SCALING
 from merging.models.embedded import EMBEDDED
 from merging.models.layers import fingerprint
 from merging.models.load import load_base
-from merging.shipped import SHIPPED, assets_folder, settings_of, train_command
+from merging.shipped import SHIPPED, settings_of, train_command
 from merging.tasks.task import Task
 from merging.tasks.task import fingerprint as data_fingerprint
 

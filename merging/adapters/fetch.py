@@ -16,12 +16,13 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import MergeError
 from ..io import hub
+from ..io.assets import SHIPPED_ADAPTER, assets_folder
 from ..io.untrusted import MAX_JSON_BYTES
 from .foreign import explained
 from .peft_format import CONFIG_FILE, WEIGHTS_FILE
@@ -56,7 +57,7 @@ class AdapterFiles:
     ----------
     where : how messages call the adapter
     name : what it is called unless somebody says otherwise
-    origin : what a recipe calls it and `opened` takes again: an absolute path, several, or ``user/name@commit``
+    origin : what a recipe calls it and `opened` takes again: an absolute path, several, ``user/name@commit`` or ``shipped:pool/task``
     path : the folder or zip file; None for what has no single place on this machine
     provenance : repo, commit and license of what came from the hub
     """
@@ -78,8 +79,8 @@ def opened(source: Source) -> Iterator[AdapterFiles]:
 
     Parameters
     ----------
-    source : a folder, a zip file, a list of the files, or ``user/name[@revision]``; a text that is a path and could be a hub id
-        as well is the path
+    source : a folder, a zip file, a list of the files, ``user/name[@revision]``, or ``shipped:pool/task`` for one that comes with
+        Mergescope; a text that is a path and could be a hub id as well is the path
 
     Raises
     ------
@@ -88,6 +89,12 @@ def opened(source: Source) -> Iterator[AdapterFiles]:
     """
     if not isinstance(source, str | Path):
         yield from_files(source)
+        return
+    if shipped := SHIPPED_ADAPTER.fullmatch(str(source)):
+        path = assets_folder() / "adapters" / shipped[1] / shipped[2]
+        if not path.is_dir():
+            raise MergeError(f"No adapter {source} ships with this version of Mergescope: name its folder instead.")
+        yield replace(_from_folder(path, str(source)), origin=str(source))
         return
     path = Path(source)
     kind = _kind(path)

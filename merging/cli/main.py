@@ -325,7 +325,8 @@ def sweep(
         return
     from ..experiments.sweep import CONTENDERS, MAIN
     from ..experiments.tables import markdown_adapters, markdown_results, measure_pool, write_rank_curves
-    from ..shipped import POOLS, assets_folder, check_pool
+    from ..io.assets import assets_folder
+    from ..shipped import POOLS, check_pool
 
     if method == ["all"]:
         method = list(dict.fromkeys((*MAIN, *CONTENDERS)))
@@ -360,7 +361,7 @@ def results(
 ) -> None:
     """Write every number of the README and of assets/results.md anew, from the tables that ship."""
     from ..experiments.results import refreshed
-    from ..shipped import assets_folder
+    from ..io.assets import assets_folder
 
     folder = assets_folder()
     for path in files or [folder.parent / "README.md", folder / "results.md"]:
@@ -406,9 +407,9 @@ def experiment(
         raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and do.")
     from ..experiments.osrm import QUICK, Experiment, OsrmExperiment
     from ..experiments.tables import markdown_osrm
+    from ..io.assets import assets_folder
     from ..io.wheels import cache_dir
     from ..models.load import load_base
-    from ..shipped import assets_folder
 
     chosen = QUICK if quick else Experiment()
     if repetition:
@@ -426,9 +427,9 @@ def _do_experiment(quick: bool, adapters: Path | None, output: Path | None, pool
     from ..experiments.do import DoExperiment
     from ..experiments.do_pieces.markdown import markdown_do
     from ..experiments.do_pieces.plan import QUICK, Plan
+    from ..io.assets import assets_folder
     from ..io.wheels import cache_dir
     from ..models.load import load_base
-    from ..shipped import assets_folder
 
     folder = adapters or cache_dir() / "experiments" / ("do_quick" if quick else "do")
     tables = output or (folder / "tables" if quick else assets_folder() / "tables")
@@ -441,9 +442,9 @@ def _do_experiment(quick: bool, adapters: Path | None, output: Path | None, pool
 def _fill_bank(adapters: Path | None, output: Path | None, quick: bool) -> None:
     from ..experiments.bank import ROWS, SIZE, Bank
     from ..experiments.correlations import markdown, read_bank, write_correlations
+    from ..io.assets import assets_folder
     from ..io.wheels import cache_dir
     from ..models.load import load_base
-    from ..shipped import assets_folder
 
     tables = output or (cache_dir() / "experiments" / "bank_quick" if quick else assets_folder() / "tables")
     size, rows = (12, 8) if quick else (SIZE, ROWS)
@@ -467,7 +468,7 @@ def correlations(
 ) -> None:
     """Print which diagnostics go with the gap that merges recover, and write it beside the bank as correlations.csv."""
     from ..experiments.correlations import markdown, read_bank, write_correlations
-    from ..shipped import assets_folder
+    from ..io.assets import assets_folder
 
     path = bank or assets_folder() / "tables" / "bank_merges.csv"
     print(markdown(write_correlations(path), read_bank(path)))

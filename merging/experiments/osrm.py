@@ -24,8 +24,9 @@ from ..diagnostics.measures import interference
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, encode_task, own_head
 from ..features.moments import Features
+from ..io.assets import assets_folder
 from ..models.layers import target_names
-from ..shipped import TRAINING, assets_folder, collect_for_osrm, settings_of
+from ..shipped import TRAINING, collect_for_osrm, settings_of
 from ..tasks.task import DEFAULT_TASKS, Task
 from ..training.trainer import TrainingSettings, fine_tune, osrm_start, starting_A
 from ..training.variants import BASELINE, VARIANTS

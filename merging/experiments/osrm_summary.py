@@ -29,6 +29,7 @@ OWN, ROWS, SCALE, DATA = (
     "scale: rows of length 1 instead of gaussian's (orthonormal)",
     "data: OSRM's subspace instead of a random one (length 1)",
 )
+LONG_DATA = "data: OSRM's subspace instead of a random one (gaussian's length)"
 STEPS = {
     OWN: ("gaussian_own", BASELINE),
     ROWS: ("orthonormal_scaled", "gaussian_own"),
@@ -38,7 +39,7 @@ STEPS = {
 """The way from OSRM's baseline to OSRM, one change at a time: the four add up to the whole."""
 EFFECTS = STEPS | {
     "scale: rows of length 1 instead of gaussian's (OSRM)": ("osrm", "osrm_scaled"),
-    "data: OSRM's subspace instead of a random one (gaussian's length)": ("osrm_scaled", "orthonormal_scaled"),
+    LONG_DATA: ("osrm_scaled", "orthonormal_scaled"),
     "PEFT's default instead of gaussian (own seeds): shorter rows": ("default_own", "gaussian_own"),
     "OSRM against its own baseline (gaussian, one seed)": ("osrm", BASELINE),
     "OSRM as released against that baseline": ("osrm_official", BASELINE),
@@ -173,6 +174,11 @@ def _answer(cells: Cells, method: str) -> str:
         return " and ".join(f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for value, low, high in both)
 
     own, rows, scale, data = (points(*STEPS[step]) for step in (OWN, ROWS, SCALE, DATA))
+    longer, reference = EFFECTS[LONG_DATA]
+    marks |= {(longer, at): cells.get(("arm", 0.0, longer), {}).get((method, at), {}) for at in places}
+    # scale and data do not add up: what the data bring depends on how long the rows are
+    whole = all(set(kept) <= set(marks[longer, at]) for at in places)
+    other = f" (with rows of gaussian's length {points(longer, reference)})" if whole else ""
     n, title = len(kept), CONTENDERS[method].title
     honest = (
         "one repetition: the 95 % intervals cover the test texts, not another training"
@@ -182,7 +188,7 @@ def _answer(cells: Cells, method: str) -> str:
     return (
         f"With {title} at its best λ and at λ = 1, OSRM gains {points('osrm', BASELINE)} points over its own baseline, of which an own A "
         f"for each task brings {own}, orthonormal rows of the same length {rows}, rows of length 1 instead of gaussian's {scale}, and "
-        f"the data {data} ({honest})."
+        f"the data {data}{other} ({honest})."
     )
 
 

@@ -16,7 +16,6 @@ from ..evaluation.accuracy import Estimate
 from ..export.full_model import save_full_model
 from ..export.push import push_to_hub
 from ..recipes.card import fidelity
-from ..recipes.recipe import Recipe
 from .settings import Settings
 from .workbench import Workbench
 
@@ -86,30 +85,10 @@ def write_zip(
     yield Written(f"{said} {size:.1f} MB, with model card and recipe.", archive)
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a zip file of `write_zip` holds.
-
-    Attributes
-    ----------
-    files : (name, bytes) of each
-    local : names in the recipe that are paths on this machine
-    """
-
-    files: tuple[tuple[str, int], ...]
-    local: tuple[str, ...]
-
-
-def contents(archive: Path) -> Contents:
-    """Return what would go up if ``archive`` was pushed."""
+def contents(archive: Path) -> dict[str, int]:
+    """Return {name: bytes} of what would go up if ``archive`` was pushed."""
     with zipfile.ZipFile(archive) as packed:
-        infos = {info.filename.partition("/")[2]: info for info in packed.infolist()}
-        recipe = infos.get("recipe.yaml")
-        text = packed.read(recipe).decode("utf-8") if recipe else None
-    entries = Recipe.from_yaml(text).adapters if text else []
-    paths = [path for entry in entries for path in ([entry.path] if isinstance(entry.path, str) else entry.path)]
-    local = tuple(path for path in paths if Path(path).is_absolute())
-    return Contents(tuple((name, info.file_size) for name, info in infos.items()), local)
+        return {info.filename.partition("/")[2]: info.file_size for info in packed.infolist()}
 
 
 def push_zip(archive: Path, repo_id: str, private: bool, api: HfApi) -> str:

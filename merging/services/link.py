@@ -255,7 +255,7 @@ def _place(recipe: Recipe, workbench: Workbench) -> tuple[str, list[float]]:
             weights.append(entry.weight)
         return pool, weights
     paths = [entry.path if isinstance(entry.path, str) else entry.path[0] for entry in recipe.adapters]
-    named = {part for path in paths for part in PurePath(path).parts[-2:-1]}
+    named = {part.removeprefix("shipped:") for path in paths for part in PurePath(path).parts[-2:-1]}
     current = {adapter.fingerprint for pool in workbench.pools for adapter in workbench.adapters(pool)}
     # some of today's adapters, or adapters that nobody can tell, are not an earlier version's
     gone = {*RETIRED, *SHIPPED} if entries and not current & set(entries) else {*RETIRED}

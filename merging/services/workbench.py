@@ -27,6 +27,7 @@ from ..experiments.sweep import ALONE, BASE, CONTENDERS, averages, best_scalings
 from ..features.moments import Features
 from ..features.progress import READ_LENGTH, Progress
 from ..features.store import TextsOf
+from ..io.assets import assets_folder
 from ..methods import METHODS
 from ..models.apply import add_update, check_fits
 from ..models.embedded import EMBEDDED
@@ -38,7 +39,7 @@ from ..plugins.orthogonalize import Orthogonalize, nudges
 from ..plugins.soft_osrm import SoftOSRM
 from ..recipes.recipe import Recipe
 from ..recipes.spec import MergeSpec
-from ..shipped import SHIPPED, assets_folder, load_pool
+from ..shipped import SHIPPED, load_pool
 from ..tasks.embedded import SOURCES
 from ..tasks.task import DEFAULT_TASKS
 from .lab import Lab

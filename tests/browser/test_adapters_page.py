@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect
 
 from merging import Adapter
 from merging.adapters.fetch import MAX_TOTAL_BYTES
+from merging.io.assets import assets_folder
 from merging.models.load import load_base
-from merging.shipped import assets_folder
 
 DONE = '#ms-verdict [data-state="done"]'
 KITCHEN = [

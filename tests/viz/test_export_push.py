@@ -83,7 +83,6 @@ def test_a_push_is_shown_whole_and_writes_nothing_before(session: ExportSession,
         for info in packed.infolist():
             name = info.filename.partition("/")[2]
             assert f'<td>{name}</td><td class="ms-number">{info.file_size:,}</td>' in text
-    assert "recipe.yaml names files of this machine" in text
     assert "everybody" in show(session, "me/merge", False, mine)
 
 

@@ -12,7 +12,7 @@ SYMBOLS = {"0.3": "circle-open", "1": "circle", "best": "diamond"}
 ROW = 20  # pixels of a mark in a chart of rows
 LABEL = 22  # pixels of the line of text above its rows
 ALONE = "alone"
-ACCURACY, GAP = "average accuracy (test)", "gap recovered (1: as good as alone)"
+ACCURACY, GAP = "average accuracy (test)", "gap recovered (100 %: as good as alone)"
 
 Titled = Callable[[str], str]
 

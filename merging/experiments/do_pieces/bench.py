@@ -15,8 +15,9 @@ from ...adapters.adapter import METADATA_FILE, Adapter
 from ...engine import Merged, merge
 from ...evaluation.accuracy import EncodedTask, encode_task, own_head
 from ...features.moments import Features
+from ...io.assets import assets_folder
 from ...methods import METHODS
-from ...shipped import assets_folder, collect_for_osrm, load_pool
+from ...shipped import collect_for_osrm, load_pool
 from ...tasks.task import Task
 from ..ledger import Ledger
 from ..sweep import ALONE, FIXED, as_rows, averages, measure, measure_ends

@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import made_up_task
 
-from merging import Adapter, Recipe, evaluate, merge_recipe
+from merging import Adapter, MergeError, Recipe, evaluate, merge_recipe
 from merging.features.store import TextsOf
 from merging.models.layers import working_copy
 from merging.recipes.spec import MergeSpec
@@ -95,6 +95,24 @@ def test_no_file_of_an_export_knows_the_session(method: str, bench: Workbench, t
     written = Adapter.load(folder)
     for module in merged.modules:
         torch.testing.assert_close(written.deltas[module].dense(), merged.delta(module), rtol=1e-4, atol=1e-6)
+
+
+def test_a_recipe_of_a_shipped_pool_is_the_same_on_every_machine(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Settings("papers", MergeSpec.of("task_arithmetic"))
+    text = bench.recipe(shown)
+    assert [entry.path for entry in Recipe.from_yaml(text).adapters] == [f"shipped:papers/{t}" for t in bench.tasks("papers")]
+    monkeypatch.chdir(tmp_path)
+    again = merge_recipe(Recipe.from_yaml(text))
+    assert all(torch.equal(again.delta(module), bench.merged(shown).delta(module)) for module in again.modules)
+    assert again.recipe.to_yaml() == text
+
+
+@pytest.mark.parametrize("name", ["shipped:papers/nothing", "shipped:papers/../default/trec", "shipped:/etc/passwd"])
+def test_what_does_not_ship_is_refused(name: str) -> None:
+    with pytest.raises(MergeError):
+        Adapter.load(name)
 
 
 def test_warnings_name_what_the_visitor_brought(bench: Workbench) -> None:

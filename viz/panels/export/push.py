@@ -78,14 +78,14 @@ def show(session: ExportSession, target: str, private: bool, login: Login) -> st
         raise MergeError("There is no file of this merge yet: write it first.")
     target = target.strip()
     name = pusher(target, login())
-    found = contents(session.current)
     session.pending = Pending(session.current, target, private)
-    rows = "".join(f'<tr><td>{escape(file)}</td><td class="ms-number">{size:,}</td></tr>' for file, size in found.files)
+    rows = "".join(
+        f'<tr><td>{escape(file)}</td><td class="ms-number">{size:,}</td></tr>' for file, size in contents(session.current).items()
+    )
     seen = "private: only its owner sees it" if private else "public: everybody sees it"
-    warning = f"<p>recipe.yaml names files of this machine: {escape(', '.join(found.local))}.</p>" if found.local else ""
     return (
         f"<p>To <b>{escape(target)}</b>, {seen}, as {escape(name)}:</p>"
-        f'<div class="ms-scroll"><table><thead><tr><th>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody></table></div>{warning}'
+        f'<div class="ms-scroll"><table><thead><tr><th>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
