@@ -337,7 +337,10 @@ class Merged:
         if prefix is not None:
             adapter = replace(adapter, prefix=prefix)
         adapter = rounded(adapter, stored := chosen_dtype(dtype, self.adapters))
-        recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix).to_yaml() if can_have_recipe(self.adapters) else None
+        recipe = None
+        if can_have_recipe(self.adapters):
+            kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept).to_yaml()
         card = model_card(
             self.spec, self.adapters, adapter.base, fidelity(adapter), recipe, accuracy, notes=base_warnings(self.adapters)
         )

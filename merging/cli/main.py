@@ -514,10 +514,10 @@ def _merge(
         options = {
             "method": method, "weight": [_weight(text) for text in weight or ()], "seed": seed, "rank": rank, "head": head,
             "prefix": prefix, "soft_osrm": soft_osrm, "orthogonalize": orthogonalize, "penalty": penalty, "decouple": decouple,
-            "granularity": granularity, "max_up": max_up, "renormalise": renormalise,
+            "granularity": granularity, "max_up": max_up, "renormalise": renormalise, "dtype": dtype,
         }  # fmt: skip
         refuse_contradictions(recipe, options | given)
-        _merge_recipe(recipe, output, base, full_model, dtype)
+        _merge_recipe(recipe, output, base, full_model)
         return
     if method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
@@ -564,14 +564,14 @@ def _save_full_model(merged: Any, base: str | None, output: Path, head: str | No
     print("exact", file=sys.stderr)
 
 
-def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool, dtype: str | None = None) -> None:
+def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool) -> None:
     from ..engine import merge_recipe
 
     merged = merge_recipe(recipe, recipe_features(recipe, base))
     if full_model:
-        _save_full_model(merged, base, output, recipe.head, dtype)
+        _save_full_model(merged, base, output, recipe.head, recipe.dtype)
     else:
-        options = {"rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix, "dtype": dtype or "float32"}
+        options = {"rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix, "dtype": recipe.dtype or "float32"}
         _report_saved(merged, merged.save(output, **options))
 
 

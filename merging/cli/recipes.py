@@ -59,7 +59,13 @@ def refuse_contradictions(recipe: Recipe, options: Mapping[str, Any]) -> None:
 def _said(recipe: Recipe) -> dict[str, Any]:
     """Return what the recipe says, under the names of the options, with the method's own values where it names none."""
     spec = recipe.spec
-    files = {"weight": list(spec.weights), "rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix}
+    files = {
+        "weight": list(spec.weights),
+        "rank": recipe.rank,
+        "head": recipe.head,
+        "prefix": recipe.prefix,
+        "dtype": recipe.dtype,
+    }
     off = {"penalty": None} if spec.orthogonalize.mode == "off" else {}
     return spec.to_dict() | files | {"soft_osrm": spec.mu if spec.soft_osrm else None} | off
 

@@ -316,9 +316,10 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
 
 
 def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None) -> None:
-    recipe = (
-        Recipe.of(plan.merged.spec, plan.merged.adapters, head=head).to_yaml() if can_have_recipe(plan.merged.adapters) else None
-    )
+    recipe, spec, adapters = None, plan.merged.spec, plan.merged.adapters
+    if can_have_recipe(adapters):
+        kept = None if plan.dtype is None else str(plan.dtype).removeprefix("torch.")
+        recipe = Recipe.of(spec, adapters, head=head, dtype=kept).to_yaml()
     if recipe:
         (work / "recipe.yaml").write_text(recipe, encoding="utf-8")
     notes = ["The merge is in the weights: load it with transformers, without PEFT."]

@@ -65,7 +65,7 @@ class DecoupleEntry(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
+    """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it (``dtype``: none named = float32, a full model: as the base).
 
     ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output path, so
     merging from a recipe writes the same recipe again.
@@ -84,6 +84,7 @@ class Recipe(BaseModel):
     rank: int | None = None
     head: str | None = None
     prefix: str | None = None
+    dtype: str | None = None
 
     @staticmethod
     def of(
@@ -92,6 +93,7 @@ class Recipe(BaseModel):
         rank: int | None = None,
         head: str | None = None,
         prefix: str | None = None,
+        dtype: str | None = None,
     ) -> Recipe:
         """Describe a merge of adapters that came from files or the hub.
 
@@ -128,6 +130,7 @@ class Recipe(BaseModel):
             rank=rank,
             head=head,
             prefix=prefix,
+            dtype=dtype,
         )
 
     @staticmethod
