@@ -65,8 +65,9 @@ class DecoupleEntry(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it (``dtype``: none named = float32, a full model: as the base).
+    """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
+    ``dtype`` is that of the files (none named = float32, for a full model the base's own).
     ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output path, so
     merging from a recipe writes the same recipe again.
     """
