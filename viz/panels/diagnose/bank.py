@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from merging.experiments.correlations import GAP, forecast_error, read_bank, statement
-from merging.methods import METHODS
 from merging.recipes.spec import MergeSpec
 from merging.shipped import POOLS
 from merging.tasks.task import task_title
@@ -114,10 +113,11 @@ class BankViews:
 
 def _merge(row: Any) -> str:
     """Name a merge for the hover: method, λ, plug-ins, tasks."""
-    names = ("scaling", "orthogonalize", "decouple", "granularity", "max_up", "renormalise", "mu")
-    values = {name: getattr(row, name) for name in names if pd.notna(getattr(row, name))}
-    has_scaling = any(param.name == "scaling" for param in METHODS[row.method].params)
-    spec = MergeSpec.from_dict({"method": row.method} | {n: v for n, v in values.items() if n != "scaling" or has_scaling})
+    names = ["orthogonalize", "decouple", "granularity", "max_up", "renormalise", "mu"]
+    names += [] if MergeSpec.of(row.method).scaling is None else ["scaling"]
+    spec = MergeSpec.from_dict(
+        {"method": row.method} | {name: getattr(row, name) for name in names if pd.notna(getattr(row, name))}
+    )
     settings = spec.words()
     return f"{settings}<br>{', '.join(task_title(task) for task in row.tasks_merged.split('+'))}"
 
