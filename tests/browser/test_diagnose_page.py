@@ -313,6 +313,19 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     assert grave == []
 
 
+def test_every_control_can_be_reached_on_a_small_screen(open_page) -> None:
+    page = open_page(width=1280, height=720)
+    page.get_by_role("tab", name="Diagnose").click()
+    use = page.locator("#ms-diag-use")
+    use.scroll_into_view_if_needed()
+    panel, button = (page.locator(place).bounding_box() for place in ("#ms-diag-controls", "#ms-diag-use"))
+    assert panel["x"] <= button["x"]
+    assert button["x"] + button["width"] <= panel["x"] + panel["width"]
+    assert page.evaluate(
+        "(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth)(document.querySelector('#ms-diag-controls'))"
+    )
+
+
 def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
     page = opened(open_page(rows=50, width=390, height=844, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
