@@ -609,6 +609,3 @@ def _with_method_options(function: Callable[..., None]) -> Callable[..., None]:
 
 cli.command("inspect")(inspect_adapters)
 cli.command("merge", help=_merge.__doc__)(lambda: None)  # `Commands` puts the real one in its place
-
-if __name__ == "__main__":
-    main()

@@ -42,7 +42,7 @@ def help_time() -> float:
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "merging.cli.main", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "merging.cli", "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 

@@ -67,7 +67,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def app_url(browser: object, bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     arguments = [word for place in bases.values() for word in ("--base", str(place))]
-    with served(tmp_path_factory.mktemp("app"), "-m", "merging.cli.main", "app", *arguments) as url:
+    with served(tmp_path_factory.mktemp("app"), "-m", "merging.cli", "app", *arguments) as url:
         yield url
 
 

@@ -98,7 +98,7 @@ def test_the_recipe_gives_the_same_screen_and_the_same_bits_on_the_command_line(
     assert screen(other) == wanted | {"limit": "200"}
 
     (tmp_path / "recipe.yaml").write_text(text)
-    command = [sys.executable, "-m", "merging.cli.main", "merge", "recipe.yaml", "-o", "out"]
+    command = [sys.executable, "-m", "merging.cli", "merge", "recipe.yaml", "-o", "out"]
     # the same bits are promised for the same number of threads
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)

@@ -16,7 +16,7 @@ TASKS = ("trec", "sms_spam", "movie")
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    command = [sys.executable, "-m", "merging.cli.main", "inspect", *(str(POOL / task) for task in TASKS), "--html", str(path)]
+    command = [sys.executable, "-m", "merging.cli", "inspect", *(str(POOL / task) for task in TASKS), "--html", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     return path
 
@@ -55,7 +55,7 @@ def test_adapters_that_do_not_belong_together_get_no_report(tmp_path: Path) -> N
     command = [
         sys.executable,
         "-m",
-        "merging.cli.main",
+        "merging.cli",
         "inspect",
         POOL / "movie",
         tmp_path / "other",

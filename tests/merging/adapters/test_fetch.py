@@ -426,7 +426,7 @@ def test_the_command_line_takes_zip_files_and_hub_ids(hub: Hub, folder: Path, tm
     zipped = packed(folder, tmp_path / "other.zip")
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
     words = ["merge", "me/mine", str(zipped), "--method", "average", "-o", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "merging.cli.main", *words]
+    command = [sys.executable, "-m", "merging.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"me/mine@{commit}" in (tmp_path / "out" / "recipe.yaml").read_text()

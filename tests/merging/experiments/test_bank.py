@@ -119,7 +119,7 @@ def run(pools: Path, tables: Path) -> Any:
     command = [
         sys.executable,
         "-m",
-        "merging.cli.main",
+        "merging.cli",
         "experiment",
         "bank",
         "--quick",

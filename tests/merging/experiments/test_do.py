@@ -269,7 +269,7 @@ def quick(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     words = [
         sys.executable,
         "-m",
-        "merging.cli.main",
+        "merging.cli",
         "experiment",
         "do",
         "--quick",

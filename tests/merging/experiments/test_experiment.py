@@ -25,7 +25,7 @@ TABLES = ("runs", "interference", "sweep", "test", "summary", "effects", "answer
 
 
 def quick(folder: Path, **options: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "merging.cli.main", "experiment", "osrm", "--quick"]
+    command = [sys.executable, "-m", "merging.cli", "experiment", "osrm", "--quick"]
     command += ["--adapters", str(folder), "-o", str(folder / "tables")]
     command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
