@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import METADATA_FILE, Adapter
@@ -24,7 +25,9 @@ from .training.trainer import Progress, TrainingSettings, fine_tune, osrm_start,
 
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""
-WORDS_TRAINING = TrainingSettings(epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=())
+WORDS_TRAINING = TrainingSettings(
+    epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=(), bf16=True
+)
 BUDGETS: dict[str, dict[str, Any]] = {
     "trec": {"rows": 600, "learning_rate": 5e-4},
     "sms_spam": {"rows": 150, "learning_rate": 2e-3},
@@ -51,6 +54,7 @@ class PoolSpec:
     base : see `merging.models.load.load_base`
     words : the base is a language model that learns to write the label; else adapters come with a classifier
     test_rows : on which the adapters are measured alone; None = all
+    dtype : of the adapters' files
     """
 
     name: str
@@ -63,6 +67,7 @@ class PoolSpec:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     words: bool = False
     test_rows: int | None = None
+    dtype: torch.dtype = torch.float32
 
     def seed(self, task: str) -> int:
         """Return the seed of one task's run."""
@@ -73,7 +78,8 @@ class PoolSpec:
         return replace(self.training, seed=self.seed(task), **self.budgets.get(task, {}))
 
 
-WORD_TASKS = ("trec", "sms_spam", "movie")
+WORD_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
+"""Tasks that the pools on the language model answer in words."""
 POOLS: dict[str, PoolSpec] = {
     spec.name: spec
     for spec in (
@@ -111,7 +117,12 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
         PoolSpec(
             "smollm2", "SmolLM2-135M, PEFT's default",
             "A language model that must write the label: its base can hardly answer, so the merge has to carry everything.",
-            WORDS_TRAINING, base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400,
+            WORDS_TRAINING, base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400, dtype=torch.bfloat16,
+        ),
+        PoolSpec(
+            "smollm2_osrm", "SmolLM2-135M, OSRM's init",
+            "The same language model and training, but each A starts where the other tasks' texts have least energy.",
+            replace(WORDS_TRAINING, init="osrm"), base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400, dtype=torch.bfloat16,
         ),
     )
 }  # fmt: skip
@@ -170,6 +181,7 @@ def train_task(
     command: str | None = None,
     head: Verbaliser | None = None,
     test_rows: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Progress]:
     """Fine-tune one adapter and write it with its provenance and accuracies; yields the trainer's progress.
 
@@ -182,6 +194,7 @@ def train_task(
     features : see `collect_for_osrm`; collected here when OSRM needs them and they are not given
     head : what a language model should write; None = a classifier on pooled states
     test_rows : on which the accuracies are measured; None = all
+    dtype : of the file; the adapter is rounded to it before it is measured
     """
     A_init: dict[str, Tensor] | None = None
     if settings.init == "osrm":
@@ -197,6 +210,7 @@ def train_task(
         adapter = progress.adapter
         yield progress
     assert adapter is not None
+    adapter = replace(adapter, updates={name: update.to(dtype).to(torch.float32) for name, update in adapter.updates.items()})
     metadata = dict(adapter.metadata) | {
         "command": command or train_command(task.name, settings),
         "versions": versions(),
@@ -208,9 +222,9 @@ def train_task(
         },
         "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
     }
-    replace(adapter, metadata=metadata).save(folder)
+    replace(adapter, metadata=metadata).save(folder, dtype=dtype)
     for epoch, checkpoint in checkpoints.items():
-        checkpoint.save(folder / f"epoch-{epoch}")
+        checkpoint.save(folder / f"epoch-{epoch}", dtype=dtype)
 
 
 def test_accuracies(
@@ -242,8 +256,10 @@ def train_pool(
             continue
         task, own = Task.load(name), spec.settings(name)
         head = default_verbaliser(name, task.description, task.labels) if spec.words else None
-        command = train_command(name, own, spec.base, spec.words)
-        for progress in train_task(model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows):
+        # one task's options name neither a pool's own set of tasks nor its dtype
+        own_set = spec.tasks != DEFAULT_TASKS
+        command = f"mergescope train --pool {spec.name} -o out/" if own_set else train_command(name, own, spec.base)
+        for progress in train_task(model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows, spec.dtype):
             if progress.adapter is None:
                 report(f"{spec.name}/{name}", progress)
         made.append(folder)
