@@ -110,7 +110,9 @@ def merge_spec(
     spec.check()
     _check_patterns(adapters, spec)
     if features is None and spec.needs_data:
-        raise MergeError(f"{'soft_osrm' if spec.soft_osrm else spec.method} needs data: give features=collect_features(..).")
+        raise MergeError(
+            f"{'soft_osrm' if spec.soft_osrm else spec.method} needs data: give features=collect_features(..)."
+        )
     if features is not None and spec.needs_data:
         spec = replace(spec, k=features.k)
     merged = Merged(adapters, spec, features, plugged(adapters, spec, features) if updates is None else updates)
@@ -233,7 +235,9 @@ class Merged:
         if len(self.adapters) == 1 and values[0] is not None and self._is_identity:
             return values[0]
         if start is None:
-            holder = next(adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None)
+            holder = next(
+                adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None
+            )
             raise MergeError(
                 f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's own: name the base's "
                 f"folder with --base (or base=), or take one adapter's as it is with --head TASK."
@@ -270,7 +274,9 @@ class Merged:
             result = self.result(module)
             if rank is not None:
                 deltas[module], errors[module] = LowRank.nearest(result, rank)
-                norm = result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
+                norm = (
+                    result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
+                )
                 cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
             elif isinstance(result, LowRank):
                 deltas[module] = result.compress()
@@ -330,7 +336,9 @@ class Merged:
         owner = None if head is None else head_owner(self.adapters, head)
         adapter = self.to_adapter(rank, owner if owner and owner.head is None else None)
         if owner is not None and head is not None:
-            config = dict(owner.config) | {key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config}
+            config = dict(owner.config) | {
+                key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config
+            }
             saved = {*(owner.config.get("modules_to_save") or ()), *(adapter.config.get("modules_to_save") or ())}
             config["modules_to_save"] = sorted(saved) or None
             adapter = replace(adapter, head=owner.head, config=config, prefix=owner.prefix, task=head)
@@ -342,7 +350,13 @@ class Merged:
             kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
             recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept).to_yaml()
         card = model_card(
-            self.spec, self.adapters, adapter.base, fidelity(adapter), recipe, accuracy, notes=base_warnings(self.adapters)
+            self.spec,
+            self.adapters,
+            adapter.base,
+            fidelity(adapter),
+            recipe,
+            accuracy,
+            notes=base_warnings(self.adapters),
         )
         return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
 

@@ -210,7 +210,9 @@ def train_task(
         adapter = progress.adapter
         yield progress
     assert adapter is not None
-    adapter = replace(adapter, updates={name: update.to(dtype).to(torch.float32) for name, update in adapter.updates.items()})
+    adapter = replace(
+        adapter, updates={name: update.to(dtype).to(torch.float32) for name, update in adapter.updates.items()}
+    )
     metadata = dict(adapter.metadata) | {
         "command": command or train_command(task.name, settings),
         "versions": versions(),
@@ -228,7 +230,13 @@ def train_task(
 
 
 def test_accuracies(
-    model: nn.Module, tokenizer: Any, task: Task, adapter: Adapter, rows: int, split: str = "test", limit: int | None = None
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    adapter: Adapter,
+    rows: int,
+    split: str = "test",
+    limit: int | None = None,
 ) -> dict[str, float]:
     """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows; none of an encoder-decoder)."""
     own = own_head(adapter)
@@ -259,7 +267,9 @@ def train_pool(
         # one task's options name neither a pool's own set of tasks nor its dtype
         own_set = spec.tasks != DEFAULT_TASKS
         command = f"mergescope train --pool {spec.name} -o out/" if own_set else train_command(name, own, spec.base)
-        for progress in train_task(model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows, spec.dtype):
+        for progress in train_task(
+            model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows, spec.dtype
+        ):
             if progress.adapter is None:
                 report(f"{spec.name}/{name}", progress)
         made.append(folder)

@@ -44,7 +44,9 @@ def own(path: Path) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in EVERYTHING if len(module(p)) > 1 and module(p)[0] == "merging"], ids=lambda p: ".".join(module(p))
+    "path",
+    [p for p in EVERYTHING if len(module(p)) > 1 and module(p)[0] == "merging"],
+    ids=lambda p: ".".join(module(p)),
 )
 def test_a_package_imports_only_from_below(path):
     here = module(path)[1]
@@ -67,5 +69,11 @@ def test_no_circle_of_imports():
 
 def test_figures_and_panels_import_no_torch():
     heavy = {"torch", "transformers", "peft"}
-    found = [path for path in EVERYTHING if module(path)[0] == "viz" for target in imports(path) if target and target[0] in heavy]
+    found = [
+        path
+        for path in EVERYTHING
+        if module(path)[0] == "viz"
+        for target in imports(path)
+        if target and target[0] in heavy
+    ]
     assert not found

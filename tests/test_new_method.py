@@ -75,7 +75,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = home.read_text()
     line = "from .throw_away import THROW_AWAY\nfrom .ties import"
     home.write_text(
-        text.replace("from .ties import", line).replace("PEFT_LINEAR, PEFT_TIES)", "PEFT_LINEAR, PEFT_TIES, THROW_AWAY)")
+        text.replace("from .ties import", line).replace(
+            "PEFT_LINEAR, PEFT_TIES)", "PEFT_LINEAR, PEFT_TIES, THROW_AWAY)"
+        )
     )
     return root
 

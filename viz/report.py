@@ -62,7 +62,8 @@ def html_report(inspection: Inspection) -> str:
     figures = _figures(inspection)
     cards = "".join(_card(f"figure-{i}", title) for i, (title, _) in enumerate(figures))
     data = "".join(
-        f'<script type="application/json" id="figure-{i}">{_inert(value)}</script>' for i, (_, value) in enumerate(figures)
+        f'<script type="application/json" id="figure-{i}">{_inert(value)}</script>'
+        for i, (_, value) in enumerate(figures)
     )
     scripts = "".join(f"<script>{_inert(path.read_text(encoding='utf-8'))}</script>" for path in SCRIPTS)
     names = ", ".join(escape(str(name)) for name in inspection.adapters["adapter"])
@@ -131,7 +132,8 @@ def _figures(inspection: Inspection) -> list[tuple[str, str]]:
         ),
     ]
     return [
-        (title, payload(figure, caption, table, f"mergescope_{i}")) for i, (title, figure, caption, table) in enumerate(figures)
+        (title, payload(figure, caption, table, f"mergescope_{i}"))
+        for i, (title, figure, caption, table) in enumerate(figures)
     ]
 
 
@@ -145,7 +147,9 @@ def _mean(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def _card(figure: str, title: str) -> str:
-    return f'<div class="ms-card" data-figure="{figure}">{TEMPLATE.format(id=f"{figure}-card", title=escape(title))}</div>'
+    return (
+        f'<div class="ms-card" data-figure="{figure}">{TEMPLATE.format(id=f"{figure}-card", title=escape(title))}</div>'
+    )
 
 
 def _words(inspection: Inspection) -> str:
@@ -157,7 +161,8 @@ def _words(inspection: Inspection) -> str:
 def _table(frame: pd.DataFrame) -> str:
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in frame.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(_show(value))}</td>" for value in row) + "</tr>" for row in frame.itertuples(index=False)
+        "<tr>" + "".join(f"<td>{escape(_show(value))}</td>" for value in row) + "</tr>"
+        for row in frame.itertuples(index=False)
     )
     return f"<table><tr>{head}</tr>{rows}</table>"
 

@@ -209,7 +209,9 @@ class Adapter:
         """Return the name of one of the adapter's modules or trained parameters as the whole model has it."""
         return module if module in self.outside else f"{self.prefix}{module}"
 
-    def save(self, folder: str | Path, extra_files: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32) -> Path:
+    def save(
+        self, folder: str | Path, extra_files: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32
+    ) -> Path:
         """Write a PEFT folder of one rank whose own scaling is 1 everywhere; `extra_files` maps file names to texts.
 
         The factors are rounded to ``dtype``. Where the base is at hand, its modules are looked up first.
@@ -229,7 +231,9 @@ class Adapter:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise MergeError(f"{target.parent} is a file, so no folder can be made below it: choose another place.") from error
+            raise MergeError(
+                f"{target.parent} is a file, so no folder can be made below it: choose another place."
+            ) from error
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
             work = Path(temporary) / "adapter"
             work.mkdir()
@@ -248,8 +252,12 @@ class Adapter:
         tensors = {}
         for module, update in self.deltas.items():
             # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own rank
-            tensors[f"{ROOT}{names[module]}.lora_A.weight"] = pad(update.A.to(dtype), (0, 0, 0, rank - update.rank)).contiguous()
-            tensors[f"{ROOT}{names[module]}.lora_B.weight"] = pad(update.B.to(dtype), (0, rank - update.rank)).contiguous()
+            tensors[f"{ROOT}{names[module]}.lora_A.weight"] = pad(
+                update.A.to(dtype), (0, 0, 0, rank - update.rank)
+            ).contiguous()
+            tensors[f"{ROOT}{names[module]}.lora_B.weight"] = pad(
+                update.B.to(dtype), (0, rank - update.rank)
+            ).contiguous()
         own_head = self.head.tensors if self.head is not None and self.head.kind == "model" else {}
         with_lora = set(names.values())
         whole = {self.full_name(name): tensor for name, tensor in self.trained.items()} | dict(own_head)

@@ -100,7 +100,9 @@ class BaseFiles:
     def stored(self, parameter: str) -> Tensor | None:
         """Return a parameter's value; None where the files hold none (pickled, elsewhere, added later)."""
         tensor = self.parameters.get(parameter)
-        names = [parameter] + [name for name, other in self.parameters.items() if tensor is not None and other is tensor]
+        names = [parameter] + [
+            name for name, other in self.parameters.items() if tensor is not None and other is tensor
+        ]
         place = next((self._keys[name] for name in names if name in self._keys), None)
         if place is None:
             return None
@@ -157,7 +159,9 @@ def empty_model(folder: Path, task_type: str | None = None) -> nn.Module:
     with torch.device("meta"):
         if task_type in TASK_CLASSES:
             try:
-                model: nn.Module = getattr(transformers, TASK_CLASSES[task_type]).from_config(config, trust_remote_code=False)
+                model: nn.Module = getattr(transformers, TASK_CLASSES[task_type]).from_config(
+                    config, trust_remote_code=False
+                )
                 return model.eval()
             except ValueError:  # the architecture has no such class: it may have one of its own for the task
                 pass

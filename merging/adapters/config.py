@@ -46,7 +46,15 @@ IGNORED_OPTIONS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern"),
     *("alpha_pattern", "use_rslora", "fan_in_fan_out", "bias", "init_lora_weights", "layers_to_transform"),
     *("layers_pattern", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
-    *("transformers_version", "library_name", "tags", "unsloth_version", "_from_model_config", "merge_weights", "lora_dtype"),
+    *(
+        "transformers_version",
+        "library_name",
+        "tags",
+        "unsloth_version",
+        "_from_model_config",
+        "merge_weights",
+        "lora_dtype",
+    ),
     *("lora_ga_config", "qalora_group_size", "runtime_config", "ephemeral_gpu_offload", "ensure_weight_tying"),
 }
 """Options that do not change what the stored A and B mean, or that we read; some are of other tools, and PEFT passes them over."""
@@ -68,8 +76,12 @@ class AdapterConfig(BaseModel):
 
     r: int | float = Field(DEFAULT_RANK, description="a finite number")
     lora_alpha: int | float = Field(DEFAULT_ALPHA, description="a finite number")
-    rank_pattern: dict[str, int | float] | None = Field(None, description="a mapping of module patterns to finite numbers")
-    alpha_pattern: dict[str, int | float] | None = Field(None, description="a mapping of module patterns to finite numbers")
+    rank_pattern: dict[str, int | float] | None = Field(
+        None, description="a mapping of module patterns to finite numbers"
+    )
+    alpha_pattern: dict[str, int | float] | None = Field(
+        None, description="a mapping of module patterns to finite numbers"
+    )
     use_rslora: bool | None = Field(None, description="true or false")
     fan_in_fan_out: bool | None = Field(None, description="true or false")
     modules_to_save: list[str] | None = Field(None, description="a list of module names")
@@ -95,15 +107,21 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     for option, reason in REFUSED_OPTIONS.items():
         if config.get(option):
             raise MergeError(f"{where} uses {reason} (option {option}); merging it as plain LoRA would be wrong.")
-    unknown = sorted(key for key, value in config.items() if value and key not in IGNORED_OPTIONS and key not in REFUSED_OPTIONS)
+    unknown = sorted(
+        key for key, value in config.items() if value and key not in IGNORED_OPTIONS and key not in REFUSED_OPTIONS
+    )
     if unknown:
-        raise MergeError(f"{where}: the option {unknown[0]!r} of {CONFIG_FILE} is unknown here and might change the update.")
+        raise MergeError(
+            f"{where}: the option {unknown[0]!r} of {CONFIG_FILE} is unknown here and might change the update."
+        )
     try:
         AdapterConfig.model_validate(config)
     except ValidationError as error:
         option = str(error.errors()[0]["loc"][0])
         expected = AdapterConfig.model_fields[option].description
-        raise MergeError(f"{where}: {option} = {reprlib.repr(config.get(option))} in {CONFIG_FILE} is not {expected}.") from error
+        raise MergeError(
+            f"{where}: {option} = {reprlib.repr(config.get(option))} in {CONFIG_FILE} is not {expected}."
+        ) from error
     for option in ("rank_pattern", "alpha_pattern"):
         for pattern in config.get(option) or {}:
             if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > MOST_REPEATS:
@@ -138,7 +156,9 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, where: str) -> fl
     if rank < 1:
         raise MergeError(f"{where}: {module} has rank 0; a LoRA factor has at least one direction.")
     if rank != r:
-        raise MergeError(f"{where}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown.")
+        raise MergeError(
+            f"{where}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown."
+        )
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
 
 
@@ -151,7 +171,9 @@ def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str,
     try:
         return float(patterns.get(get_pattern_key(patterns.keys(), module), config[default]))
     except re.error as error:
-        raise MergeError(f"{where}: {pattern} in {CONFIG_FILE} has a pattern that is no regular expression ({error}).") from error
+        raise MergeError(
+            f"{where}: {pattern} in {CONFIG_FILE} has a pattern that is no regular expression ({error})."
+        ) from error
 
 
 def export_config(

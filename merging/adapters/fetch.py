@@ -41,7 +41,17 @@ MAX_BYTES = {
 MAX_TOTAL_BYTES = 1 << 30
 MAX_DIRECTORY_BYTES = 1 << 20
 CHUNK = 1 << 20
-DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, IndexError, ValueError, OverflowError)
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    IndexError,
+    ValueError,
+    OverflowError,
+)
 """What zipfile raises for archives that are broken in one way or another."""
 WAYS = "an adapter's folder, its zip file, its two files, or a hub id such as user/name"
 
@@ -186,7 +196,9 @@ class _Careful(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read ``size`` bytes, or all there is, or fail."""
-        content = super().read(MAX_DIRECTORY_BYTES + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY_BYTES + 1))
+        content = super().read(
+            MAX_DIRECTORY_BYTES + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY_BYTES + 1)
+        )
         if len(content) > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile(f"its directory has more than {MAX_DIRECTORY_BYTES:,} bytes")
         return content
@@ -199,7 +211,9 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
     for info in infos:
         parts = PurePosixPath(names[info.filename]).parts
         if ".." in parts or names[info.filename].startswith("/") or re.match("[A-Za-z]:", info.filename):
-            raise MergeError(f"{where} has a member {info.filename[:100]!r}, which points out of the archive: pack it again.")
+            raise MergeError(
+                f"{where} has a member {info.filename[:100]!r}, which points out of the archive: pack it again."
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
             raise MergeError(f"{where} has a link {info.filename[:100]!r} in it: pack the files themselves.")
         if info.flag_bits & 0x1:
@@ -262,4 +276,6 @@ def _gathered(
 ) -> AdapterFiles:
     config = places[CONFIG_FILE]
     weights = places[WEIGHTS_FILE] if WEIGHTS_FILE in places else places[PICKLED_FILE]
-    return AdapterFiles(where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance)
+    return AdapterFiles(
+        where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance
+    )

@@ -53,7 +53,9 @@ def plain_keys(keys: Iterable[str], where: str) -> dict[str, str]:
             parts = parts[:place] + parts[place + (2 if named else 1) :]
         name = ".".join(parts)
         if name in plain:
-            raise MergeError(f"{where}: {plain[name]} and {key} are both {name}: it is two adapters in one file, save one alone.")
+            raise MergeError(
+                f"{where}: {plain[name]} and {key} are both {name}: it is two adapters in one file, save one alone."
+            )
         plain[name] = key
     return plain
 

@@ -55,7 +55,9 @@ class Parts:
     trained: dict[str, Tensor] = field(default_factory=dict)
 
 
-def split_keys(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str, base: BaseFiles | None = None) -> Parts:
+def split_keys(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str, base: BaseFiles | None = None
+) -> Parts:
     """Sort an adapter's tensors.
 
     Parameters
@@ -132,7 +134,9 @@ def _check_key(name: str, key: str, tensor: Tensor, factor: bool, where: str) ->
     if "lora_embedding_" in name:
         raise MergeError(f"{where}: {key} is LoRA on an embedding, which is not handled; only linear layers are.")
     if factor and tensor.ndim != 2:
-        raise MergeError(f"{where}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled.")
+        raise MergeError(
+            f"{where}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled."
+        )
 
 
 def _paired(halves: Mapping[str, Mapping[str, Tensor]], where: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -164,7 +168,9 @@ def _todays(names: Collection[str], base: BaseFiles | None, headed: bool) -> tup
         return same, as_they_are
     todays = {name: base.todays(f"{name}.weight") for name in names}
     found = {name: new.removesuffix(".weight") for name, new in todays.items() if new is not None}
-    if len(found) < len(names) or len(set(found.values())) < len(names):  # of another model, which shows when it meets its base
+    if len(found) < len(names) or len(set(found.values())) < len(
+        names
+    ):  # of another model, which shows when it meets its base
         return same, prefix_of(names)
     prefix = base.architecture_prefix
     carried = any(name.startswith(prefix) for name in names)

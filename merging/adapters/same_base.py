@@ -114,7 +114,10 @@ def used_base(adapters: Sequence[Adapter], used: str) -> tuple[str, str]:
         return used, f"The adapters record no base; {used} was given."
     if doubt(recorded, used) is not None:
         return recorded, ""
-    return used, f"{first.name} records the base {recorded}, but the weights are those of {used}, as given: is it the same model?"
+    return (
+        used,
+        f"{first.name} records the base {recorded}, but the weights are those of {used}, as given: is it the same model?",
+    )
 
 
 def problems_of(adapters: Sequence[Adapter]) -> list[str]:
@@ -137,7 +140,9 @@ def base_warnings(adapters: Sequence[Adapter]) -> list[str]:
             f"{', '.join(those)}: the recorded base is {recorded}, but {base} counts, as you say: is it the same model?"
         )
     if len(adapters) > 1 and not any(adapter.base or adapter.base_fingerprint for adapter in adapters):
-        warnings.append("No adapter records its base: that they share one is an assumption; name it (base=, --base) to be sure.")
+        warnings.append(
+            "No adapter records its base: that they share one is an assumption; name it (base=, --base) to be sure."
+        )
     pairs = [(a, b) for a, b in itertools.combinations(adapters, 2) if not _both_fingerprints(a, b)]
     for first, other in pairs:
         if first.base and other.base and (said := doubt(first.base, other.base)):

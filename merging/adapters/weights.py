@@ -26,7 +26,9 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     tensors = _unpickled(path, where) if path.suffix == ".bin" else _from_safetensors(path, where)
     for key, tensor in tensors.items():
         if not all_finite(tensor):
-            raise MergeError(f"{where}: {key} holds NaN or infinite values; the adapter is broken, train or save it again.")
+            raise MergeError(
+                f"{where}: {key} holds NaN or infinite values; the adapter is broken, train or save it again."
+            )
     return tensors
 
 
@@ -73,7 +75,9 @@ def _unpickled(path: Path, where: str) -> dict[str, Tensor]:
             raise MergeError(f"{where}: {path.name} holds {str(key)[:100]!r}, which is no plain tensor.")
         if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             name = str(tensor.dtype).removeprefix("torch.")
-            raise MergeError(f"{where}: {path.name}: {key} holds {name}, not floating-point numbers of 16, 32 or 64 bits.")
+            raise MergeError(
+                f"{where}: {path.name}: {key} holds {name}, not floating-point numbers of 16, 32 or 64 bits."
+            )
         if tensor.numel() * tensor.element_size() > size:  # a view that repeats its numbers
             raise MergeError(f"{where}: {path.name}: {key} is larger than the file that holds it.")
     return {key: tensor.detach().contiguous() for key, tensor in loaded.items()}

@@ -55,7 +55,9 @@ cli = typer.Typer(
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; none = what the adapters record."),
+    typer.Option(
+        help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; none = what the adapters record."
+    ),
 ]
 
 
@@ -111,18 +113,22 @@ def train(
     validation_rows: Annotated[int, typer.Option(min=1, help="Validation rows at most.")] = 10_000,
     max_length: Annotated[int | None, typer.Option(min=1, help="Cut texts below the task's own limit.")] = None,
     modules: Annotated[
-        str | None, typer.Option(help="Target modules, comma separated; empty = as PEFT picks them (query and value in BERT).")
+        str | None,
+        typer.Option(help="Target modules, comma separated; empty = as PEFT picks them (query and value in BERT)."),
     ] = None,
     freeze_a: Annotated[bool, typer.Option(help="Train B only.")] = False,
     bf16: Annotated[
-        bool | None, typer.Option("--bf16/--no-bf16", help="Compute in bfloat16 where it does no harm; none = on a GPU.")
+        bool | None,
+        typer.Option("--bf16/--no-bf16", help="Compute in bfloat16 where it does no harm; none = on a GPU."),
     ] = None,
     checkpoints: Annotated[
         str | None, typer.Option(help="Epochs, comma separated, after which the adapter is written to epoch-N as well.")
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; None = minilm, or the pool's."),
+        typer.Option(
+            help="Base model: minilm or smollm2 (embedded), a folder, or a hub id; None = minilm, or the pool's."
+        ),
     ] = None,
     words: Annotated[
         bool, typer.Option(help="Let a language model write the label, instead of a classifier on pooled states.")
@@ -151,7 +157,9 @@ def train(
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
         if extra := sorted(given - {"pool", "output"}):
-            raise MergeError(f"The pool {pool} decides on its training itself: leave out --{extra[0].replace('_', '-')}.")
+            raise MergeError(
+                f"The pool {pool} decides on its training itself: leave out --{extra[0].replace('_', '-')}."
+            )
         model, tokenizer = (load_language_model if spec.words else load_base)(spec.base)
         for folder in train_pool(model, tokenizer, spec, output, report):
             print(folder)
@@ -269,7 +277,8 @@ def methods(name: Annotated[str | None, typer.Argument(help="A method; none = a 
 @cli.command()
 def evaluate(
     folders: Annotated[
-        list[str] | None, typer.Argument(help="Adapter folders, each evaluated on its own task, or one recipe.yaml: its merge.")
+        list[str] | None,
+        typer.Argument(help="Adapter folders, each evaluated on its own task, or one recipe.yaml: its merge."),
     ] = None,
     pool: Annotated[str | None, typer.Option(help="A shipped pool instead of folders.")] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
@@ -299,7 +308,8 @@ def evaluate(
         rows = settings_of(adapter.metadata).rows
         found = test_accuracies(model, tokenizer, Task.load(adapter.task), adapter, rows, split, limit)
         print(
-            f"{adapter.task:12} {found['adapter']:8.3f} {found.get('probe', float('nan')):8.3f} {found['base']:8.3f}", flush=True
+            f"{adapter.task:12} {found['adapter']:8.3f} {found.get('probe', float('nan')):8.3f} {found['base']:8.3f}",
+            flush=True,
         )
 
 
@@ -312,7 +322,9 @@ def sweep(
     method: Annotated[list[str] | None, typer.Option(help="Methods, or all; none = those that every pool has.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Validation rows per task.")] = 100,
     test_rows: Annotated[int, typer.Option(min=1, help="Test rows per task for merges.")] = 200,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables.")
+    ] = None,
     base: Base = None,
 ) -> None:
     """Measure accuracy against the scaling on validation, then on test at λ 0.3, 1 and the best.
@@ -350,7 +362,9 @@ def _sweep_recipe(
     if recipe is None:
         raise MergeError(f"{path} is no recipe.yaml: write a merge first, or sweep shipped pools with --pool.")
     if pool or method:
-        raise MergeError(f"--{'pool' if pool else 'method'} has no effect beside a recipe, which names its own: leave it out.")
+        raise MergeError(
+            f"--{'pool' if pool else 'method'} has no effect beside a recipe, which names its own: leave it out."
+        )
     for line in sweep_recipe(recipe, rows, base, output and output / f"sweep_{Path(path).stem}.csv"):
         print(line, flush=True)
 
@@ -382,7 +396,8 @@ def experiment(
         bool, typer.Option("--quick", help="Few tasks and few steps: every file of the full one, no conclusions.")
     ] = False,
     repetition: Annotated[
-        list[int] | None, typer.Option(help="Only these repetitions, from 0; processes started together share the work anyway.")
+        list[int] | None,
+        typer.Option(help="Only these repetitions, from 0; processes started together share the work anyway."),
     ] = None,
     adapters: Annotated[
         Path | None,
@@ -390,11 +405,16 @@ def experiment(
             help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
         ),
     ] = None,
-    pools: Annotated[Path | None, typer.Option(help="osrm, do: folder of the shipped pools; none = assets/adapters.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache.")
+    pools: Annotated[
+        Path | None, typer.Option(help="osrm, do: folder of the shipped pools; none = assets/adapters.")
     ] = None,
-    training: Annotated[bool, typer.Option(help="For do: --no-training does only what the pools are enough for.")] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the tables; none = assets/tables, for --quick in the cache."),
+    ] = None,
+    training: Annotated[
+        bool, typer.Option(help="For do: --no-training does only what the pools are enough for.")
+    ] = True,
 ) -> None:
     """Train, merge and compare as the shipped tables were made. Resumable: what exists is not made again."""
     if name == "do":
@@ -480,23 +500,35 @@ def _merge(
     method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
     weight: Annotated[
         list[str] | None,
-        typer.Option(help="Weight of each adapter, in order; repeat the option. A number, or patterns: '*.layer.0.*=0.5,*=1'."),
+        typer.Option(
+            help="Weight of each adapter, in order; repeat the option. A number, or patterns: '*.layer.0.*=0.5,*=1'."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of random masks; 0 unless given.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
     head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")
+    ] = None,
     soft_osrm: Annotated[float | None, typer.Option(help="Soft OSRM's mu; off unless given.")] = None,
-    orthogonalize: Annotated[str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")] = None,
+    orthogonalize: Annotated[
+        str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")
+    ] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
     granularity: Annotated[str | None, typer.Option(help="Decouple: one magnitude per column or per module.")] = None,
-    max_up: Annotated[float | None, typer.Option(help="Decouple: amplify at most so many times; no limit unless given.")] = None,
+    max_up: Annotated[
+        float | None, typer.Option(help="Decouple: amplify at most so many times; no limit unless given.")
+    ] = None,
     renormalise: Annotated[
         bool | None,
-        typer.Option("--renormalise/--no-renormalise", help="Decouple: bring the sum of the directions to length 1 first."),
+        typer.Option(
+            "--renormalise/--no-renormalise", help="Decouple: bring the sum of the directions to length 1 first."
+        ),
     ] = None,
-    full_model: Annotated[bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")] = False,
+    full_model: Annotated[
+        bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")
+    ] = False,
     base: Base = None,
     dtype: Annotated[
         str | None,
@@ -571,7 +603,12 @@ def _merge_recipe(recipe: Any, output: Path, base: str | None, full_model: bool)
     if full_model:
         _save_full_model(merged, base, output, recipe.head, recipe.dtype)
     else:
-        options = {"rank": recipe.rank, "head": recipe.head, "prefix": recipe.prefix, "dtype": recipe.dtype or "float32"}
+        options = {
+            "rank": recipe.rank,
+            "head": recipe.head,
+            "prefix": recipe.prefix,
+            "dtype": recipe.dtype or "float32",
+        }
         _report_saved(merged, merged.save(output, **options))
 
 
@@ -594,12 +631,15 @@ def _with_method_options(function: Callable[..., None]) -> Callable[..., None]:
     options: dict[str, inspect.Parameter] = {}
     for method in METHODS.values():
         for param in method.params:
-            kind: Any = str if param.choices else bool if isinstance(param.default, bool) else int if param.integer else float
+            kind: Any = (
+                str if param.choices else bool if isinstance(param.default, bool) else int if param.integer else float
+            )
             annotation = Annotated[
                 kind | None, typer.Option(f"--{param.name.replace('_', '-')}", help=f"{param.label}. {param.help}")
             ]
             options.setdefault(
-                param.name, inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+                param.name,
+                inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation),
             )
     parameters = [*known, *(option for name, option in options.items() if name not in signature.parameters)]
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -52,7 +52,9 @@ def decouple_of(
     own = METHODS[method].decouple if method in METHODS else 1.0
     strength = own if strength is None else strength
     if not strength:
-        raise MergeError(f"--{next(iter(given)).replace('_', '-')} does nothing without --decouple: say how strongly, 0 to 1.")
+        raise MergeError(
+            f"--{next(iter(given)).replace('_', '-')} does nothing without --decouple: say how strongly, 0 to 1."
+        )
     return Decouple(strength, **given)  # type: ignore[arg-type]
 
 

@@ -53,7 +53,9 @@ def refuse_contradictions(recipe: Recipe, options: Mapping[str, Any]) -> None:
             continue
         option = f"--{name.replace('_', '-')}"
         stands = f"says {said[name]}" if said.get(name) is not None else "says nothing of it"
-        raise MergeError(f"{option} {value} has no effect beside a recipe, which {stands}: leave it out, or edit the recipe.")
+        raise MergeError(
+            f"{option} {value} has no effect beside a recipe, which {stands}: leave it out, or edit the recipe."
+        )
 
 
 def _said(recipe: Recipe) -> dict[str, Any]:
@@ -211,4 +213,6 @@ def _require_heads(merged: Merged) -> None:
 
     for adapter in merged.adapters:
         if own_head(adapter) is None:
-            raise MergeError(f"{adapter.name} brings no head to classify with, so the merge cannot be evaluated on its task.")
+            raise MergeError(
+                f"{adapter.name} brings no head to classify with, so the merge cannot be evaluated on its task."
+            )

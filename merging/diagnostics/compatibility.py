@@ -211,6 +211,20 @@ def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
         unusual = ", ".join(_unusual_targets(adapter))
         recorded = _relative_norms(adapter)
         relative = statistics.fmean(recorded.values()) if recorded else math.nan
-        rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, relative, head, adapter.prefix))
-    columns = ["adapter", "task", "base", "rank", "modules", "missing", "unusual", "norm", "relative_norm", "head", "prefix"]
+        rows.append(
+            (adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, relative, head, adapter.prefix)
+        )
+    columns = [
+        "adapter",
+        "task",
+        "base",
+        "rank",
+        "modules",
+        "missing",
+        "unusual",
+        "norm",
+        "relative_norm",
+        "head",
+        "prefix",
+    ]
     return pd.DataFrame(rows, columns=columns)

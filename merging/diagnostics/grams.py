@@ -206,7 +206,9 @@ def merge_error(found: Grams, weights: Sequence[float], scaling: float) -> pd.Da
     if found.data is None or found.data_across is None or found.data_own is None:
         raise ValueError("These Grams were made without features.")
     w = scaling * np.asarray(weights, dtype=np.float64)
-    gap = np.einsum("mijk,j,k->mi", found.data, w, w) - 2 * np.einsum("mij,j->mi", found.data_across, w) + found.data_own
+    gap = (
+        np.einsum("mijk,j,k->mi", found.data, w, w) - 2 * np.einsum("mij,j->mi", found.data_across, w) + found.data_own
+    )
     return _errors(found, gap)
 
 

@@ -70,7 +70,9 @@ class Step:
 Steps = Generator[Step, None, None]
 
 
-def merging_with(adapters: Sequence[Adapter], method: str, weights: Sequence[Weight] | None = None, **arguments: Any) -> MergeOf:
+def merging_with(
+    adapters: Sequence[Adapter], method: str, weights: Sequence[Weight] | None = None, **arguments: Any
+) -> MergeOf:
     """Return a function that merges any of these very adapters, each with its own weight.
 
     Parameters
@@ -86,12 +88,16 @@ def merging_with(adapters: Sequence[Adapter], method: str, weights: Sequence[Wei
         raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
     own = {id(adapter): weight for adapter, weight in zip(adapters, weights or [1.0] * len(adapters), strict=True)}
     if weights is not None and len(own) < len(adapters):
-        raise MergeError("The same adapter is given twice, so its weights could not be told apart: load it again for each.")
+        raise MergeError(
+            "The same adapter is given twice, so its weights could not be told apart: load it again for each."
+        )
 
     def merge_of(some: Sequence[Adapter]) -> Merged:
         strangers = [adapter.name for adapter in some if id(adapter) not in own]
         if strangers:
-            raise MergeError(f"{strangers[0]} is not one of the adapters that this merge was set up with: it has no weight.")
+            raise MergeError(
+                f"{strangers[0]} is not one of the adapters that this merge was set up with: it has no weight."
+            )
         return merge(some, method, weights=[own[id(adapter)] for adapter in some], **arguments)
 
     return merge_of
@@ -192,7 +198,9 @@ class _Part:
     orphan: str | None = None
 
 
-def _leave_out(model: nn.Module, tokenizer: Any, merged: Merged, parts: Sequence[_Part], tasks: Sequence[EncodedTask]) -> Steps:
+def _leave_out(
+    model: nn.Module, tokenizer: Any, merged: Merged, parts: Sequence[_Part], tasks: Sequence[EncodedTask]
+) -> Steps:
     heads = {adapter.task: head for adapter in merged.adapters if (head := own_head(adapter)) is not None}
     measured = [[task for task in tasks if "task_id" not in merged.needs or task.name != part.orphan] for part in parts]
     rows = [sum(len(task.encoded) for task in some) for some in (tasks, *measured)]
@@ -208,7 +216,11 @@ def _leave_out(model: nn.Module, tokenizer: Any, merged: Merged, parts: Sequence
         with closing(_marking(model, tokenizer, part.without(), some, heads)) as marking:
             for marks in marking:
                 last = marks.done == count
-                changes = [_change(part.name, task, everything[task], marks.right[task]) for task in marks.right] if last else ()
+                changes = (
+                    [_change(part.name, task, everything[task], marks.right[task]) for task in marks.right]
+                    if last
+                    else ()
+                )
                 yield Step(part.name, done + marks.done, total, tuple(changes))
         done += count
 

@@ -66,7 +66,9 @@ def magnitude_variance(adapters: Sequence[Adapter]) -> pd.DataFrame:
     rows = []
     for module, updates in _by_module(adapters).items():
         width = next(u for u in updates if u is not None).shape[1]
-        alpha = torch.stack([torch.zeros(width, dtype=torch.float64) if u is None else u.column_norms() for u in updates])
+        alpha = torch.stack(
+            [torch.zeros(width, dtype=torch.float64) if u is None else u.column_norms() for u in updates]
+        )
         mean = alpha.mean(0)
         alive = mean > 0
         variance = float((alpha.var(0, correction=0)[alive] / mean[alive] ** 2).mean()) if alive.any() else 0.0
@@ -134,7 +136,9 @@ def interference(adapters: Sequence[Adapter], features: Features, model: nn.Modu
         for module, own in target.deltas.items():
             S = features.second_moment(target.task, module)
             base = dense_energy(dense_weight(layers[module]), S) if layers else math.nan
-            energy = {source.name: update_energy(source.deltas[module], S) for source in named if module in source.deltas}
+            energy = {
+                source.name: update_energy(source.deltas[module], S) for source in named if module in source.deltas
+            }
             own_energy = update_energy(own, S)
             for source, value in energy.items():
                 ratio = math.sqrt(value / own_energy) if own_energy else (0.0 if not value else math.inf)

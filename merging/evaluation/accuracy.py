@@ -199,10 +199,14 @@ def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Ver
         As `evaluate`, for what concerns the head.
     """
     if head is None:
-        raise MergeError(f"There is no head for the task {task.name!r}: its adapter carries none, give heads={{task: head}}.")
+        raise MergeError(
+            f"There is no head for the task {task.name!r}: its adapter carries none, give heads={{task: head}}."
+        )
     if isinstance(head, Verbaliser):
         if task.texts is None:
-            raise MergeError(f"The task {task.name!r} was encoded without its texts, which a verbaliser reads: use encode_task.")
+            raise MergeError(
+                f"The task {task.name!r} was encoded without its texts, which a verbaliser reads: use encode_task."
+            )
         return label_scorer(head, model, tokenizer, task.texts, task.names, task.name)
     if head.kind == "pooled" and len(head.tensors["bias"]) != task.classes:
         raise MergeError(f"The head of {task.name!r} has {len(head.tensors['bias'])} labels, the task {task.classes}.")
@@ -299,6 +303,8 @@ def _own_heads(subject: Subject | Adapter | None) -> dict[str, Head | Verbaliser
         head = own_head(adapter)
         if head is not None:
             if adapter.task in heads:
-                raise MergeError(f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}.")
+                raise MergeError(
+                    f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}."
+                )
             heads[adapter.task] = head
     return heads

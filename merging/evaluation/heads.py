@@ -61,7 +61,9 @@ def classification_model(
     tensors = {name: tensor.to(like.device, like.dtype) for name, tensor in tensors.items()}
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     setattr(wrapper, inner, _with_own(encoder, own, bare(wrapper)))
-    wrapper.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(prefix)}, strict=False, assign=True)
+    wrapper.load_state_dict(
+        {name: t for name, t in tensors.items() if not name.startswith(prefix)}, strict=False, assign=True
+    )
     return wrapper
 
 

@@ -64,11 +64,13 @@ def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0, draws
     if not counted:
         return Recovered(math.nan, math.nan, math.nan, {})
     shares = {
-        task: float((merged[task].mean() - base[task].mean()) / (alone[task].mean() - base[task].mean())) for task in counted
+        task: float((merged[task].mean() - base[task].mean()) / (alone[task].mean() - base[task].mean()))
+        for task in counted
     }
     # linearised around the measured shares: a resampled gap near 0 would make the ratio itself explode
     moves = {
-        task: (merged[task] - base[task] - shares[task] * (alone[task] - base[task])) / (alone[task] - base[task]).mean()
+        task: (merged[task] - base[task] - shares[task] * (alone[task] - base[task]))
+        / (alone[task] - base[task]).mean()
         for task in counted
     }
     mean, (_, low, high) = float(np.mean([*shares.values()])), average(moves, seed, draws)
@@ -86,12 +88,15 @@ def _resampled(marks: Marks, seed: int, draws: int) -> list[Values]:
     tasks = [np.atleast_2d(values) for values in marks.values()]
     seeds, counts = _drawn(seed, draws, len(tasks[0]), tuple(values.shape[1] for values in tasks))
     return [
-        np.einsum("dr,rd->d", seeds, values @ (drawn.T / values.shape[1])) for values, drawn in zip(tasks, counts, strict=True)
+        np.einsum("dr,rd->d", seeds, values @ (drawn.T / values.shape[1]))
+        for values, drawn in zip(tasks, counts, strict=True)
     ]
 
 
 @lru_cache(maxsize=2)
-def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
+def _drawn(
+    seed: int, draws: int, repetitions: int, rows: tuple[int, ...]
+) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
     """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
 
     Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.

@@ -86,7 +86,9 @@ def recorded_verbaliser(metadata: Mapping[str, Any], name: str) -> Verbaliser | 
     if noted is None:
         return None
     words = noted.get("words") if isinstance(noted, dict) else None
-    if not isinstance(words, dict) or not all(isinstance(word, str) for word in (noted.get("template"), *words.values())):
+    if not isinstance(words, dict) or not all(
+        isinstance(word, str) for word in (noted.get("template"), *words.values())
+    ):
         raise MergeError(f"The verbaliser that {name} records should hold a template and words by label, as texts.")
     return Verbaliser(noted["template"], words, bool(noted.get("normalised", False)))
 
@@ -140,7 +142,9 @@ def label_scorer(
 
 
 @torch.no_grad()
-def perplexity(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> float:
+def perplexity(
+    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8
+) -> float:
     """Return exp of the mean negative log-likelihood of all tokens of ``texts`` under a decoder, each given the text before it.
 
     The first token of a text has nothing before it and does not count, unless the tokenizer begins texts with one of its own.
@@ -179,7 +183,9 @@ def _check(verbaliser: Verbaliser, rows: Texts, labels: Sequence[str], task: str
     try:
         parts = [part for part in string.Formatter().parse(verbaliser.template) if part[1] is not None]
     except ValueError as error:
-        raise MergeError(f"The template for {task!r} is malformed ({error}): write braces that are signs twice.") from error
+        raise MergeError(
+            f"The template for {task!r} is malformed ({error}): write braces that are signs twice."
+        ) from error
     fields = {str(name) for _, name, _, _ in parts}
     if len(verbaliser.template) > LONGEST_TEMPLATE or any(spec or conversion for _, _, spec, conversion in parts):
         raise MergeError(
@@ -206,11 +212,15 @@ def _check_length(model: Any, longest: int, task: str) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
         what = f"A prompt of {task!r}" if task else "A text"
-        raise MergeError(f"{what} has {longest} tokens, the model reads {limit}: shorten the texts (max_length) or the template.")
+        raise MergeError(
+            f"{what} has {longest} tokens, the model reads {limit}: shorten the texts (max_length) or the template."
+        )
 
 
 def _prompts(verbaliser: Verbaliser, tokenizer: Any, rows: Texts) -> list[str]:
-    texts, pairs = (_cut(tokenizer, column, rows.max_length) for column in (rows.texts, rows.pairs or [""] * len(rows.texts)))
+    texts, pairs = (
+        _cut(tokenizer, column, rows.max_length) for column in (rows.texts, rows.pairs or [""] * len(rows.texts))
+    )
     return [verbaliser.prompt(text, pair) for text, pair in zip(texts, pairs, strict=True)]
 
 
@@ -219,10 +229,13 @@ def _cut(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Sequen
     if max_length is None:
         return texts
     if not tokenizer.is_fast:
-        raise MergeError("Cutting texts for a prompt needs a fast tokenizer, which knows where its tokens end: load one.")
+        raise MergeError(
+            "Cutting texts for a prompt needs a fast tokenizer, which knows where its tokens end: load one."
+        )
     found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [
-        text[: places[max_length - 1][1]] if len(places) > max_length else text for text, places in zip(texts, found, strict=True)
+        text[: places[max_length - 1][1]] if len(places) > max_length else text
+        for text, places in zip(texts, found, strict=True)
     ]
 
 
@@ -239,12 +252,16 @@ def _lead(tokenizer: Any) -> list[int]:
     return list(whole[: next(places, 0)])
 
 
-def _spans(tokenizer: Any, lead: list[int], prompt: str, words: Sequence[str], task: str) -> tuple[int, list[list[int]]]:
+def _spans(
+    tokenizer: Any, lead: list[int], prompt: str, words: Sequence[str], task: str
+) -> tuple[int, list[list[int]]]:
     """Return (where the scored part begins, the whole sequence of each label)."""
     start, *sequences = (lead + ids for ids in _plain(tokenizer, [prompt, *(prompt + word for word in words)]))
     shared = _shared_start([start, *sequences])
     if any(len(ids) == shared for ids in sequences):
-        raise MergeError(f"The words of a label of {task!r} add no token to the prompt: the tokenizer does not know them.")
+        raise MergeError(
+            f"The words of a label of {task!r} add no token to the prompt: the tokenizer does not know them."
+        )
     if not shared:
         raise MergeError(f"A prompt of {task!r} has no token before the words: begin the template with some text.")
     return shared, sequences

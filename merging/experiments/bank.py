@@ -46,7 +46,9 @@ ROWS = 80
 """Validation rows per task."""
 MERGED_POOLS = ("papers", "default", "osrm", "unequal")
 """Not `easy`: where merging hardly hurts there is nothing to tell apart."""
-SUBSETS = tuple(tuple(some) for count in range(2, len(DEFAULT_TASKS) + 1) for some in combinations(DEFAULT_TASKS, count))
+SUBSETS = tuple(
+    tuple(some) for count in range(2, len(DEFAULT_TASKS) + 1) for some in combinations(DEFAULT_TASKS, count)
+)
 """All sets of two or more tasks: intervals and folds rest on their number."""
 WEIGHTS_ONLY = (
     "scaling", "tasks", "magnitude_variance", "norm_ratio", "overlap_A", "overlap_B", "cosine", "sign_conflict", "sign_lost",
@@ -77,7 +79,9 @@ class Draw:
     def merge(self, adapters: list[Adapter], features: Features | None) -> Merged:
         """Do the merge, everything that was not drawn at its default."""
         spec = METHODS[self.method]
-        params: dict[str, Any] = {"scaling": self.scaling} if any(param.name == "scaling" for param in spec.params) else {}
+        params: dict[str, Any] = (
+            {"scaling": self.scaling} if any(param.name == "scaling" for param in spec.params) else {}
+        )
         if spec.plugins:
             params |= {"orthogonalize": self.orthogonalize, "decouple": self.decouple, "soft_osrm": self.mu or None}
         return merge(adapters, self.method, features=features, **params)
@@ -87,7 +91,15 @@ class Draw:
         """The columns `KEYS` of its row."""
         chosen = self.decouple
         limit = math.inf if chosen.max_up is None else chosen.max_up
-        values = (self.pool, "+".join(self.tasks), self.method, self.orthogonalize, chosen.strength, chosen.granularity, limit)
+        values = (
+            self.pool,
+            "+".join(self.tasks),
+            self.method,
+            self.orthogonalize,
+            chosen.strength,
+            chosen.granularity,
+            limit,
+        )
         return dict(zip(KEYS, (*values, chosen.renormalise, self.mu), strict=True))
 
 
@@ -126,7 +138,9 @@ def describe(merged: Merged, features: Features | None = None) -> dict[str, floa
     ``alignment`` compare the merge M with every adapter's update W_i: mean ||M|| / ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine;
     ``output_error`` is the same distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
     """
-    plugged = [replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)]
+    plugged = [
+        replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)
+    ]
     magnitude, signs = magnitude_variance(plugged), sign_conflict(plugged)
     found = {
         "scaling": 1.0 if merged.spec.scaling is None else merged.spec.scaling,
@@ -193,7 +207,9 @@ class Bank:
     rows : validation rows per task
     """
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, adapters: Path | None = None, rows: int = ROWS) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, folder: Path, adapters: Path | None = None, rows: int = ROWS
+    ) -> None:
         self.model, self.tokenizer, self.adapters, self.rows = model, tokenizer, adapters, rows
         self.ledger = Ledger(folder, "bank")
         self._pools: dict[str, list[Adapter]] = {}
@@ -218,7 +234,9 @@ class Bank:
         table = self.ledger.table("merges")
         if len(table) and (table["rows"] != self.rows).any():
             path, rows = self.ledger.path("merges"), table["rows"].iloc[0]
-            raise MergeError(f"{path} was measured on {rows} rows per task, not {self.rows}: move it away to start a new one.")
+            raise MergeError(
+                f"{path} was measured on {rows} rows per task, not {self.rows}: move it away to start a new one."
+            )
         for pool in MERGED_POOLS:
             wanted = [number for number in self.missing(size) if draw(number).pool == pool]
             if not wanted:

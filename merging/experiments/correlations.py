@@ -41,7 +41,9 @@ def read_bank(path: Path) -> pd.DataFrame:
     whole = [name for name in (*KEYS, *WEIGHTS_ONLY, *ON_DATA, KEPT) if name not in bank or bank[name].isna().any()]
     lacking = whole + [GAP] * (GAP not in bank)
     if lacking:
-        raise MergeError(f"{path} lacks values for {', '.join(lacking)}: give a table that “mergescope experiment bank” made.")
+        raise MergeError(
+            f"{path} lacks values for {', '.join(lacking)}: give a table that “mergescope experiment bank” made."
+        )
     return bank
 
 
@@ -55,7 +57,9 @@ def with_outcome(bank: pd.DataFrame, outcome: str = GAP) -> pd.DataFrame:
     """
     bank = bank[bank[outcome].notna()].reset_index(drop=True)
     if bank.tasks_merged.nunique() < 2:
-        raise MergeError("A bank of one task subset tells nothing about others: “mergescope experiment bank” adds more.")
+        raise MergeError(
+            "A bank of one task subset tells nothing about others: “mergescope experiment bank” adds more."
+        )
     return bank
 
 
@@ -147,7 +151,10 @@ def statement(table: pd.DataFrame, errors: tuple[float, float], titles: Mapping[
     errors : from `forecast_error`
     titles : names for people; the columns' own where there is none
     """
-    overall, within = _those(table, "predicts", "rho", titles or {}), _those(table, "predicts_within", "within", titles or {})
+    overall, within = (
+        _those(table, "predicts", "rho", titles or {}),
+        _those(table, "predicts_within", "within", titles or {}),
+    )
     ridge, mean = errors
     so = (
         "at most half, so a forecast would be worth having"

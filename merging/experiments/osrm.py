@@ -90,7 +90,9 @@ class AdapterSet:
         return f"{self.variant}{'' if arm else f'@{self.axis}={self.value:g}'}/{self.repetition}"
 
     def __str__(self) -> str:
-        return f"{self.variant}{'' if self.axis == ARM else f', {self.axis} {self.value:g}'}, repetition {self.repetition}"
+        return (
+            f"{self.variant}{'' if self.axis == ARM else f', {self.axis} {self.value:g}'}, repetition {self.repetition}"
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,11 @@ class Experiment:
             yield [AdapterSet(variant, repetition) for variant in self.variants]
             if repetition == 0:
                 points = [(axis, value) for axis in self.axes for value in axis.values if value != self.home(axis.name)]
-                yield [AdapterSet(variant, 0, axis.name, float(value)) for axis, value in points for variant in axis.variants]
+                yield [
+                    AdapterSet(variant, 0, axis.name, float(value))
+                    for axis, value in points
+                    for variant in axis.variants
+                ]
 
     def settings(self, which: AdapterSet, task: str) -> TrainingSettings:
         """Return the settings of one run."""
@@ -175,10 +181,18 @@ class OsrmExperiment:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, experiment: Experiment, adapters: Path, tables: Path, pools: Path | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        experiment: Experiment,
+        adapters: Path,
+        tables: Path,
+        pools: Path | None = None,
     ) -> None:
         if len(set(experiment.tasks)) != len(experiment.tasks) or len(experiment.tasks) < 2:
-            raise MergeError("The experiment needs two or more different tasks: OSRM keeps each task's A away from the others'.")
+            raise MergeError(
+                "The experiment needs two or more different tasks: OSRM keeps each task's A away from the others'."
+            )
         self.model, self.tokenizer, self.experiment = model, tokenizer, experiment
         self.adapters, self.pools = adapters, pools or assets_folder() / "adapters"
         self.ledger = Ledger(tables, "osrm")
@@ -231,7 +245,11 @@ class OsrmExperiment:
         """Return where one adapter is, or is to be kept: that of a shipped pool, if it was trained in the very same way."""
         pool = VARIANTS[which.variant].pool
         metadata = self.pools / str(pool) / task / METADATA_FILE
-        if pool and metadata.exists() and settings_of(json.loads(metadata.read_text())) == self.experiment.settings(which, task):
+        if (
+            pool
+            and metadata.exists()
+            and settings_of(json.loads(metadata.read_text())) == self.experiment.settings(which, task)
+        ):
             return metadata.parent
         return self.adapters / which.name / task
 
@@ -256,7 +274,9 @@ class OsrmExperiment:
             self.ledger.append("runs", pd.DataFrame([row]))
             yield f"{which} {task}: {row['correct']} of {row['total']} right alone, {row['base_correct']} with its head only"
 
-    def _run_row(self, which: AdapterSet, task: str, settings: TrainingSettings, A: Mapping[str, Any]) -> dict[str, Any]:
+    def _run_row(
+        self, which: AdapterSet, task: str, settings: TrainingSettings, A: Mapping[str, Any]
+    ) -> dict[str, Any]:
         adapter = Adapter.load(self.folder(which, task))
         encoded, heads = [self.encoded(task, "test")], {task: own_head(adapter)}
         right = {}
@@ -315,7 +335,9 @@ class OsrmExperiment:
     def _missing(self, which: AdapterSet, method: str) -> list[tuple[str, float]]:
         """Return the (split, scaling) that the tables lack: the grid on validation, and then the tested ones."""
         key = which.key | {"method": method}
-        lacking = [s for s in grid(method, self.experiment.scalings) if self.ledger.lacks("sweep", **key, scaling=float(s))]
+        lacking = [
+            s for s in grid(method, self.experiment.scalings) if self.ledger.lacks("sweep", **key, scaling=float(s))
+        ]
         if lacking:
             return [("validation", scaling) for scaling in lacking]
         best = best_scalings(self.ledger.rows("sweep", **key))[method]
@@ -327,7 +349,9 @@ class OsrmExperiment:
         if (task, split) not in self._encoded:
             limit = self.experiment.test_rows if split == "test" else self.experiment.validation_rows
             loaded = Task.load(task)
-            self._encoded[task, split] = encode_task(self.tokenizer, loaded, split, limit, self.experiment.training.max_length)
+            self._encoded[task, split] = encode_task(
+                self.tokenizer, loaded, split, limit, self.experiment.training.max_length
+            )
         return self._encoded[task, split]
 
 

@@ -60,7 +60,9 @@ def summarise(ledger: Ledger) -> None:
     ledger.replace("summary", pd.DataFrame(_summary(cells), columns=[*ORDER, "n", *_BOUNDS]))
     columns = ["effect", "variant", "reference", "method", "at", "n", "difference", "low", "high"]
     ledger.replace("effects", pd.DataFrame(_effects(cells), columns=columns))
-    said = [(method, _answer(cells, method)) for method in dict.fromkeys(m for places in cells.values() for m, _ in places)]
+    said = [
+        (method, _answer(cells, method)) for method in dict.fromkeys(m for places in cells.values() for m, _ in places)
+    ]
     ledger.replace("answers", pd.DataFrame([one for one in said if one[1]], columns=["method", "answer"]))
 
 
@@ -84,7 +86,9 @@ def tested(ledger: Ledger) -> Cells:
                 cells[axis, value, variant][method, at][int(repetition)] = marks
     for axis, value, variant in [key for key in cells if key[0] == "tasks"]:
         # fewer tasks are the arm's own adapters: what they lie between is the arm's, of these tasks
-        [tasks, *_] = (set(marks) for repetitions in cells[axis, value, variant].values() for marks in repetitions.values())
+        [tasks, *_] = (
+            set(marks) for repetitions in cells[axis, value, variant].values() for marks in repetitions.values()
+        )
         for end in ((BASE, BEST), (ALONE, BEST)):
             arm = cells.get(("arm", 0.0, variant), {}).get(end, {})
             ends = {r: {task: marks[task] for task in marks if task in tasks} for r, marks in arm.items() if r == 0}
@@ -157,7 +161,8 @@ def answer(ledger: Ledger, method: str = "task_arithmetic") -> str:
     """Say in one sentence how much of what OSRM gains over its own baseline is an own A, scale and data, at the best λ and at λ = 1."""
     said = _answer(tested(ledger), method)
     return (
-        said or "Not measured yet: the answer needs a whole repetition of five arms, which `mergescope experiment osrm` trains."
+        said
+        or "Not measured yet: the answer needs a whole repetition of five arms, which `mergescope experiment osrm` trains."
     )
 
 

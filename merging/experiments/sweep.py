@@ -68,7 +68,9 @@ class Contender:
 CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, method in METHODS.items()} | {
     "orthogonalize": Contender("Task Arithmetic + orthogonalize", "task_arithmetic", {"orthogonalize": "balanced"}),
     "decouple": Contender("Task Arithmetic + decouple", "task_arithmetic", {"decouple": 1.0}),
-    "soft_osrm": Contender("Task Arithmetic + soft OSRM (μ 0.3)", "task_arithmetic", {"soft_osrm": 0.3}, frozenset({"data"})),
+    "soft_osrm": Contender(
+        "Task Arithmetic + soft OSRM (μ 0.3)", "task_arithmetic", {"soft_osrm": 0.3}, frozenset({"data"})
+    ),
 }
 """Every method as it is, and each plug-in in front of the simplest one."""
 MAIN = (
@@ -201,7 +203,9 @@ def append(path: Path, rows: pd.DataFrame) -> None:
     temporary.replace(path)
 
 
-def missing_points(table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS) -> list[tuple[str, float]]:
+def missing_points(
+    table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS
+) -> list[tuple[str, float]]:
     """Return the (method, scaling) that ``table`` lacks: the grid, then what extends it where the best value is at its edge."""
     measured = averages(table[table.method.isin(methods)])
     missing = []

@@ -107,7 +107,8 @@ def write_rank_curves(folder: Path) -> None:
 def markdown_results(folder: Path) -> str:
     """Return a table per measured pool: each method on test at λ 0.3, 1 and its best, as gap recovered and average accuracy."""
     parts = [
-        _pool_table(pool, read_table(folder / f"test_{pool}.csv"), read_table(folder / f"sweep_{pool}.csv")) for pool in SHIPPED
+        _pool_table(pool, read_table(folder / f"test_{pool}.csv"), read_table(folder / f"sweep_{pool}.csv"))
+        for pool in SHIPPED
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -146,7 +147,10 @@ def _pool_table(pool: str, test: pd.DataFrame, validation: pd.DataFrame) -> str:
     for name in measured:
         scaled = CONTENDERS[name].scaled
         fixed = [marks_of(test, name, scaling) if scaled else {} for scaling in FIXED]
-        cells = [f"{gap_recovered(base, alone, marks).mean:.0%} ({average(marks)[0]:.3f})" if marks else "" for marks in fixed]
+        cells = [
+            f"{gap_recovered(base, alone, marks).mean:.0%} ({average(marks)[0]:.3f})" if marks else ""
+            for marks in fixed
+        ]
         marks = marks_of(test, name, best[name] if scaled else 1.0)
         if not marks:
             continue
@@ -177,7 +181,9 @@ def markdown_osrm(folder: Path) -> str:
     parts = [answer(ledger), _osrm_arms(arms, runs[runs.axis == "arm"])]
     parts += [_osrm_methods(arms[arms["at"] == at], at) for at in AT]
     if len(effects):
-        parts += [_osrm_effects(effects[effects["at"] == BEST], f"points at the {BEST}", "method", _titles(effects.method))]
+        parts += [
+            _osrm_effects(effects[effects["at"] == BEST], f"points at the {BEST}", "method", _titles(effects.method))
+        ]
         fixed = effects[effects.method == REFERENCE]
         parts += [_osrm_effects(fixed, f"points with {CONTENDERS[REFERENCE].title}", "at", {at: at for at in AT})]
     parts += [_osrm_axes(summary[(summary.axis != "arm") & (summary.method == REFERENCE)])]
@@ -209,8 +215,17 @@ def _osrm_arms(arms: pd.DataFrame, runs: pd.DataFrame) -> str:
         if len(mine) and {BASE, ALONE} <= set(ends.index):
             drift = f"{mine.drift_frobenius.min():.2f} to {mine.drift_frobenius.max():.2f}"
             means = (f"{mine.row_norm.mean():.2f}", drift, f"{mine.relative_norm.mean():.2f}")
-            rows.append([f"{variant.title} ({ends.n[ALONE]})", *means, *(f"{ends.average[end]:.3f}" for end in (BASE, ALONE))])
-    head = ["start of A (repetitions)", "length of its rows", "drift of A", "‖ΔW‖ / ‖W₀‖", "base with the heads", "each alone"]
+            rows.append(
+                [f"{variant.title} ({ends.n[ALONE]})", *means, *(f"{ends.average[end]:.3f}" for end in (BASE, ALONE))]
+            )
+    head = [
+        "start of A (repetitions)",
+        "length of its rows",
+        "drift of A",
+        "‖ΔW‖ / ‖W₀‖",
+        "base with the heads",
+        "each alone",
+    ]
     return _table(head, rows)
 
 

@@ -81,7 +81,9 @@ def save_full_model(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise MergeError(f"{target.parent} is a file, so no folder can be made below it: choose another place.") from error
+        raise MergeError(
+            f"{target.parent} is a file, so no folder can be made below it: choose another place."
+        ) from error
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         work = Path(temporary) / "model"
         work.mkdir()
@@ -189,7 +191,9 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
         whole = [str(checkpoint.full_name(name)), *checkpoint.shared_with(name)]
         key, apart = _separate(checkpoint, sources, name, alone or any(full in own for full in whole[1:]))
         # a copy into tied embeddings changes all that is tied, also where LoRA takes one of them apart
-        together = [] if apart or alone else [own_key for full in whole if (own_key := _own_key(checkpoint, full)) in sources]
+        together = (
+            [] if apart or alone else [own_key for full in whole if (own_key := _own_key(checkpoint, full)) in sources]
+        )
         parts |= dict.fromkeys([key, *together], name)
         untied = untied or apart
     if untied:  # the configuration unties all that is tied
@@ -200,7 +204,13 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
     layers = linear_layers(checkpoint.skeleton, [module for module in merged.modules if module in inside])
     transposed = frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
     sources = _with_head(checkpoint, sources, modules, owner)
-    if owner is not None and owner.head is not None and owner.head.kind == "model" and not checkpoint.prefix and owner.prefix:
+    if (
+        owner is not None
+        and owner.head is not None
+        and owner.head.kind == "model"
+        and not checkpoint.prefix
+        and owner.prefix
+    ):
         modules, parts = (
             {_prefixed(checkpoint, owner, key): value for key, value in names.items()} for names in (modules, parts)
         )
@@ -267,10 +277,14 @@ def _write_shards(plan: _Plan, work: Path, max_shard_size: int | str, on_shard: 
     try:
         split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
     except ValueError as error:
-        raise MergeError(f"max_shard_size = {max_shard_size!r} is no size: write bytes, or a text such as 500MB.") from error
+        raise MergeError(
+            f"max_shard_size = {max_shard_size!r} is no size: write bytes, or a text such as 500MB."
+        ) from error
     free, needed = shutil.disk_usage(work).free, split.metadata["total_size"]
     if needed > free:
-        raise MergeError(f"The model needs {needed:,} bytes, {free:,} are free at {work.parents[1]}: choose another place.")
+        raise MergeError(
+            f"The model needs {needed:,} bytes, {free:,} are free at {work.parents[1]}: choose another place."
+        )
     for done, (name, keys) in enumerate(split.filename_to_tensors.items(), 1):
         with plan.checkpoint.opened() as reader:  # opened for each, so that no page of the base stays mapped
             tensors = {key: plan.tensor(key, reader) for key in keys}
@@ -315,7 +329,9 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
     _write_json(work / "config.json", config)
 
 
-def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None) -> None:
+def _write_card(
+    plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None
+) -> None:
     recipe, spec, adapters = None, plan.merged.spec, plan.merged.adapters
     if can_have_recipe(adapters):
         kept = None if plan.dtype is None else str(plan.dtype).removeprefix("torch.")

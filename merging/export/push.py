@@ -33,7 +33,9 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfA
     from huggingface_hub import HfApi  # noqa: PLC0415 - pulls in an HTTP client
 
     place = Path(folder)
-    if not (place / "README.md").is_file() or not any((place / name).is_file() for name in (CONFIG_FILE, "config.json")):
+    if not (place / "README.md").is_file() or not any(
+        (place / name).is_file() for name in (CONFIG_FILE, "config.json")
+    ):
         raise MergeError(f"{folder} holds no exported adapter or model with its card: save the merge there first.")
     api = api or HfApi()
     pusher(repo_id, api)
@@ -42,10 +44,14 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfA
         info = api.model_info(repo_id)
         if bool(info.private) != private:
             visibility = "private" if info.private else "public"
-            raise MergeError(f"{repo_id} exists already and is {visibility}: choose another name, or private={not private}.")
+            raise MergeError(
+                f"{repo_id} exists already and is {visibility}: choose another name, or private={not private}."
+            )
         if any(file.rfilename != ".gitattributes" for file in info.siblings or ()):
             raise MergeError(f"{repo_id} exists already and has files: choose another name.")
-        api.upload_folder(repo_id=repo_id, folder_path=place, commit_message="Merge of LoRA adapters, made with Mergescope")
+        api.upload_folder(
+            repo_id=repo_id, folder_path=place, commit_message="Merge of LoRA adapters, made with Mergescope"
+        )
     return url
 
 

@@ -120,7 +120,9 @@ class Features:
         if task not in self.tasks:
             raise MergeError(f"There are no features of the task {task!r}; collected were {', '.join(self.tasks)}.")
         if module not in self.shared:
-            raise MergeError(f"There are no features of the module {module!r}; collected were {', '.join(self.modules)}.")
+            raise MergeError(
+                f"There are no features of the module {module!r}; collected were {', '.join(self.modules)}."
+            )
         return self.rows[task, self.shared[module]]
 
     def samples(self, task: str, module: str) -> Tensor:
@@ -184,7 +186,9 @@ class Features:
     def _gram(self, rows: _Rows, first: int, last: int) -> Tensor:
         """Return the sum of h h^T over the tokens of the texts from ``first`` up to ``last``, (in, in) float64."""
         if self.tokens is None:
-            raise MergeError("Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True.")
+            raise MergeError(
+                "Only running moments were kept, so a smaller k cannot be taken: collect with keep_tokens=True."
+            )
         width = rows.samples.shape[1]
         begin, end = (0 if text == 0 else int(rows.ends[text - 1]) for text in (first, last))
         H = self.tokens.read(rows.begin + 4 * width * begin, end - begin, width).double()
@@ -286,7 +290,9 @@ def reading_features(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return Features(tuple(texts), tuple(layers), rows, dict(recorder.shared), None, recorder.tokens, moments or Moments())
+    return Features(
+        tuple(texts), tuple(layers), rows, dict(recorder.shared), None, recorder.tokens, moments or Moments()
+    )
 
 
 def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
@@ -325,7 +331,9 @@ class _Recorder:
         def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             states = inputs[0]
             if states.shape[:2] != self.mask.shape:
-                raise MergeError(f"{name} reads a tensor {tuple(states.shape)}, not (batch, length, width): it cannot be pooled.")
+                raise MergeError(
+                    f"{name} reads a tensor {tuple(states.shape)}, not (batch, length, width): it cannot be pooled."
+                )
             if name not in self.shared:
                 known = self._last.get(id(states))
                 self.shared[name] = known[0] if known is not None and known[1] is states else name
@@ -363,4 +371,7 @@ class _Recorder:
 
     def finish(self) -> dict[str, _Rows]:
         self._last = {}
-        return {name: replace(found, moment=self._moments[name], count=self._counts[name]) for name, found in self._found.items()}
+        return {
+            name: replace(found, moment=self._moments[name], count=self._counts[name])
+            for name, found in self._found.items()
+        }

@@ -105,7 +105,9 @@ class FeatureStore:
         # a copy to hang hooks on, which shares every weight with the base
         own = working_copy(model, ())
         modules = target_names(model, texts.modules)
-        return reading_features(own, tokenizer, rows, size, modules, texts.max_length, moments=self.moments, largest=self.largest)
+        return reading_features(
+            own, tokenizer, rows, size, modules, texts.max_length, moments=self.moments, largest=self.largest
+        )
 
     def _make_room(self) -> None:
         """Drop the least recently used, but the newest stays."""

@@ -21,5 +21,7 @@ def assets_folder() -> Path:
     """
     folder = Path(__file__).resolve().parents[2] / "assets"
     if not folder.is_dir():
-        raise MergeError("The assets folder is not beside the package: install Mergescope with pip install -e from a checkout.")
+        raise MergeError(
+            "The assets folder is not beside the package: install Mergescope with pip install -e from a checkout."
+        )
     return folder

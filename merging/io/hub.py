@@ -54,7 +54,9 @@ class Repository:
                 paths[name] = Path(_api().hf_hub_download(self.repo, name, revision=self.commit))
         for name, path in paths.items():
             if path.stat().st_size != self.sizes[name]:
-                raise MergeError(f"{self.repo}: {name} has {path.stat().st_size:,} bytes, the hub lists {self.sizes[name]:,}.")
+                raise MergeError(
+                    f"{self.repo}: {name} has {path.stat().st_size:,} bytes, the hub lists {self.sizes[name]:,}."
+                )
         return paths
 
 
@@ -78,7 +80,9 @@ def look_up(hub_id: str) -> Repository:
     license_ = info.card_data.get("license") if info.card_data else None
     if isinstance(license_, list):
         license_ = ", ".join(map(str, license_))
-    return Repository(repo, info.sha, str(license_) if license_ else None, {name: size or 0 for name, size in files.items()})
+    return Repository(
+        repo, info.sha, str(license_) if license_ else None, {name: size or 0 for name, size in files.items()}
+    )
 
 
 @contextmanager
@@ -105,12 +109,18 @@ def sentences(what: str) -> Iterator[None]:
         raise MergeError(next(text for kind, text in said.items() if isinstance(error, kind)).format(what)) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        raise MergeError(f"{what}: the hub refused ({status} {error.server_message or error.response.reason_phrase}).") from error
+        raise MergeError(
+            f"{what}: the hub refused ({status} {error.server_message or error.response.reason_phrase})."
+        ) from error
     except ValueError as error:  # JSON that is none: a proxy or a login page answered
-        raise MergeError(f"{what}: what answered is not the hub ({type(error).__name__}): check the connection.") from error
+        raise MergeError(
+            f"{what}: what answered is not the hub ({type(error).__name__}): check the connection."
+        ) from error
     except (network, OSError) as error:
         if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-            raise MergeError(f"{what}: a file on this machine could not be read or written ({error.strerror}).") from error
+            raise MergeError(
+                f"{what}: a file on this machine could not be read or written ({error.strerror})."
+            ) from error
         raise MergeError(
             f"{what} is not here and the hub could not be reached ({type(error).__name__}): give a folder or zip file."
         ) from error

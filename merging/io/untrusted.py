@@ -81,7 +81,9 @@ def _span(key: str, value: Any, where: str) -> tuple[int, int, str]:
     try:
         entry = TensorEntry.model_validate(value)
     except ValidationError as error:
-        raise MergeError(f"{where} is not a readable safetensors file (its entry {key[:100]!r} is malformed).") from error
+        raise MergeError(
+            f"{where} is not a readable safetensors file (its entry {key[:100]!r} is malformed)."
+        ) from error
     if entry.dtype not in DTYPES:
         name = TORCH_NAMES.get(entry.dtype, entry.dtype)
         raise MergeError(f"{where}: {key} holds {name}, not floating-point numbers of 16, 32 or 64 bits.")
@@ -89,7 +91,9 @@ def _span(key: str, value: Any, where: str) -> tuple[int, int, str]:
         raise MergeError(f"{where} is not a readable safetensors file (its entry {key[:100]!r} is malformed).")
     begin, end = entry.data_offsets
     if end - begin != math.prod(entry.shape) * DTYPES[entry.dtype]:
-        raise MergeError(f"{where} is not a readable safetensors file ({key} has {end - begin:,} bytes, not those of its shape).")
+        raise MergeError(
+            f"{where} is not a readable safetensors file ({key} has {end - begin:,} bytes, not those of its shape)."
+        )
     return begin, end, key
 
 

@@ -257,7 +257,9 @@ def _scratch() -> Iterator[Path]:
     try:
         yield scratch
     except OSError as error:
-        raise ResourceError(f"Writing to the cache {root} failed ({error}): free space or set MERGESCOPE_CACHE.") from error
+        raise ResourceError(
+            f"Writing to the cache {root} failed ({error}): free space or set MERGESCOPE_CACHE."
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

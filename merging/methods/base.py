@@ -68,7 +68,9 @@ class Param:
             raise MergeError(f"{owner}: {self.name} = {value} is not a whole number.")
         if (number < self.minimum and not self.open_below) or (number > self.maximum and not self.open_above):
             top = "" if self.open_above else f" and at most {self.maximum:g}"
-            raise MergeError(f"{owner}: {self.name} = {value} is out of range: it must be at least {self.minimum:g}{top}.")
+            raise MergeError(
+                f"{owner}: {self.name} = {value} is out of range: it must be at least {self.minimum:g}{top}."
+            )
         if self.above_minimum and number <= self.minimum:
             raise MergeError(f"{owner}: {self.name} = {value} is out of range: it must be above {self.minimum:g}.")
         return int(number) if self.integer else number

@@ -42,7 +42,9 @@ def della(stack: Stack, scaling: float, density: float, epsilon: float) -> Tenso
     ----------
     Deep et al., "DELLA-Merging", 2024, arXiv 2406.11617.
     """
-    prunes = [partial(drop_by_rank, density=density, epsilon=epsilon, generator=stack.generator(i)) for i in stack.present]
+    prunes = [
+        partial(drop_by_rank, density=density, epsilon=epsilon, generator=stack.generator(i)) for i in stack.present
+    ]
     return merge_by_rows(stack, prunes, partial(agreeing_mean, election="unweighted"), scaling)
 
 

@@ -72,7 +72,9 @@ def aligned(stack: Stack) -> tuple[Tensor, dict[int, Tensor]]:
     return P @ rotation, dict(sorted(parts.items()))
 
 
-def _prune(stack: Stack, i: int, part: Tensor, density: float, inner: str, trims: list[dict[str, Trim]] | None) -> Tensor:
+def _prune(
+    stack: Stack, i: int, part: Tensor, density: float, inner: str, trims: list[dict[str, Trim]] | None
+) -> Tensor:
     if inner == "sum":
         return part
     if inner == "dare_ties":
@@ -82,7 +84,9 @@ def _prune(stack: Stack, i: int, part: Tensor, density: float, inner: str, trims
     return replace(trims[i][stack.module])(part)
 
 
-def prepare_knots(stacks: Callable[[], Iterator[Stack]], density: float, inner: str, trim: str, **_: Any) -> Mapping[str, Any]:
+def prepare_knots(
+    stacks: Callable[[], Iterator[Stack]], density: float, inner: str, trim: str, **_: Any
+) -> Mapping[str, Any]:
     """Find the whole-model thresholds if they are asked for."""
     return model_trims(stacks, lambda stack: aligned(stack)[1], density, trim if inner == "ties" else "module")
 

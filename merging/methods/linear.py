@@ -35,7 +35,9 @@ def average(stack: Stack) -> LowRank:
     """
     total = sum(stack.weights)
     if abs(total) < 1e-8:
-        raise MergeError(f"average: the weights at {stack.module} sum to {total:g}; a mean needs a sum that is not zero.")
+        raise MergeError(
+            f"average: the weights at {stack.module} sum to {total:g}; a mean needs a sum that is not zero."
+        )
     return weighted_sum(stack, 1.0 / total)
 
 

@@ -112,7 +112,10 @@ def dense_updates(stack: Stack) -> Iterator[Tensor]:
 
 
 def merge_by_rows(
-    stack: Stack, prunes: Sequence[Callable[[Tensor], Tensor]], combine: Callable[[Tensor, Tensor], Tensor], scaling: float
+    stack: Stack,
+    prunes: Sequence[Callable[[Tensor], Tensor]],
+    combine: Callable[[Tensor, Tensor], Tensor],
+    scaling: float,
 ) -> Tensor:
     """Return scaling * combine(pruned updates (T, rows, in), weights (T,)), made block of rows by block of rows.
 

@@ -63,7 +63,9 @@ def model_trims(
     adapters = len(next(stacks()).updates)
 
     def of(i: int) -> Iterator[tuple[str, Tensor]]:
-        return ((stack.module, found[i]) for stack, found in ((stack, parts(stack)) for stack in stacks()) if i in found)
+        return (
+            (stack.module, found[i]) for stack, found in ((stack, parts(stack)) for stack in stacks()) if i in found
+        )
 
     return {"trims": [model_trim(partial(of, i), density) for i in range(adapters)]}
 

@@ -21,7 +21,9 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fin
                 f"{name} is {out_in(layer)} in the base model but {shapes[name]} in the adapters: it is another base."
             )
     if base_fingerprint and fingerprint(model) != base_fingerprint:
-        raise MergeError("The model is not the base that the adapters were trained on (its fingerprint differs from theirs).")
+        raise MergeError(
+            "The model is not the base that the adapters were trained on (its fingerprint differs from theirs)."
+        )
 
 
 @torch.no_grad()

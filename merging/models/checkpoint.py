@@ -26,8 +26,22 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 64 << 20
 BESIDE_WEIGHTS = (
-    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model"),
+    *(
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
+    *(
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "spm.model",
+    ),
     *("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
 )
@@ -104,7 +118,9 @@ class Checkpoint:
             None,
         )
         if found is None and direct is None:
-            raise MergeError(f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture.")
+            raise MergeError(
+                f"The weights of {self.name} lack {name!r}: the base is incomplete or of another architecture."
+            )
         return found or str(direct)
 
     @cached_property
@@ -139,7 +155,9 @@ class Checkpoint:
             apart = dict(type(self.whole)._from_config(config).named_parameters(remove_duplicate=False))  # type: ignore[attr-defined]
         full = str(self.full_name(name))
         if stuck := [other for other in others if other not in apart or apart[other] is apart.get(full)]:
-            raise MergeError(f"{name} shares its weight with {stuck[0]} in {self.name}: a file cannot change one of them.")
+            raise MergeError(
+                f"{name} shares its weight with {stuck[0]} in {self.name}: a file cannot change one of them."
+            )
 
     def check(self, shapes: Mapping[str, tuple[int, int]], fingerprints: Collection[str]) -> None:
         """Raise MergeError unless the model has all modules in these (out, in) shapes and is each recorded base."""
@@ -149,7 +167,9 @@ class Checkpoint:
         tied = _names_by_parameter(self.skeleton)
         for name in inside:
             if others := tied[id(self.skeleton.get_submodule(name).weight)] - {f"{name}.weight"}:
-                raise MergeError(f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them.")
+                raise MergeError(
+                    f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them."
+                )
         with self.opened() as reader:
             for name in shapes.keys() - inside.keys():
                 self._check_known(name)
@@ -215,7 +235,9 @@ def find_checkpoint(source: str | Path) -> Checkpoint:
     name = published or str(source)
     files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
     skeleton = _skeleton(folder, name)
-    return Checkpoint(name, published, folder, files, parameter_keys(files, skeleton), skeleton, _whole(folder, skeleton))
+    return Checkpoint(
+        name, published, folder, files, parameter_keys(files, skeleton), skeleton, _whole(folder, skeleton)
+    )
 
 
 def _fetched(source: str) -> Path:
@@ -244,7 +266,9 @@ def _weight_files(folder: Path, names: Collection[str], where: str) -> list[str]
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise MergeError(f"{where}: {INDEX_FILE} should map the weights to files.")
     shards = sorted(set(weight_map.values()))
-    if absent := [name for name in shards if name not in names]:  # also what is no plain name of a file beside the index
+    if absent := [
+        name for name in shards if name not in names
+    ]:  # also what is no plain name of a file beside the index
         raise MergeError(f"{where} lacks {absent[0]!r}, which its {INDEX_FILE} names: fetch the model again.")
     return shards
 

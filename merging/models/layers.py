@@ -34,7 +34,9 @@ def linear_kinds(model: nn.Module) -> tuple[str, ...]:
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
     names = [name for name, module in bare(model).named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    return tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names if not set(name.split(".")) & set(NOT_ENCODER)))
+    return tuple(
+        dict.fromkeys(name.rsplit(".", 1)[-1] for name in names if not set(name.split(".")) & set(NOT_ENCODER))
+    )
 
 
 def usual_targets(architecture: str) -> Sequence[str]:
@@ -82,7 +84,9 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."
             )
         if not isinstance(layer, nn.Linear | Conv1D):
-            raise MergeError(f"{name} is a {type(layer).__name__} in the base model; only linear layers can take an update.")
+            raise MergeError(
+                f"{name} is a {type(layer).__name__} in the base model; only linear layers can take an update."
+            )
         layers[name] = layer
     return layers
 

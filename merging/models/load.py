@@ -14,7 +14,12 @@ from torch import nn
 from ..errors import MergeError
 from .embedded import base_name, model_folder
 
-DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+DTYPES: dict[str, Any] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "auto": "auto",
+}
 """What a base can be loaded in; "auto" is what its files are in. Merges are computed in float32 in any case."""
 UNREADABLE = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError)
 """What transformers raises for files that are missing, damaged or of an unknown kind."""

@@ -128,7 +128,9 @@ def _problems(module: str, present: list[int], lows: Sequence[LowRank], mode: st
         V0 = torch.cat([p / norm for p, norm in zip(parts, norms, strict=True)])
         gram = V0 @ V0.T
         result.append(
-            _Problem(module, side, present, tuple(len(p) for p in parts), norms, V0, gram, torch.eye(len(V0), dtype=V0.dtype))
+            _Problem(
+                module, side, present, tuple(len(p) for p in parts), norms, V0, gram, torch.eye(len(V0), dtype=V0.dtype)
+            )
         )
     return result
 
@@ -216,7 +218,9 @@ def nudges(before: Sequence[Mapping[str, LowRank]], after: Sequence[Mapping[str,
     """Return per adapter ||W' - W||_F / ||W||_F over all modules: what the plug-in cost each task."""
     result = []
     for old, new in zip(before, after, strict=True):
-        moved = sum(LowRank.concat([new[m].to(torch.float64), old[m].to(torch.float64) * -1.0]).norm() ** 2 for m in old)
+        moved = sum(
+            LowRank.concat([new[m].to(torch.float64), old[m].to(torch.float64) * -1.0]).norm() ** 2 for m in old
+        )
         whole = sum(update.norm() ** 2 for update in old.values())
         result.append((moved / whole) ** 0.5 if whole else 0.0)
     return result

@@ -126,7 +126,10 @@ def _parents(spec: MergeSpec, adapters: Sequence[Adapter]) -> str:
 
 def _accuracy(accuracy: Sequence[Estimate]) -> str:
     rows = ["| task | accuracy | 95 % interval | test rows |", "|---|---|---|---|"]
-    rows += [f"| {_cell(e.task)} | {e.accuracy:.3f} | {e.interval[0]:.3f} to {e.interval[1]:.3f} | {e.done} |" for e in accuracy]
+    rows += [
+        f"| {_cell(e.task)} | {e.accuracy:.3f} | {e.interval[0]:.3f} to {e.interval[1]:.3f} | {e.done} |"
+        for e in accuracy
+    ]
     return "\n".join(rows)
 
 

@@ -106,7 +106,9 @@ class Recipe(BaseModel):
         entries = []
         for adapter, weight in zip(adapters, spec.weights_for(len(adapters)), strict=True):
             if adapter.origin is None:
-                raise MergeError(f"{adapter.name} was not loaded from a file, so a recipe cannot name it: save it first.")
+                raise MergeError(
+                    f"{adapter.name} was not loaded from a file, so a recipe cannot name it: save it first."
+                )
             entries.append(
                 AdapterEntry(
                     path=adapter.origin if isinstance(adapter.origin, str) else list(adapter.origin),

@@ -68,7 +68,9 @@ class MergeSpec:
         ortho = known.orthogonalize if orthogonalize is None else orthogonalize
         ortho = Orthogonalize(ortho) if isinstance(ortho, str) else ortho
         if not isinstance(ortho, Orthogonalize):
-            raise MergeError(f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..).")
+            raise MergeError(
+                f"orthogonalize = {ortho!r} is neither a mode (off, balanced, raw) nor an Orthogonalize(..)."
+            )
         magnitude = known.decouple if decouple is None else decouple
         magnitude = magnitude if isinstance(magnitude, Decouple) else Decouple(magnitude)
         soft = soft_osrm if soft_osrm is None or isinstance(soft_osrm, SoftOSRM) else SoftOSRM(mu=soft_osrm)

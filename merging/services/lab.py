@@ -282,7 +282,9 @@ class Lab:
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def train(self, plan: Plan, root: Path, test_rows: int = 200, stop: Callable[[], bool] = lambda: False) -> Iterator[Trained]:
+    def train(
+        self, plan: Plan, root: Path, test_rows: int = 200, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Trained]:
         """Fine-tune one adapter per task into ``root/<task>``; a stopped training keeps what is done.
 
         Raises
@@ -298,7 +300,9 @@ class Lab:
             if stop():
                 return
             task = self.task(name)
-            A_init = osrm_start(self.features(plan), name, plan.settings(name), modules) if self._is_osrm(plan) else None
+            A_init = (
+                osrm_start(self.features(plan), name, plan.settings(name), modules) if self._is_osrm(plan) else None
+            )
             progress: Progress | None = None
             for progress in fine_tune(own, tokenizer, task, plan.settings(name), A_init, stop=stop):
                 if progress.adapter is None:
@@ -325,7 +329,9 @@ class Lab:
             "variant": plan.variant,
         }
         folder = replace(adapter, metadata=metadata).save(root / task.name)
-        return replace(self._event(plan, place, progress), folder=str(folder), single=single.accuracy, base=base.accuracy)
+        return replace(
+            self._event(plan, place, progress), folder=str(folder), single=single.accuracy, base=base.accuracy
+        )
 
     @staticmethod
     def _event(plan: Plan, place: int, progress: Progress) -> Trained:

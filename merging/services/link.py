@@ -35,9 +35,7 @@ MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
 DEEPEST = 6
 """Levels of nesting in one."""
 
-ONLY_HERE = (
-    "This set of adapters exists only in your session, so no link and no program leads to it: download the adapters instead."
-)
+ONLY_HERE = "This set of adapters exists only in your session, so no link and no program leads to it: download the adapters instead."
 
 
 # -- settings <-> query ------------------------------------------------------------------------------------------------
@@ -151,9 +149,13 @@ def _settings(owner: str, pool: str, method: str, values: Mapping[str, Any], tas
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise MergeError(f"The {owner}'s {first['loc'][0]} = {_short(first['input'])} does not fit: {message}.") from error
+        raise MergeError(
+            f"The {owner}'s {first['loc'][0]} = {_short(first['input'])} does not fit: {message}."
+        ) from error
     if not spec.plugins and (checked["orthogonalize"] != "off" or checked["decouple"] or checked["mu"]):
-        raise MergeError(f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple and mu should be off, 0 and 0.")
+        raise MergeError(
+            f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple and mu should be off, 0 and 0."
+        )
     limit = checked.pop("limit")
     return Settings(pool, MergeSpec.from_dict({"method": method, **checked})), limit
 
@@ -249,9 +251,13 @@ def _place(recipe: Recipe, workbench: Workbench) -> tuple[str, list[float]]:
         for adapter in adapters:
             entry = entries[adapter.fingerprint]
             if entry.task not in (None, adapter.task):
-                raise MergeError(f"The recipe's task = {_short(entry.task)} is not that of the adapter, {adapter.task}.")
+                raise MergeError(
+                    f"The recipe's task = {_short(entry.task)} is not that of the adapter, {adapter.task}."
+                )
             if not isinstance(entry.weight, float):
-                raise MergeError(f"The recipe's weight of {adapter.task} is one per module: the app has one per adapter.")
+                raise MergeError(
+                    f"The recipe's weight of {adapter.task} is one per module: the app has one per adapter."
+                )
             weights.append(entry.weight)
         return pool, weights
     paths = [entry.path if isinstance(entry.path, str) else entry.path[0] for entry in recipe.adapters]

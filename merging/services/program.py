@@ -41,11 +41,16 @@ def snippet(settings: Settings, workbench: Workbench) -> str:
         names += ["Task", "collect_features"]
         program.append(READING.format(base=SHIPPED[settings.pool].base, size=texts_for(spec.k), k=spec.k).rstrip())
         arguments["features"] = "features"
-    lines = [f"{name}={value}," for name, value in ({name: repr(value) for name, value in spec.params} | arguments).items()]
+    lines = [
+        f"{name}={value}," for name, value in ({name: repr(value) for name, value in spec.params} | arguments).items()
+    ]
     program += ["merged = merge(", "    pool,", f'    "{spec.method}",', *(f"    {line}" for line in lines), ")"]
     imports = [f"from merging import {', '.join(sorted(names, key=str.swapcase))}"]
     imports += ["from merging.models import load_base"] if spec.needs_data else []
-    return "\n".join([*imports, "from merging.shipped import load_pool\n", *program, _last_line(settings, workbench)]) + "\n"
+    return (
+        "\n".join([*imports, "from merging.shipped import load_pool\n", *program, _last_line(settings, workbench)])
+        + "\n"
+    )
 
 
 def _last_line(settings: Settings, workbench: Workbench) -> str:

@@ -275,7 +275,11 @@ def fitted(head: Head, task: Task, name: str) -> Head:
 
 def _without_folder(sentence: str, path: Path) -> str:
     """Return a sentence that calls a file by its name: where an upload lies on the server is nobody's business."""
-    return sentence.replace(f"{path.resolve().parent}/", "").replace(f"{path.parent}/", "") if path.is_absolute() else sentence
+    return (
+        sentence.replace(f"{path.resolve().parent}/", "").replace(f"{path.parent}/", "")
+        if path.is_absolute()
+        else sentence
+    )
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

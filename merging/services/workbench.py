@@ -52,7 +52,9 @@ KEPT_POOLS = 64
 FALLBACK_SCALING = 0.5
 PLAIN = "task_arithmetic"
 """The plain sum, by which a pool's hardness is told."""
-NO_TEXTS = "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
+NO_TEXTS = (
+    "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +193,9 @@ class Workbench:
     def _adapters(self, pool: str) -> tuple[Adapter, ...]:
         if pool in self.pools:
             return tuple(load_pool(pool, self.root / "adapters"))
-        return tuple(Adapter.load(folder, name=task, task=task) for task, folder in self._own_pool(pool).folders.items())
+        return tuple(
+            Adapter.load(folder, name=task, task=task) for task, folder in self._own_pool(pool).folders.items()
+        )
 
     def published(self, pool: str) -> list[Adapter]:
         """Return a pool's adapters under the names that their owner gave them: none of a session, no path of this machine."""
@@ -296,7 +300,9 @@ class Workbench:
         largest = max(update.rank for adapter in self.adapters(pool) for update in adapter.deltas.values())
         params = {name: largest if value is None else value for name, value in spec.params}
         if "scaling" in params:
-            params["scaling"] = best_scalings(read_table(self.tables / f"sweep_{pool}.csv")).get(method, FALLBACK_SCALING)
+            params["scaling"] = best_scalings(read_table(self.tables / f"sweep_{pool}.csv")).get(
+                method, FALLBACK_SCALING
+            )
         return spec.with_params(**params)
 
     # -- merging -------------------------------------------------------------------------------------------------------
@@ -305,7 +311,9 @@ class Workbench:
         plugins = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, k=k)
         return plugged(self.adapters(pool), plugins, self.texts(pool, k) if soft else None)
 
-    def _decoupled(self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple) -> Updates:
+    def _decoupled(
+        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple
+    ) -> Updates:
         return decouple(self._separated(pool, soft, k, ortho), magnitude)
 
     @staticmethod

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from ..io import wheels
 
 _SIGNS = ("negative", "positive")
-_VADER = "Hutto & Gilbert (2014), VADER: a parsimonious rule-based model for sentiment analysis of social media text, ICWSM"
+_VADER = (
+    "Hutto & Gilbert (2014), VADER: a parsimonious rule-based model for sentiment analysis of social media text, ICWSM"
+)
 _TREC = {
     "ABBR": "abbreviation",
     "DESC": "description",

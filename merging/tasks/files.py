@@ -102,7 +102,9 @@ def preview(
         For what cannot be read at all and for a named column that is not there; what is wrong with the rows is in ``problem``.
     """
     records = opened(path, format, max_bytes)
-    chosen, guessed = choose(records.columns, {"text": text, "label": label, "pair": pair, "split": split}, records.where)
+    chosen, guessed = choose(
+        records.columns, {"text": text, "label": label, "pair": pair, "split": split}, records.where
+    )
     empty = Preview(records.where, records.format, records.delimiter, records.columns, chosen, guessed)
     return looked_through(empty, ((f"line {line}", cells, None) for line, cells in records.rows), classes)
 

@@ -140,7 +140,9 @@ def _loaded(name: str, config: str | None, split: SplitChoice | None, where: str
     if isinstance(split, Mapping):
         wrong = sorted(set(split) - {"train", "validation", "test"})
         if wrong or not split:
-            raise MergeError(f"split = {dict(split)}: its keys are train, validation and test, its values the splits of {where}.")
+            raise MergeError(
+                f"split = {dict(split)}: its keys are train, validation and test, its values the splits of {where}."
+            )
     wanted = [*split.values()] if isinstance(split, Mapping) else split
     try:
         found = datasets.load_dataset(os.fspath(name), config, split=wanted)

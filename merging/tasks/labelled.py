@@ -87,7 +87,12 @@ class Checked:
     """
 
     def __init__(
-        self, where: str, columns: Sequence[str], chosen: Columns, classes: Sequence[str] | None = None, keep: bool = True
+        self,
+        where: str,
+        columns: Sequence[str],
+        chosen: Columns,
+        classes: Sequence[str] | None = None,
+        keep: bool = True,
     ) -> None:
         self.where, self.chosen, self.keep = where, chosen, keep
         self.classes = None if classes is None else dict.fromkeys(classes)
@@ -139,7 +144,9 @@ class Checked:
 
     def _check_text(self, place: str, what: str, value: Any) -> None:
         if not isinstance(value, str) or not value.strip():
-            raise MergeError(f"{self.where}: {place} has no {what} (it is {shown(value)!r}); fill it in or drop the row.")
+            raise MergeError(
+                f"{self.where}: {place} has no {what} (it is {shown(value)!r}); fill it in or drop the row."
+            )
         try:
             value.encode()
         except UnicodeEncodeError as error:  # JSON may escape what no text can hold
@@ -150,7 +157,11 @@ class Checked:
     def _label(self, place: str, value: Any) -> str:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip()):
+        if (
+            value is None
+            or (isinstance(value, float) and math.isnan(value))
+            or (isinstance(value, str) and not value.strip())
+        ):
             raise MergeError(f"{self.where}: {place} has no label (it is {value!r}); fill it in or drop the row.")
         if not isinstance(value, str | int):
             raise MergeError(
@@ -158,7 +169,9 @@ class Checked:
             )
         label = str(value).strip()
         if self.classes is not None and label not in self.classes:
-            raise MergeError(f"{self.where}: {place} has the label {label!r}, which is none of {', '.join(self.classes)}.")
+            raise MergeError(
+                f"{self.where}: {place} has the label {label!r}, which is none of {', '.join(self.classes)}."
+            )
         return self._same.setdefault(label, label)
 
     def _split(self, place: str, value: Any) -> str:

@@ -60,7 +60,9 @@ def opened(path: str | Path, format: str | None = None, max_bytes: int = MAX_BYT
     path = Path(path)
     kind = format or SUFFIXES.get(path.suffix.lower())
     if kind not in FORMATS:
-        raise MergeError(f"{path.name}: unknown format {format or path.suffix!r}, it should be one of {', '.join(FORMATS)}.")
+        raise MergeError(
+            f"{path.name}: unknown format {format or path.suffix!r}, it should be one of {', '.join(FORMATS)}."
+        )
     check_text(path, max_bytes)
     if kind == "jsonl":
         objects = _objects(path)
@@ -89,7 +91,9 @@ def check_text(path: Path, max_bytes: int = MAX_BYTES) -> None:
         raise MergeError(f"There is no file {path}.")
     size = path.stat().st_size
     if size > max_bytes:
-        raise MergeError(f"{path.name} has {size:,} bytes: at most {max_bytes / 1e6:g} MB can be read here, take a part of it.")
+        raise MergeError(
+            f"{path.name} has {size:,} bytes: at most {max_bytes / 1e6:g} MB can be read here, take a part of it."
+        )
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
     with path.open("rb") as stream:
@@ -165,9 +169,13 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 value = json.loads(content)
             except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-                raise MergeError(f"{path.name}: line {line} is not valid JSON ({' '.join(str(error).split())[:200]}).") from error
+                raise MergeError(
+                    f"{path.name}: line {line} is not valid JSON ({' '.join(str(error).split())[:200]})."
+                ) from error
             if not isinstance(value, dict):
-                raise MergeError(f"{path.name}: line {line} holds a {type(value).__name__}; JSON lines hold an object per line.")
+                raise MergeError(
+                    f"{path.name}: line {line} holds a {type(value).__name__}; JSON lines hold an object per line."
+                )
             yield line, value
 
 

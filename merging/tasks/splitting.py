@@ -48,7 +48,9 @@ def stratified(rows: Sequence[Row], n_test: int, n_validation: int, seed: int) -
         classes.setdefault(row.label, []).append(row)
     sizes = [len(members) for members in classes.values()]
     parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for members, test, validation in zip(classes.values(), shares(sizes, n_test), shares(sizes, n_validation), strict=True):
+    for members, test, validation in zip(
+        classes.values(), shares(sizes, n_test), shares(sizes, n_validation), strict=True
+    ):
         parts["test"] += members[:test]
         parts["validation"] += members[test : test + validation]
         parts["train"] += members[test + validation :]
@@ -82,10 +84,15 @@ def completed(rows: Sequence[Row], splits: Sequence[str], seed: int = 0) -> list
     for row, split, place in zip(rows, full, ranks, strict=True):
         if split == "train":
             classes.setdefault(row.label, set()).add(place)
-    held_out = {label: set(sorted(places)[: max(len(places) // 5, min(1, len(places) - 1))]) for label, places in classes.items()}
+    held_out = {
+        label: set(sorted(places)[: max(len(places) // 5, min(1, len(places) - 1))])
+        for label, places in classes.items()
+    }
     # a text with two labels goes where its smaller label sends it, so that it is not on both sides
     moved = set().union(*held_out.values())
-    return ["validation" if split == "train" and place in moved else split for split, place in zip(full, ranks, strict=True)]
+    return [
+        "validation" if split == "train" and place in moved else split for split, place in zip(full, ranks, strict=True)
+    ]
 
 
 def sampled(rows: Sequence[Row], groups: Sequence[tuple[str, int]], total: int, seed: int) -> list[int]:

@@ -212,7 +212,9 @@ def _class_names(
     if classes is not None:
         names = _in_given_order(name, names, classes)
     if len(names) < 2:
-        raise MergeError(f"Task {name!r} has {len(names)} class ({', '.join(names)}): a classification needs at least two.")
+        raise MergeError(
+            f"Task {name!r} has {len(names)} class ({', '.join(names)}): a classification needs at least two."
+        )
     index = {label_name: i for i, label_name in enumerate(names)}
     return names, [index[str(label).strip()] for label in labels]
 
@@ -223,7 +225,9 @@ def _in_given_order(name: str, found: Sequence[str], classes: Sequence[str]) -> 
         raise MergeError(f"The classes given for task {name!r} ({', '.join(given)}) are not all different names.")
     unknown = sorted(set(found) - set(given))
     if unknown:
-        raise MergeError(f"Task {name!r} has the label {unknown[0]!r}, which is none of the classes given ({', '.join(given)}).")
+        raise MergeError(
+            f"Task {name!r} has the label {unknown[0]!r}, which is none of the classes given ({', '.join(given)})."
+        )
     return given
 
 

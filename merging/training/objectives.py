@@ -136,7 +136,9 @@ def probe_head(model: nn.Module, encoded: Encoded, labels: Tensor, classes: int,
 def _check_labels(labels: Tensor, names: Sequence[str]) -> None:
     missing = sorted(set(range(len(names))) - set(labels.tolist()))
     if missing:
-        raise MergeError(f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels.")
+        raise MergeError(
+            f"No training row has the label {names[missing[0]]!r}: add rows of it, or take it out of the labels."
+        )
 
 
 def scratch_head(model: nn.Module, names: tuple[str, ...], seed: int) -> Head:

@@ -106,7 +106,11 @@ class Progress:
 
 
 def osrm_start(
-    features: Features, task: str, settings: TrainingSettings, modules: Sequence[str], others: Sequence[str] | None = None
+    features: Features,
+    task: str,
+    settings: TrainingSettings,
+    modules: Sequence[str],
+    others: Sequence[str] | None = None,
 ) -> dict[str, Tensor] | None:
     """Return {module: A} that an OSRM training starts from; None for an init that the trainer draws itself."""
     if settings.init != "osrm":
@@ -144,10 +148,14 @@ def fine_tune(
     """
     names = target_names(model, settings.modules)
     initial = _initial_A(model, names, settings, A_init)
-    yield from train_attached(model, tokenizer, task, settings, lambda: _lora_layers(model, names, settings, initial), head, stop)
+    yield from train_attached(
+        model, tokenizer, task, settings, lambda: _lora_layers(model, names, settings, initial), head, stop
+    )
 
 
-def starting_A(model: nn.Module, settings: TrainingSettings, A_init: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def starting_A(
+    model: nn.Module, settings: TrainingSettings, A_init: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return {module: A (rank, in)} that `fine_tune` would start from; the model is itself again afterwards."""
     names = target_names(model, settings.modules)
     with _lora_layers(model, names, settings, _initial_A(model, names, settings, A_init)) as attached:
@@ -218,7 +226,13 @@ def train_attached(
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 accuracy, nll = objective.score()
             state = _State(
-                epoch + 1, attached.read(), objective.head(), accuracy, nll, attached.drift() if attached.drift else None, step
+                epoch + 1,
+                attached.read(),
+                objective.head(),
+                accuracy,
+                nll,
+                attached.drift() if attached.drift else None,
+                step,
             )
             best = max(best, state, key=_State.rank)
             kept += [state] if epoch + 1 in settings.checkpoints else []
@@ -230,10 +244,14 @@ def train_attached(
     for state in kept:
         checkpoint = finished.adapter(state)
         seconds = time.monotonic() - started
-        yield Progress(step, steps, state.epoch - 1, float(loss.detach()), state.validation, state.drift, seconds, checkpoint)
+        yield Progress(
+            step, steps, state.epoch - 1, float(loss.detach()), state.validation, state.drift, seconds, checkpoint
+        )
     adapter = finished.adapter(replace(best, step=step))
     seconds = time.monotonic() - started
-    yield Progress(step, steps, settings.epochs, float(loss.detach()), best.validation, best.drift, seconds, adapter=adapter)
+    yield Progress(
+        step, steps, settings.epochs, float(loss.detach()), best.validation, best.drift, seconds, adapter=adapter
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,9 @@ class Variant:
 
     def settings(self, training: TrainingSettings, task: int, repetition: int) -> TrainingSettings:
         """Return ``training`` with what this way to start A decides."""
-        return replace(training, init=self.init, pooling=self.pooling, row_norm=self.row_norm, seed=self.seed(task, repetition))
+        return replace(
+            training, init=self.init, pooling=self.pooling, row_norm=self.row_norm, seed=self.seed(task, repetition)
+        )
 
 
 VARIANTS = {

@@ -55,7 +55,11 @@ def app() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "HF_HUB_OFFLINE": "1",
+    }
     server = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -91,7 +95,10 @@ def main() -> None:
     parser.add_argument("--url", help="an app that is already running")
     options = parser.parse_args()
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    with app() if options.url is None else contextmanager(lambda: iter([options.url]))() as url, sync_playwright() as playwright:
+    with (
+        app() if options.url is None else contextmanager(lambda: iter([options.url]))() as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1360, "height": 960})
         page.set_default_timeout(300_000)
@@ -99,7 +106,9 @@ def main() -> None:
         print(f"| slider | median ms | 95 % ms | of {options.moves} moves within {GOAL:.0f} ms |\n|---|---|---|---|")
         for title, found in measured(page, options.moves, options.pause):
             most = statistics.quantiles(found, n=20)[-1]
-            print(f"| {title} | {statistics.median(found):.0f} | {most:.0f} | {sum(value <= GOAL for value in found)} |")
+            print(
+                f"| {title} | {statistics.median(found):.0f} | {most:.0f} | {sum(value <= GOAL for value in found)} |"
+            )
         browser.close()
 
 

@@ -41,7 +41,9 @@ def plain(root: Path) -> None:
     """Read all files and write as many bytes, with safetensors alone."""
     from safetensors.torch import load_file, save_file
 
-    tensors = {f"{i}.{k}": t for i in range(COUNT) for k, t in load_file(root / f"a{i}" / "adapter_model.safetensors").items()}
+    tensors = {
+        f"{i}.{k}": t for i in range(COUNT) for k, t in load_file(root / f"a{i}" / "adapter_model.safetensors").items()
+    }
     save_file(tensors, root / "plain.safetensors")
 
 

@@ -83,7 +83,9 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(times[1:])
 
 
-def row(method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slow: bool, plugins: dict[str, str]) -> str:
+def row(
+    method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slow: bool, plugins: dict[str, str]
+) -> str:
     """Return one line of the table."""
     ours = milliseconds(lambda: merge(adapters, method, **plugins).result(MODULE), repeats)
     cells = [f"{ours:.1f}"]
@@ -94,7 +96,9 @@ def row(method: str, adapters: list[Adapter], peer: nn.Module, repeats: int, slo
         if "merged" in peer.peft_config:
             peer.delete_adapter("merged")
         options = {"density": METHODS[method].check({})["density"]} if "ties" in kind or "dare" in kind else {}
-        peer.add_weighted_adapter([a.name for a in adapters], [1.0] * len(adapters), "merged", combination_type=kind, **options)
+        peer.add_weighted_adapter(
+            [a.name for a in adapters], [1.0] * len(adapters), "merged", combination_type=kind, **options
+        )
 
     if kind and (slow or width <= 1024 or "svd" not in kind):
         theirs = milliseconds(combine, repeats)
@@ -130,7 +134,9 @@ def adam(V0: Tensor, ranks: list[int], g: float, steps: int = 100) -> Tensor:
 def orthogonalize_line(width: int, rank: int, count: int) -> str:
     """Compare our descent on small matrices with full-space Adam on one stack: time and loss."""
     ranks = [rank] * count
-    parts = [torch.randn(rank, width, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(count)]
+    parts = [
+        torch.randn(rank, width, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(count)
+    ]
     shared = torch.randn(rank, width, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
     V0 = torch.cat([part + shared for part in parts])
     V0 = torch.cat([part / part.norm() for part in V0.split(rank)])
@@ -163,7 +169,9 @@ def main() -> None:
             continue
         adapters = pool(width, rank, count)
         peer = peft_model(adapters)
-        print(f"\n{width} x {width}, rank {rank}, {count} adapters, milliseconds a module, {torch.get_num_threads()} threads\n")
+        print(
+            f"\n{width} x {width}, rank {rank}, {count} adapters, milliseconds a module, {torch.get_num_threads()} threads\n"
+        )
         print("| method | Mergescope | PEFT | dense float64 SVD |\n|---|---|---|---|")
         for method, spec in METHODS.items():
             if not spec.needs:

@@ -46,7 +46,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     kitchen = folder / "kitchen.csv"
     kitchen.write_text("text,label\n" + "\n".join(f"{text} {n},{label}" for n in range(40) for text, label in KITCHEN))
     odd = folder / "odd.csv"
-    odd.write_text("nr;gesagt;Ton\n" + "\n".join(f"{n};{text} {n};{label}" for n in range(40) for text, label in KITCHEN))
+    odd.write_text(
+        "nr;gesagt;Ton\n" + "\n".join(f"{n};{text} {n};{label}" for n in range(40) for text, label in KITCHEN)
+    )
     evil = folder / "evil.zip"
     with zipfile.ZipFile(evil, "w") as packed:
         packed.writestr("../adapter_config.json", "{}")
@@ -123,7 +125,9 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
     assert len(Adapter.load(folder).deltas) == 12
 
 
-def test_columns_with_odd_names_are_told_by_hand_and_the_choices_of_tasks_stay(open_page, files: dict[str, Path]) -> None:
+def test_columns_with_odd_names_are_told_by_hand_and_the_choices_of_tasks_stay(
+    open_page, files: dict[str, Path]
+) -> None:
     page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headless"]])
     choose(page, "Task of cook", "SMS spam")

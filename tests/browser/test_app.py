@@ -187,10 +187,14 @@ def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None
     page.locator("#ms-weight_0 input[type=range]").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] < before - 1", arg=before)
+    page.wait_for_function(
+        "before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] < before - 1", arg=before
+    )
     expect(page.locator("#ms-recipe")).to_contain_text("0.05")
     page.get_by_role("button", name="reset weights").click()
-    page.wait_for_function("before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] === before", arg=before)
+    page.wait_for_function(
+        "before => document.querySelector('#ms-magnitude .ms-plot').data[0].x[50] === before", arg=before
+    )
     expect(page.locator(DONE)).to_be_visible(timeout=120_000)
 
 
@@ -198,7 +202,9 @@ def test_another_pool_brings_its_own_figures_and_tuned_values(open_page) -> None
     page = opened(open_page(rows=50))
     before = figure(page, "overlap", "data[0].z[0][1]")
     page.locator("#ms-pool label").nth(1).click()
-    page.wait_for_function("before => document.querySelector('#ms-overlap .ms-plot').data[0].z[0][1] !== before", arg=before)
+    page.wait_for_function(
+        "before => document.querySelector('#ms-overlap .ms-plot').data[0].z[0][1] !== before", arg=before
+    )
     page.wait_for_function(
         """() => Number(document.querySelector('#ms-slider_0 input[type=range]').value)
                  === document.querySelector('#ms-sweep .ms-plot').layout.shapes[0].x0"""

@@ -100,7 +100,9 @@ def test_a_language_model_answers_with_the_labels(open_page, bases: dict[str, Pa
     expect(page.locator('#ms-verdict [data-state="done"]')).to_be_visible(timeout=150_000)
 
 
-def test_what_reads_pictures_is_merged_looked_at_and_exported(open_page, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_what_reads_pictures_is_merged_looked_at_and_exported(
+    open_page, bases: dict[str, Path], tmp_path: Path
+) -> None:
     base = bases["tiny-vit"]
     files = [adapter(base, tmp_path / f"{name}.zip", seed) for seed, name in enumerate(("cars", "birds"))]
     page = opened(open_page(rows=50), "tiny-vit", files)

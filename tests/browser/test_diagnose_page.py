@@ -40,7 +40,9 @@ def start(bench: Workbench) -> Settings:
 def opened(page: Page) -> Page:
     """Go to the tab and wait until the figures on data are drawn."""
     page.get_by_role("tab", name="Diagnose").click()
-    page.wait_for_function(f"() => {{ {PLOTS} return plots('error')?.data?.[0].x.some((value) => value > 0); }}", timeout=150_000)
+    page.wait_for_function(
+        f"() => {{ {PLOTS} return plots('error')?.data?.[0].x.some((value) => value > 0); }}", timeout=150_000
+    )
     for name in FIGURES:
         expect(card(page, name).locator(".main-svg").first).to_be_visible()
     return page
@@ -88,7 +90,9 @@ def click_cell(page: Page, name: str, column: int, row: int, shape: tuple[int, i
     area = card(page, name).locator(".nsewdrag")
     area.scroll_into_view_if_needed()
     box = area.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * (column + 0.5) / shape[1], box["y"] + box["height"] * (row + 0.5) / shape[0])
+    page.mouse.click(
+        box["x"] + box["width"] * (column + 0.5) / shape[1], box["y"] + box["height"] * (row + 0.5) / shape[0]
+    )
 
 
 def errors(found: Diagnosis, weights: Sequence[float], scaling: float) -> np.ndarray:
@@ -104,7 +108,9 @@ def interference(found: Diagnosis, weights: Sequence[float], scaling: float) -> 
     return scaling * np.abs(weights) * ratio.mean(0)
 
 
-def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(open_page, bench: Workbench, start: Settings) -> None:
+def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
+    open_page, bench: Workbench, start: Settings
+) -> None:
     page, found = opened(open_page(rows=50)), bench.diagnosis(start)
     asked: list[str] = []
     page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
@@ -137,7 +143,9 @@ def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start:
     shows(page, 'plots("signs").data[1].y', found.lost)
 
 
-def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(open_page, bench: Workbench, start: Settings) -> None:
+def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(
+    open_page, bench: Workbench, start: Settings
+) -> None:
     page = opened(open_page(rows=50))
     gamma = move(page, "decouple", 7)
     settings = start.changed(decouple=gamma)
@@ -179,7 +187,9 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
     ratio = scaling * np.sqrt(found.grams.data[:, 1, 3, 3] / found.grams.data_own[:, 1])
     by_module = dict(zip(found.grams.modules, ratio, strict=True))
     layers, kinds = (drawn(page, f'plots("map").data[0].{axis}') for axis in "xy")
-    named = {(re.search(r"\.(\d+)\.", module)[1], module.rsplit(".", 1)[1]): value for module, value in by_module.items()}
+    named = {
+        (re.search(r"\.(\d+)\.", module)[1], module.rsplit(".", 1)[1]): value for module, value in by_module.items()
+    }
     grid = np.array([[named[layer.removeprefix("layer "), kind] for layer in layers] for kind in kinds])
     shows(page, 'plots("map").data[0].z', grid)
 

@@ -68,7 +68,9 @@ def ties(page: Page) -> Page:
     number(page, "weight_4", "0")
     number(page, "limit", "50")
     page.locator("#ms-choice_0 label", has_text="model").click()
-    expect(page.locator("#ms-recipe pre")).to_contain_text(re.compile(r"scaling: 0\.85\s+density: 0\.123\s+trim: model"))
+    expect(page.locator("#ms-recipe pre")).to_contain_text(
+        re.compile(r"scaling: 0\.85\s+density: 0\.123\s+trim: model")
+    )
     expect(page.locator("#ms-recipe pre")).to_contain_text("weight: 0.35")
     return page
 
@@ -102,7 +104,9 @@ def test_the_recipe_gives_the_same_screen_and_the_same_bits_on_the_command_line(
     # the same bits are promised for the same number of threads
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-    merged = merge(load_pool("osrm"), "ties", weights=WEIGHTS, scaling=0.85, density=0.123, trim="model", election="unweighted")
+    merged = merge(
+        load_pool("osrm"), "ties", weights=WEIGHTS, scaling=0.85, density=0.123, trim="model", election="unweighted"
+    )
     one, same = Adapter.load(tmp_path / "out"), merged.to_adapter(rank=384)
     for module in merged.modules:
         assert torch.equal(one.deltas[module].A, same.deltas[module].A)

@@ -75,13 +75,17 @@ def test_an_own_task_joins_the_choices_and_a_bad_file_says_why(open_page, tmp_pa
     page = opened(open_page(rows=50))
     bad, good = tmp_path / "bad.csv", tmp_path / "kitchen.csv"
     bad.write_text("body,label\na,b\n")
-    good.write_text("text,label\n" + "\n".join(ROWS.format(n=n, label="sweet" if n % 2 else "white") for n in range(60)))
+    good.write_text(
+        "text,label\n" + "\n".join(ROWS.format(n=n, label="sweet" if n % 2 else "white") for n in range(60))
+    )
     upload = page.locator("#ms-plan-upload")
     choose_files(page, upload, bad)
     expect(page.get_by_role("alert").filter(has_text="no column text")).to_be_visible()
     choose_files(page, upload, good)
     expect(page.locator("#ms-plan-tasks").get_by_label("kitchen")).to_be_checked()
-    page.wait_for_function("document.querySelector('#ms-seen .ms-plot').data[0]?.y.includes('kitchen')", timeout=120_000)
+    page.wait_for_function(
+        "document.querySelector('#ms-seen .ms-plot').data[0]?.y.includes('kitchen')", timeout=120_000
+    )
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files(
         zipped(tmp_path / "one.zip", "papers", "movie", ("adapter_config.json", "adapter_model.safetensors"))

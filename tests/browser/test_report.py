@@ -16,7 +16,15 @@ TASKS = ("trec", "sms_spam", "movie")
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    command = [sys.executable, "-m", "merging.cli", "inspect", *(str(POOL / task) for task in TASKS), "--html", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "merging.cli",
+        "inspect",
+        *(str(POOL / task) for task in TASKS),
+        "--html",
+        str(path),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     return path
 
@@ -30,7 +38,9 @@ def test_every_figure_is_drawn_offline(browser, report: Path, width: int, scheme
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page, faults = context.new_page(), []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or faults.append(request.url))
+    page.on(
+        "request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or faults.append(request.url)
+    )
     page.goto(report.as_uri())
     figures = page.locator("[data-figure]")
     assert figures.count() == 7
@@ -62,7 +72,9 @@ def test_adapters_that_do_not_belong_together_get_no_report(tmp_path: Path) -> N
         "--html",
         tmp_path / "r.html",
     ]
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 1
     assert "different base models" in done.stderr
     assert not (tmp_path / "r.html").exists()

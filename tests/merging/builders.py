@@ -154,10 +154,15 @@ def dense_sum(adapters: Sequence[Adapter], weights: Sequence[float] | None = Non
 def neutral(method: Method) -> dict[str, Any]:
     """Return the arguments with which a method drops, rescales and plugs in nothing."""
     values = {"scaling": 1.0, "density": 1.0, "epsilon": 0.0, "gamma": 0.0}
-    return {p.name: values[p.name] for p in method.params if p.name in values} | {"orthogonalize": "off", "decouple": 0.0}
+    return {p.name: values[p.name] for p in method.params if p.name in values} | {
+        "orthogonalize": "off",
+        "decouple": 0.0,
+    }
 
 
-def merged(method: str, adapters: Sequence[Adapter], features: Features, task: str | None = None, **arguments: Any) -> Merged:
+def merged(
+    method: str, adapters: Sequence[Adapter], features: Features, task: str | None = None, **arguments: Any
+) -> Merged:
     """Merge, for ``task`` (by default the first adapter's) where the method has one result per task."""
     needs = METHODS[method].needs
     result = merge(adapters, method, features=features if "data" in needs else None, **arguments)
@@ -315,8 +320,12 @@ def peft_folder(folder: Path, model: nn.Module, seed: int = 0, **options: Any) -
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     # PEFT sorts the keys of its JSON, which changes the pattern that matches first: write them in their order again
     edit_config(folder, **{key: options[key] for key in ("rank_pattern", "alpha_pattern") if key in options})
-    layers = {name: layer for name, layer in wrapped.base_model.model.named_modules() if hasattr(layer, "get_delta_weight")}
-    return {name: layer.get_delta_weight("default").detach() for name, layer in layers.items() if "default" in layer.lora_A}
+    layers = {
+        name: layer for name, layer in wrapped.base_model.model.named_modules() if hasattr(layer, "get_delta_weight")
+    }
+    return {
+        name: layer.get_delta_weight("default").detach() for name, layer in layers.items() if "default" in layer.lora_A
+    }
 
 
 def reloaded(model: nn.Module, folder: Path) -> nn.Module:

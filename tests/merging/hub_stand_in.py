@@ -117,7 +117,12 @@ class Handler(BaseHTTPRequestHandler):
                     files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             sha = repo.commit(files)
             self.answer(
-                {"success": True, "commitUrl": f"{self.hub.endpoint}/{match[1]}/commit/{sha}", "commitOid": sha, "hookOutput": ""}
+                {
+                    "success": True,
+                    "commitUrl": f"{self.hub.endpoint}/{match[1]}/commit/{sha}",
+                    "commitOid": sha,
+                    "hookOutput": "",
+                }
             )
         else:
             self.refuse(404, "RepoNotFound")
@@ -136,7 +141,9 @@ class Handler(BaseHTTPRequestHandler):
     def listing(self, name: str, repo: Repo, sha: str) -> dict[str, object]:
         blobs = "blobs=True" in self.path or "blobs=true" in self.path
         sizes = {file: len(content) for file, content in repo.commits[sha].items()} | repo.declared
-        siblings = [{"rfilename": file} | ({"size": size, "blobId": "0"} if blobs else {}) for file, size in sizes.items()]
+        siblings = [
+            {"rfilename": file} | ({"size": size, "blobId": "0"} if blobs else {}) for file, size in sizes.items()
+        ]
         card = {"license": repo.license} if repo.license else {}
         gated = "manual" if repo.gated else False
         return {

@@ -80,7 +80,9 @@ def test_task_arithmetic_is_the_scaled_weighted_sum(scaling: float, weights: lis
     result = deltas_of(merge(pool, "task_arithmetic", weights=weights, scaling=scaling))
     size = dense_sum(pool, [abs(w) for w in weights])
     for module, expected in dense_sum(pool, weights).items():
-        assert float((result[module] - scaling * expected).norm()) <= 1e-6 * (abs(scaling) * float(size[module].norm()) + 1e-6)
+        assert float((result[module] - scaling * expected).norm()) <= 1e-6 * (
+            abs(scaling) * float(size[module].norm()) + 1e-6
+        )
 
 
 def test_task_arithmetic_of_peft_adapters_is_the_sum_of_pefts_updates(tmp_path: Path, model) -> None:
@@ -233,7 +235,9 @@ def test_orthogonalizing_lowers_its_loss_and_the_cross_term(mode: str, penalty: 
     for module in MODULES:
         for side in ("A", "B"):
             stored = [[getattr(u, side) if side == "A" else u.B.T for u in us] for us in _both(pool, after, module)]
-            if mode == "balanced":  # the split is even before, every factor has norm 1, and the norms come back afterwards
+            if (
+                mode == "balanced"
+            ):  # the split is even before, every factor has norm 1, and the norms come back afterwards
                 start = balanced_rows([adapter.deltas[module] for adapter in pool], side)
                 norms = [rows.norm() for rows in start]
                 end = [rows.double() for rows in stored[1]]
@@ -246,7 +250,9 @@ def test_orthogonalizing_lowers_its_loss_and_the_cross_term(mode: str, penalty: 
             assert cross_term(end) + penalty * moved <= cross_term(start) * (1 + 1e-6)
 
 
-def _both(pool: Sequence[Adapter], after: Sequence[dict[str, LowRank]], module: str) -> tuple[list[LowRank], list[LowRank]]:
+def _both(
+    pool: Sequence[Adapter], after: Sequence[dict[str, LowRank]], module: str
+) -> tuple[list[LowRank], list[LowRank]]:
     return [adapter.deltas[module] for adapter in pool], [update[module] for update in after]
 
 
@@ -336,8 +342,15 @@ def test_copies_of_one_update_stay_one_update() -> None:
 @pytest.mark.parametrize("factor", [-1.0, -3.0])
 def test_opposite_updates_are_stable_under_noise(factor: float) -> None:
     adapter = random_adapter(0, dtype=torch.float64)
-    pool = [adapter, called(with_deltas(adapter, lambda _, u: u * factor), "opposite"), random_adapter(1, dtype=torch.float64)]
-    noisy = [with_deltas(a, lambda _, u, i=i: LowRank(u.B, u.A + 1e-12 * gaussian(i, *u.A.shape))) for i, a in enumerate(pool)]
+    pool = [
+        adapter,
+        called(with_deltas(adapter, lambda _, u: u * factor), "opposite"),
+        random_adapter(1, dtype=torch.float64),
+    ]
+    noisy = [
+        with_deltas(a, lambda _, u, i=i: LowRank(u.B, u.A + 1e-12 * gaussian(i, *u.A.shape)))
+        for i, a in enumerate(pool)
+    ]
     for before, after in zip(nudged(pool), nudged(noisy), strict=True):
         for module in MODULES:
             assert distance(after[module].dense(), before[module].dense()) < 1e-6
@@ -488,7 +501,9 @@ def test_a_rank_says_what_it_loses_in_every_module(method: str, tmp_path: Path) 
     for module in result.modules:
         whole = result.delta(module).double()
         difference = float((whole - adapter.deltas[module].dense()).norm())
-        assert adapter.metadata["truncation"]["modules"][module] == pytest.approx(difference / float(whole.norm()), abs=1e-6)
+        assert adapter.metadata["truncation"]["modules"][module] == pytest.approx(
+            difference / float(whole.norm()), abs=1e-6
+        )
         lost, total = lost + difference**2, total + float(whole.norm()) ** 2
     assert adapter.metadata["truncation"]["error"] == pytest.approx((lost / total) ** 0.5, rel=1e-4)
     reloaded = Adapter.load(result.save(tmp_path / "out", rank=2))
@@ -594,7 +609,9 @@ def test_half_precision_weights_are_restored_bit_for_bit(model) -> None:
 # -- in a file ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_merge_of_peft_adapters_acts_in_peft_as_the_sum_of_updates(pool: list[Adapter], model, tmp_path: Path) -> None:
+def test_a_saved_merge_of_peft_adapters_acts_in_peft_as_the_sum_of_updates(
+    pool: list[Adapter], model, tmp_path: Path
+) -> None:
     merge(pool, "task_arithmetic", scaling=0.5).save(tmp_path / "merged")
     states = hidden(reloaded(model, tmp_path / "merged"))
     with dense_added(model, dense_sum(pool, [0.5] * 3)) as oracle:
@@ -607,7 +624,9 @@ def test_a_saved_merge_carries_the_head_of_the_chosen_task(kind: str, tmp_path: 
     base = tiny_classifier(kind)
     inside = f"{base.base_model_prefix}."
     for i, rank in enumerate((4, 2, 8)):
-        peft_folder(tmp_path / f"task-{i}", base, seed=i, r=rank, target_modules=QUERY_AND_VALUE[kind], task_type="SEQ_CLS")
+        peft_folder(
+            tmp_path / f"task-{i}", base, seed=i, r=rank, target_modules=QUERY_AND_VALUE[kind], task_type="SEQ_CLS"
+        )
     pool = [Adapter.load(tmp_path / f"task-{i}") for i in range(3)]
     result = merge(pool, "task_arithmetic", scaling=0.5)
     result.save(tmp_path / "merged", head="task-1")

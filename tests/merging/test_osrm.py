@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import HIDDEN, QUERY, distance, generator, random_update, sentences, tiny_model, tiny_tokenizer, token_rows
+from builders import (
+    HIDDEN,
+    QUERY,
+    distance,
+    generator,
+    random_update,
+    sentences,
+    tiny_model,
+    tiny_tokenizer,
+    token_rows,
+)
 
 from merging import Features, MergeError, collect_features
 from merging.osrm import erase, official_init, osrm_init, osrm_subspace, random_orthonormal
@@ -35,7 +45,9 @@ def test_the_rows_of_a_are_orthonormal(rank: int, pooling: str, collected: Featu
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
 @pytest.mark.parametrize("weights", [{"one": 1.0, "two": 1.0}, {"one": 3.0, "two": 0.5}, {"two": 1.0}])
-def test_the_energy_is_the_sum_of_the_smallest_eigenvalues(rank: int, weights: dict[str, float], collected: Features) -> None:
+def test_the_energy_is_the_sum_of_the_smallest_eigenvalues(
+    rank: int, weights: dict[str, float], collected: Features
+) -> None:
     S = others_moment(collected, **weights)
     subspace = osrm_subspace(collected, "mine", rank, QUERY, others=weights)
     A = subspace.A.double()
@@ -45,7 +57,9 @@ def test_the_energy_is_the_sum_of_the_smallest_eigenvalues(rank: int, weights: d
 
 
 def test_by_default_all_other_tasks_count_alike(collected: Features) -> None:
-    assert torch.equal(osrm_init(collected, "mine", 4, QUERY), osrm_init(collected, "mine", 4, QUERY, others=["one", "two"]))
+    assert torch.equal(
+        osrm_init(collected, "mine", 4, QUERY), osrm_init(collected, "mine", 4, QUERY, others=["one", "two"])
+    )
     assert torch.equal(
         osrm_init(collected, "mine", 4, QUERY), osrm_init(collected, "mine", 4, QUERY, others={"one": 1.0, "two": 1.0})
     )
@@ -53,7 +67,9 @@ def test_by_default_all_other_tasks_count_alike(collected: Features) -> None:
 
 
 @pytest.mark.parametrize("texts", [TEXTS, HELD_OUT], ids=["collected", "held out"])
-def test_the_others_see_far_less_of_it_than_of_a_random_subspace(texts: dict[str, list[str]], collected: Features, model) -> None:
+def test_the_others_see_far_less_of_it_than_of_a_random_subspace(
+    texts: dict[str, list[str]], collected: Features, model
+) -> None:
     H = torch.cat([row for name in ("one", "two") for row in token_rows(model, texts[name], QUERY)])
     A = osrm_init(collected, "mine", 4, QUERY).double()
     control = random_orthonormal(4, HIDDEN, generator(0)).double()
@@ -66,7 +82,9 @@ def test_with_mean_pooling_the_energy_is_the_papers_objective(collected: Feature
     S = collected.second_moment("one", QUERY, "mean")
     assert float((A @ S @ A.T).trace()) == pytest.approx(float((A @ H.T).square().sum()) / len(H), rel=1e-9, abs=1e-12)
     squares = torch.linalg.svdvals(H) ** 2
-    round_off = HIDDEN * float(torch.finfo(torch.float32).eps) * float(squares[0])  # directions below it count as silent
+    round_off = (
+        HIDDEN * float(torch.finfo(torch.float32).eps) * float(squares[0])
+    )  # directions below it count as silent
     assert float((A @ H.T).square().sum()) == pytest.approx(float(squares[-4:].sum()), abs=4 * round_off)
 
 
@@ -80,7 +98,9 @@ def test_inside_a_null_space_the_tasks_own_features_decide(collected: Features) 
     null = torch.linalg.svd(means).Vh[2:]
     own = null @ collected.second_moment("mine", QUERY, "task_mean") @ null.T
     most = float(torch.linalg.eigvalsh(own)[-4:].sum())
-    assert float((A @ collected.second_moment("mine", QUERY, "task_mean") @ A.T).trace()) == pytest.approx(most, rel=1e-4)
+    assert float((A @ collected.second_moment("mine", QUERY, "task_mean") @ A.T).trace()) == pytest.approx(
+        most, rel=1e-4
+    )
 
 
 def test_a_moment_of_full_rank_leaves_no_choice(collected: Features) -> None:
@@ -130,7 +150,9 @@ def test_the_released_start_sees_nothing_of_the_others_means_and_much_of_their_t
 
 def test_the_released_start_does_not_know_the_task_itself(collected: Features) -> None:
     # its null space is all that the means leave, whoever asks: the same others give the same A
-    assert torch.equal(official_init(collected, "mine", 4, QUERY, ["one"]), official_init(collected, "two", 4, QUERY, ["one"]))
+    assert torch.equal(
+        official_init(collected, "mine", 4, QUERY, ["one"]), official_init(collected, "two", 4, QUERY, ["one"])
+    )
 
 
 def test_without_another_task_the_released_start_is_refused(collected: Features) -> None:

@@ -44,7 +44,9 @@ class FakeLab:
             raise MergeError(f"rank = {plan.rank}: A has between 1 and {WIDTH} rows.")
 
     def kinds(self, base: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return (("q_proj", "v_proj", "o_proj"), ("q_proj", "v_proj")) if base == "smollm2" else (KINDS, ("query", "value"))
+        return (
+            (("q_proj", "v_proj", "o_proj"), ("q_proj", "v_proj")) if base == "smollm2" else (KINDS, ("query", "value"))
+        )
 
     def modules(self, plan: Plan) -> list[str]:
         parts = {"query": ["attention.self.query"], "key": ["attention.self.key"], "value": ["attention.self.value"]}
@@ -114,7 +116,9 @@ def train(plan: dict[str, Any], root: str, stop: str) -> Iterator[Trained]:
         folder = Path(root) / task
         folder.mkdir()
         (folder / "adapter_config.json").write_text("{}")
-        yield Trained(*given, step, STEPS, 1 / step, 0.8, (0.12, 0.1), float(step), 0.0, str(folder), 0.8 + place / 100, 0.6)
+        yield Trained(
+            *given, step, STEPS, 1 / step, 0.8, (0.12, 0.1), float(step), 0.0, str(folder), 0.8 + place / 100, 0.6
+        )
 
 
 def merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str, float, float, float, int, int]]:

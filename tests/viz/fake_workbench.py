@@ -33,7 +33,18 @@ WIDTH = 384
 
 METHODS = {
     name: REAL[name]
-    for name in ("average", "task_arithmetic", "do_merging", "ties", "svd", "peft_linear", "dare", "regmean", "emr", "core_space")
+    for name in (
+        "average",
+        "task_arithmetic",
+        "do_merging",
+        "ties",
+        "svd",
+        "peft_linear",
+        "dare",
+        "regmean",
+        "emr",
+        "core_space",
+    )
 }
 PEAK = {
     "average": 0.0,
@@ -91,7 +102,9 @@ class FakeWorkbench:
         return spec if spec.scaling is None else spec.with_params(scaling=PEAK[method])
 
     def references(self, pool: str) -> pd.DataFrame:
-        marks = {f"{end}_marks": [drawn(p, 1000) for p in values] for end, values in (("base", BASE), ("single", SINGLE))}
+        marks = {
+            f"{end}_marks": [drawn(p, 1000) for p in values] for end, values in (("base", BASE), ("single", SINGLE))
+        }
         return pd.DataFrame({"task": list(TITLES), "base": BASE, "single": SINGLE, "rows": 1000} | marks)
 
     def help(self, pool: str) -> str:
@@ -111,9 +124,16 @@ class FakeWorkbench:
         frames = []
         for place, (method, peak) in enumerate(list(PEAK.items())[:4]):
             x = grid if peak else np.array([np.nan])
-            y = 0.725 + 0.06 * np.exp(-(((x - peak) / 0.35) ** 2)) + 0.004 * place - 0.1 * np.clip(x - peak, 0, None) ** 2
+            y = (
+                0.725
+                + 0.06 * np.exp(-(((x - peak) / 0.35) ** 2))
+                + 0.004 * place
+                - 0.1 * np.clip(x - peak, 0, None) ** 2
+            )
             y = y if peak else np.array([0.742])
-            frames.append(pd.DataFrame({"method": method, "scaling": x, "average": y, "low": y - 0.012, "high": y + 0.012}))
+            frames.append(
+                pd.DataFrame({"method": method, "scaling": x, "average": y, "low": y - 0.012, "high": y + 0.012})
+            )
         return pd.concat(frames, ignore_index=True)
 
     def update(self, settings: Settings) -> SimpleNamespace:
@@ -166,7 +186,9 @@ class FakeWorkbench:
         rng = np.random.default_rng(len(modules) + ord(side))
         centre = {"default": 0.03, "papers": 0.75, "osrm": 0.12}[settings.pool]
         names = list(TITLES)
-        rows = [(a, b, float(np.clip(rng.normal(centre, 0.02), 0, 1))) for i, a in enumerate(names) for b in names[i + 1 :]]
+        rows = [
+            (a, b, float(np.clip(rng.normal(centre, 0.02), 0, 1))) for i, a in enumerate(names) for b in names[i + 1 :]
+        ]
         return pd.DataFrame(rows, columns=["adapter_a", "adapter_b", "overlap"]), 8 / WIDTH
 
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:

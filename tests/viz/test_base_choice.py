@@ -69,7 +69,13 @@ def test_visitors_choose_what_is_offered_or_name_what_is_on_the_hub(
     assert handlers.source("minilm", "") == "minilm"
     assert handlers.source("private/model", "") == "private/model"
     assert handlers.source(OTHER, " user/name@v1 ") == "user/name@v1"
-    for choice, name in ((OTHER, "private/model"), (OTHER, "/etc"), (OTHER, "../x"), (OTHER, ""), ("/etc", "user/name")):
+    for choice, name in (
+        (OTHER, "private/model"),
+        (OTHER, "/etc"),
+        (OTHER, "../x"),
+        (OTHER, ""),
+        ("/etc", "user/name"),
+    ):
         with pytest.raises(MergeError, match="no hub id"):
             handlers.source(choice, name)
     assert "93 MB" in handlers.look("smollm2", "", "float32")

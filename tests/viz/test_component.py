@@ -75,7 +75,9 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
 
 
 def test_every_control_answers_to_input(demo: gr.Blocks) -> None:
-    answered = {target for listener in demo.config["dependencies"] for target, event in listener["targets"] if event == "input"}
+    answered = {
+        target for listener in demo.config["dependencies"] for target, event in listener["targets"] if event == "input"
+    }
     kinds = {"slider", "radio", "dropdown", "number"}
     moving = {c["id"]: c["props"].get("elem_id") for c in demo.config["components"] if c["type"] in kinds}
     assert moving

@@ -49,7 +49,9 @@ def panel(workbench: FakeWorkbench) -> DiagnoseHandlers:
     return DiagnoseHandlers(workbench, METHODS)
 
 
-def merging(workbench: FakeWorkbench, method: str = "task_arithmetic", pool: str = "default", **changes: Any) -> Settings:
+def merging(
+    workbench: FakeWorkbench, method: str = "task_arithmetic", pool: str = "default", **changes: Any
+) -> Settings:
     """What the Merge tab shows when it is opened."""
     form = {name: options.get("value") for name, options in choose(workbench, METHODS, pool, method).items()}
     return read(workbench, METHODS, form | {"pool": pool, "method": method, "k": 100, "seed": 0}).changed(**changes)
@@ -90,7 +92,9 @@ def test_taking_a_merge_over_sets_the_controls_and_draws(workbench: FakeWorkbenc
     assert "DO-Merging" in values["about"]
 
 
-def test_a_method_without_lambda_or_plugins_hides_their_controls(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
+def test_a_method_without_lambda_or_plugins_hides_their_controls(
+    workbench: FakeWorkbench, panel: DiagnoseHandlers
+) -> None:
     assert not panel.take(DiagnoseSession(), merging(workbench, "average"))["controls"]["scaling"]["visible"]
     controls = panel.options(merging(workbench, "peft_linear"))
     assert not any(controls[name]["visible"] for name in ("orthogonalize", "penalty", "decouple", "mu"))
@@ -131,7 +135,9 @@ def test_before_the_tab_is_opened_there_is_nothing_to_move(panel: DiagnoseHandle
     assert session.settings is None
 
 
-def test_looking_reads_the_texts_and_draws_what_is_measured_on_them(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
+def test_looking_reads_the_texts_and_draws_what_is_measured_on_them(
+    workbench: FakeWorkbench, panel: DiagnoseHandlers
+) -> None:
     session = DiagnoseSession()
     values = panel.take(session, merging(workbench))
     assert sent(values)["grams"]["data"] is None
@@ -159,7 +165,9 @@ def test_another_pool_or_k_stops_the_reading(workbench: FakeWorkbench, panel: Di
     assert workbench.steps == 3
 
 
-def test_a_weight_that_moves_meanwhile_is_in_what_is_drawn_at_the_end(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
+def test_a_weight_that_moves_meanwhile_is_in_what_is_drawn_at_the_end(
+    workbench: FakeWorkbench, panel: DiagnoseHandlers
+) -> None:
     session, settings = DiagnoseSession(), merging(workbench)
     panel.take(session, settings)
     reading = panel.look(session)
@@ -195,7 +203,9 @@ def test_a_refused_merge_is_said_in_place(
     assert 'role="alert"' in values["note"]
 
 
-def test_what_the_merge_tab_takes_back_is_not_taken_over_again(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
+def test_what_the_merge_tab_takes_back_is_not_taken_over_again(
+    workbench: FakeWorkbench, panel: DiagnoseHandlers
+) -> None:
     session, settings = DiagnoseSession(), merging(workbench, "ties", seed=4)
     panel.take(session, settings)
     options = panel.given_back(session, form(panel, settings, scaling=0.325, weight_5=0.5, decouple=0.2, k=60))
@@ -327,23 +337,31 @@ def test_the_browsers_arithmetic_leaves_the_same_columns_alone_as_python(strengt
     """Columns at round-off of their adapter are no zeros, and yet have no direction: both sides must take the same for dead."""
     adapters = small_adapters("default")
     faint = torch.ones(SMALL_IN).index_fill(0, torch.tensor([0, 3, 4]), 1e-8)
-    adapters[0] = replace(adapters[0], deltas={module: u.scale_columns(faint) for module, u in adapters[0].deltas.items()})
+    adapters[0] = replace(
+        adapters[0], deltas={module: u.scale_columns(faint) for module, u in adapters[0].deltas.items()}
+    )
     before = [dict(adapter.deltas) for adapter in adapters]
     news = packed(diagnose(adapters, merge(adapters, "task_arithmetic", decouple=strength), before, SMALL_FEATURES))
     assert len(news["dead"][0]) >= 2 * len(news["modules"])
     assert not any(news["dead"][1:])
     news["at"]["decouple"] = strength
     script = Path(__file__).parents[2] / "assets" / "js" / "diagnose.js"
-    done = subprocess.run([NODE, "-e", SCRIPT, str(script)], input=json.dumps(news), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [NODE, "-e", SCRIPT, str(script)], input=json.dumps(news), capture_output=True, text=True, check=True
+    )
     for found, deltas in zip(json.loads(done.stdout), decouple(before, Decouple(strength)), strict=True):
         direct = np.concatenate([deltas[module].column_norms().numpy() for module in news["modules"]])
         np.testing.assert_allclose(found, direct, rtol=2e-3, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "options", [{"granularity": "module"}, {"max_up": 1.5}, {"renormalise": True}], ids=lambda options: next(iter(options))
+    "options",
+    [{"granularity": "module"}, {"max_up": 1.5}, {"renormalise": True}],
+    ids=lambda options: next(iter(options)),
 )
-def test_what_column_norms_do_not_tell_arrives_as_it_enters_the_merge(workbench: FakeWorkbench, options: dict[str, Any]) -> None:
+def test_what_column_norms_do_not_tell_arrives_as_it_enters_the_merge(
+    workbench: FakeWorkbench, options: dict[str, Any]
+) -> None:
     settings = merging(workbench, "do_merging", decouple=0.7, **options)
     session, panel = DiagnoseSession(), DiagnoseHandlers(workbench, METHODS)
     news = panel.take(session, settings)

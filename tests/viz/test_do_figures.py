@@ -21,13 +21,19 @@ def row(right: int, **key: object) -> dict[str, object]:
 
 def measured(right: int, method: str, scaling: float, **key: object) -> list[dict[str, object]]:
     splits = ("validation", "test") if method != ALONE else ("test",)
-    return [row(right, **key, method=method, scaling=scaling, split=split, task=task) for split in splits for task in ("a", "b")]
+    return [
+        row(right, **key, method=method, scaling=scaling, split=split, task=task)
+        for split in splits
+        for task in ("a", "b")
+    ]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return tables of every figure: Task Arithmetic loses at λ 1, DO-Merging does not."""
-    tables: dict[str, list[dict[str, object]]] = {name: [] for name in {name for names in NEEDS.values() for name in names}}
+    tables: dict[str, list[dict[str, object]]] = {
+        name: [] for name in {name for names in NEEDS.values() for name in names}
+    }
     for name in ("default", "papers", "full", "epochs-1", "epochs-2", "rank-2"):
         for method, right in ((BASE, 10), (ALONE, 36)):
             tables["ends"] += [row(right, method=method, scaling=0.0, task=task, set=name) for task in ("a", "b")]
@@ -126,7 +132,9 @@ def test_truncations_stand_in_order_with_the_energy_they_keep(folder: Path) -> N
 def test_a_figure_follows_its_table(folder: Path) -> None:
     views = DoViews(folder)
     before = views.show("1b")
-    Ledger(folder, "do").append("variance", pd.DataFrame([{"source": "full", "module": "o", "variance": 9.0, "norm_ratio": 1.0}]))
+    Ledger(folder, "do").append(
+        "variance", pd.DataFrame([{"source": "full", "module": "o", "variance": 9.0, "norm_ratio": 1.0}])
+    )
     assert views.show("1b") != before
 
 

@@ -21,7 +21,17 @@ from merging.methods import METHODS as CATALOGUE
 from merging.services.bundle import write_zip
 from merging.services.workbench import Workbench
 from viz.panels.export.panel import export_panel
-from viz.panels.export.push import _on_this_machine, _other, _with_token, push, push_section, show, signed_in, this_machine, way
+from viz.panels.export.push import (
+    _on_this_machine,
+    _other,
+    _with_token,
+    push,
+    push_section,
+    show,
+    signed_in,
+    this_machine,
+    way,
+)
 from viz.panels.export.session import ExportSession, Pending, measured
 from viz.panels.merge.controls import opening, restored
 from viz.panels.merge.panel import MergeTab
@@ -291,7 +301,9 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
     with gr.Blocks() as demo:
         form = {name: gr.State(value) for name, value in values.items()}
         with gr.Tab("Export") as tab:
-            export_panel(tab, bench, CATALOGUE, MergeTab(form, lambda event: None, lambda event: None, gr.State(Session())))
+            export_panel(
+                tab, bench, CATALOGUE, MergeTab(form, lambda event: None, lambda event: None, gr.State(Session()))
+            )
     write = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "run")
     visitor, exporting = Session(), ExportSession()
     tasks = tuple(bench.tasks(settings.pool))

@@ -62,9 +62,15 @@ def figures() -> dict[str, dict]:
 def osrm_figures() -> dict[str, dict]:
     colours, variants = task_colours(TASKS), {"gaussian_shared": "PEFT gaussian", "osrm": "OSRM"}
     steps = pd.DataFrame({"task": TASKS[0], "step": [1, 2], "loss": [0.7, 0.5]})
-    epochs = pd.DataFrame({"task": TASKS[0], "step": [2], "validation": [0.8], "frobenius": [0.1], "procrustes": [0.05]})
-    curve = pd.DataFrame({"variant": ["osrm", "osrm", "gaussian_shared"], "scaling": [1.0, 0.5, 0.5], "average": [0.7, 0.8, 0.6]})
-    runs = pd.DataFrame({"variant": ["osrm", "gaussian_shared"], "run": ["a", "b"], "drift": [0.1, 0.2], "rotated": [0.1, 0.15]})
+    epochs = pd.DataFrame(
+        {"task": TASKS[0], "step": [2], "validation": [0.8], "frobenius": [0.1], "procrustes": [0.05]}
+    )
+    curve = pd.DataFrame(
+        {"variant": ["osrm", "osrm", "gaussian_shared"], "scaling": [1.0, 0.5, 0.5], "average": [0.7, 0.8, 0.6]}
+    )
+    runs = pd.DataFrame(
+        {"variant": ["osrm", "gaussian_shared"], "run": ["a", "b"], "drift": [0.1, 0.2], "rotated": [0.1, 0.15]}
+    )
     return {
         "spectrum": spectrum(eigenvalues(), 2, "inputs of the others"),
         "seen": seen_by_A(seen_table(), colours),
@@ -72,7 +78,9 @@ def osrm_figures() -> dict[str, dict]:
         "validation": validation_curve(epochs, colours, 4),
         "drift": drift_curve(epochs, colours, 4),
         "per variant": accuracy_per_variant(curve, "scaling", variants, "scaling λ"),
-        "spread": spread_per_variant(runs, {"drift": "as it is", "rotated": "rotation taken out"}, variants, axis("drift")),
+        "spread": spread_per_variant(
+            runs, {"drift": "as it is", "rotated": "rotation taken out"}, variants, axis("drift")
+        ),
         "per series": accuracy_per_variant(series_table(), "k", variants, "texts", "average accuracy (test)"),
         "averages": averages_per_variant(gap_table(), variants, axis("gap recovered")),
         "forest": forest(effects_table(), {"ties": "TIES", "emr": "EMR"}),
@@ -80,7 +88,12 @@ def osrm_figures() -> dict[str, dict]:
 
 
 def series_table() -> pd.DataFrame:
-    rows = [("osrm", "best λ", 10, 0.8), ("osrm", "best λ", 500, 0.82), ("osrm", "λ 1", 10, 0.6), ("osrm", "λ 1", 500, 0.7)]
+    rows = [
+        ("osrm", "best λ", 10, 0.8),
+        ("osrm", "best λ", 500, 0.82),
+        ("osrm", "λ 1", 10, 0.6),
+        ("osrm", "λ 1", 500, 0.7),
+    ]
     return pd.DataFrame(rows, columns=["variant", "series", "k", "average"])
 
 
@@ -94,7 +107,9 @@ def gap_table() -> pd.DataFrame:
 
 
 def eigenvalues() -> pd.DataFrame:
-    return pd.DataFrame({"index": [1, 2, 3, 4], "eigenvalue": [0.0, 0.0, 1e-3, 1.0], "chosen": [True, True, True, False]})
+    return pd.DataFrame(
+        {"index": [1, 2, 3, 4], "eigenvalue": [0.0, 0.0, 1e-3, 1.0], "chosen": [True, True, True, False]}
+    )
 
 
 def seen_table() -> pd.DataFrame:
@@ -102,7 +117,11 @@ def seen_table() -> pd.DataFrame:
 
 
 def effects_table() -> pd.DataFrame:
-    rows = [(effect, method, 2, 0.02, -0.01, 0.05) for effect in ("one thing", "another " * 10) for method in ("ties", "emr")]
+    rows = [
+        (effect, method, 2, 0.02, -0.01, 0.05)
+        for effect in ("one thing", "another " * 10)
+        for method in ("ties", "emr")
+    ]
     return pd.DataFrame(rows, columns=["effect", "series", "n", "difference", "low", "high"])
 
 
@@ -138,7 +157,11 @@ def test_colours_of_the_page_come_from_its_theme(figure: dict) -> None:
 
 def test_axes_name_their_quantity() -> None:
     drawn = figures()
-    titles = {name: (drawn[name]["layout"]["xaxis"]["title"] or {}).get("text") for name in drawn if name not in osrm_figures()}
+    titles = {
+        name: (drawn[name]["layout"]["xaxis"]["title"] or {}).get("text")
+        for name in drawn
+        if name not in osrm_figures()
+    }
     assert titles == {
         "accuracy": "accuracy on the test split",
         "sweep": "scaling λ",
@@ -199,7 +222,9 @@ def test_many_methods_share_one_line_of_the_legend() -> None:
 
 def test_sweep_draws_a_method_without_lambda_as_a_level() -> None:
     sweep = sweep_table()
-    level = next(trace for trace in average_against_scaling(sweep, "average", TITLES)["data"] if trace.get("name") == "Average")
+    level = next(
+        trace for trace in average_against_scaling(sweep, "average", TITLES)["data"] if trace.get("name") == "Average"
+    )
     assert level["x"] == sorted(sweep["scaling"].dropna().unique())
     assert len(set(level["y"])) == 1
     assert "no λ" in level["hovertemplate"]
@@ -208,7 +233,9 @@ def test_sweep_draws_a_method_without_lambda_as_a_level() -> None:
 
 
 def test_a_sweep_beyond_the_slider_squeezes_only_its_own_figure() -> None:
-    rows = [(name, scaling, 0.7, 0.68, 0.72) for name in ("a", "b") for scaling in (0.5, 1.5)] + [("b", 6.0, 0.7, 0.68, 0.72)]
+    rows = [(name, scaling, 0.7, 0.68, 0.72) for name in ("a", "b") for scaling in (0.5, 1.5)] + [
+        ("b", 6.0, 0.7, 0.68, 0.72)
+    ]
     sweep = pd.DataFrame(rows, columns=["method", "scaling", "average", "low", "high"])
     assert average_against_scaling(sweep, "a", {})["layout"]["xaxis"]["range"][1] < 3
     assert "range" not in average_against_scaling(sweep, "b", {})["layout"]["xaxis"]
@@ -218,7 +245,9 @@ def test_sweep_keeps_pinned_runs_and_shows_the_merge_itself() -> None:
     pins = pd.DataFrame(
         {"run": ["a", "b"], "scaling": [0.2, 0.6], "average": [0.7, 0.75], "low": [0.69, 0.73], "high": [0.71, 0.77]}
     )
-    traces = average_against_scaling(sweep_table(), "ties", TITLES, scaling=1.0, current=(0.8, 0.77, 0.82), pins=pins)["data"]
+    traces = average_against_scaling(sweep_table(), "ties", TITLES, scaling=1.0, current=(0.8, 0.77, 0.82), pins=pins)[
+        "data"
+    ]
     assert traces[-2]["x"] == [0.2, 0.6]
     assert traces[-1]["x"] == [1.0]
     assert traces[-1]["y"] == [0.8]

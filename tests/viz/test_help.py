@@ -18,7 +18,8 @@ def test_formulas_are_set_apart_with_their_indices() -> None:
         "<code>Σ<sub>j ≠ t</sub> ||A h||<sup>2</sup></code>, where k + 1 texts"
     )
     assert (
-        prose("signs (0 counts as -); a sum of 0 elects + in A and B") == "signs (0 counts as -); a sum of 0 elects + in A and B"
+        prose("signs (0 counts as -); a sum of 0 elects + in A and B")
+        == "signs (0 counts as -); a sum of 0 elects + in A and B"
     )
     assert prose("``x < 1`` & <b>") == "<code>x &lt; 1</code> &amp; &lt;b&gt;"
 
@@ -36,7 +37,10 @@ def test_a_page_holds_all_paragraphs_parameters_and_references() -> None:
 
 
 def test_a_page_says_what_a_method_needs() -> None:
-    said = {name: [note for note in (NEEDS_TEXTS, NEEDS_TASK, DENSE) if note in method_page(METHODS[name])] for name in METHODS}
+    said = {
+        name: [note for note in (NEEDS_TEXTS, NEEDS_TASK, DENSE) if note in method_page(METHODS[name])]
+        for name in METHODS
+    }
     assert said["regmean"] == [NEEDS_TEXTS]
     assert said["emr"] == [NEEDS_TASK]
     assert said["ties"] == [DENSE]

@@ -32,7 +32,9 @@ def form(workbench: FakeWorkbench, pool: str = "default", method: str = "do_merg
 
 
 def panel(workbench: FakeWorkbench) -> MergeHandlers:
-    return MergeHandlers(workbench, METHODS, lambda settings, limit: workbench.evaluate(Settings.from_dict(settings), limit))
+    return MergeHandlers(
+        workbench, METHODS, lambda settings, limit: workbench.evaluate(Settings.from_dict(settings), limit)
+    )
 
 
 @pytest.fixture
@@ -169,7 +171,11 @@ def test_an_evaluation_stopped_from_outside_can_go_on_later(workbench: FakeWorkb
 
 def stages(steps: list[dict[str, str]]) -> list[str]:
     """What the verdicts say is being done, without repetition."""
-    found = [re.search(r'data-state="(\w+)" data-stage="(\w+)"', step["verdict"]).groups() for step in steps if "verdict" in step]
+    found = [
+        re.search(r'data-state="(\w+)" data-stage="(\w+)"', step["verdict"]).groups()
+        for step in steps
+        if "verdict" in step
+    ]
     return list(dict.fromkeys(stage for state, stage in found if state == "running"))
 
 
@@ -258,12 +264,16 @@ def test_a_run_is_named_after_what_makes_it_different(workbench: FakeWorkbench) 
         return panel(workbench).label(read(workbench, METHODS, form(workbench, **changes)))
 
     assert label() == "DO-Merging (reconstruction) · λ 0.5"
-    assert label(orthogonalize="off", decouple=0.5, weight_1=0.2).endswith("λ 0.5 · orthogonalize off · γ 0.5 · own weights")
+    assert label(orthogonalize="off", decouple=0.5, weight_1=0.2).endswith(
+        "λ 0.5 · orthogonalize off · γ 0.5 · own weights"
+    )
     assert label(granularity="module", max_up=2.0).endswith("λ 0.5 · decouple 1, per module, amplified at most 2 times")
     assert label(decouple=0.0, granularity="module").endswith("λ 0.5 · γ 0")
     assert label(orthogonalize="raw", penalty=1.0).endswith("λ 0.5 · orthogonalize raw")
     assert label(orthogonalize="raw", penalty=0.3).endswith("orthogonalize raw · g 0.3")
-    assert label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · election unweighted · μ 0.3, k 100"
+    assert (
+        label(method="ties", mu=0.3) == "TIES · λ 0.7 · density 0.2 · trim module · election unweighted · μ 0.3, k 100"
+    )
 
 
 def test_two_sessions_do_not_see_each_other(workbench: FakeWorkbench) -> None:
@@ -331,11 +341,15 @@ def shipped_run(p: float) -> list[SimpleNamespace]:
     ]
 
 
-def test_the_page_opens_finished_with_the_plain_sum_pinned(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_opens_finished_with_the_plain_sum_pinned(
+    workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = {("do_merging", 1.0): shipped_run(0.8), ("task_arithmetic", 1.0): shipped_run(0.5)}
     monkeypatch.setattr(workbench, "measured_before", known)
     merge, session = panel(workbench), Session()
-    opened = {name: options.get("value") for name, options in choose(workbench, METHODS, "papers", "do_merging").items()}
+    opened = {
+        name: options.get("value") for name, options in choose(workbench, METHODS, "papers", "do_merging").items()
+    }
     opened |= {"pool": "papers", "method": "do_merging", "k": 100, "seed": 0, "slider_0": 1.0}
     values, _ = merge.open(session, opened, 200, EVERYWHERE, "")
     assert 'data-state="done"' in values["verdict"] and "measured before" in values["verdict"]
@@ -349,20 +363,26 @@ def test_the_page_opens_finished_with_the_plain_sum_pinned(workbench: FakeWorkbe
     assert len(workbench.started) == 1
 
 
-def test_what_was_to_be_measured_here_is_so_after_a_cancel_too(workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_to_be_measured_here_is_so_after_a_cancel_too(
+    workbench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workbench, "measured_before", {("do_merging", 0.7): shipped_run(0.8)})
     merge, session = panel(workbench), Session()
     assert "measured before" in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
     for _ in range(2):
         session.again()
-        assert 'data-shipped="false"' in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
+        assert (
+            'data-shipped="false"' in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
+        )
         running = merge.evaluate(session)
         next(running)
         merge.cancel(session)
         assert 'data-state="stopped"' in list(running)[-1]["verdict"]
     session.again()
     merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)
-    assert 'data-state="done" data-stage="evaluating" data-shipped="false"' in list(merge.evaluate(session))[-1]["verdict"]
+    assert (
+        'data-state="done" data-stage="evaluating" data-shipped="false"' in list(merge.evaluate(session))[-1]["verdict"]
+    )
 
 
 def test_without_shipped_results_the_opening_is_measured_and_tells_no_story(workbench: FakeWorkbench) -> None:
@@ -372,7 +392,9 @@ def test_without_shipped_results_the_opening_is_measured_and_tells_no_story(work
     assert 'data-state="done"' in list(merge.evaluate(session))[-1]["verdict"]
 
 
-@pytest.mark.parametrize(("pool", "said"), [("osrm", "harmless"), ("papers", "one seed"), ("default", "share hardly any")])
+@pytest.mark.parametrize(
+    ("pool", "said"), [("osrm", "harmless"), ("papers", "one seed"), ("default", "share hardly any")]
+)
 def test_the_overlap_figure_says_when_overlap_hurts(workbench: FakeWorkbench, pool: str, said: str) -> None:
     values = panel(workbench).redraw(Session(), form(workbench, pool=pool), 100, EVERYWHERE)
     assert said in json.loads(values["overlap"])["caption"]
@@ -472,7 +494,13 @@ def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench
     with gr.Blocks():
         components = controls(workbench, METHODS, PLUGINS).form
     assert components["max_up"].label == "Amplify at most (0.5 = no limit)"
-    assert (components["max_up"].value, components["granularity"].value, components["renormalise"].value) == (0.5, "column", "no")
+    assert (components["max_up"].value, components["granularity"].value, components["renormalise"].value) == (
+        0.5,
+        "column",
+        "no",
+    )
     # without decouple they change nothing
-    off = [start.changed(decouple=0.0, **options).canonical() for options in ({}, {"granularity": "module", "max_up": 2.0})]
+    off = [
+        start.changed(decouple=0.0, **options).canonical() for options in ({}, {"granularity": "module", "max_up": 2.0})
+    ]
     assert off[0] == off[1]

@@ -112,7 +112,9 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_in_place(
     assert list(panel.look(session)) == []
 
 
-def test_texts_are_read_once_and_then_everything_is_drawn(panel: OsrmHandlers, lab: FakeLab, session: OsrmSession) -> None:
+def test_texts_are_read_once_and_then_everything_is_drawn(
+    panel: OsrmHandlers, lab: FakeLab, session: OsrmSession
+) -> None:
     first = panel.redraw(session, form(), NO_PART)
     assert "Reading" in caption(first, "spectrum")
     values = opened(panel, session)
@@ -162,7 +164,12 @@ def test_the_parts_on_offer_are_those_of_the_plan(panel: OsrmHandlers, session: 
     task, layer, part = values["parts"]
     assert [value for _, value in task["choices"]] == ["bbc", "movie"]
     assert layer["value"] == "3"
-    assert [name for name, _ in part["choices"]] == ["query", "attention.output.dense", "intermediate.dense", "output.dense"]
+    assert [name for name, _ in part["choices"]] == [
+        "query",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ]
 
 
 def test_one_task_alone_has_a_rank_but_no_others(panel: OsrmHandlers, session: OsrmSession) -> None:
@@ -247,7 +254,9 @@ def test_a_set_is_one_zip_of_peft_folders(panel: OsrmHandlers, session: OsrmSess
     values = trained(panel, session)
     path = panel.archive(session, values["choice"][0][1])
     with zipfile.ZipFile(path) as packed:
-        assert packed.namelist() == [f"mergescope_set1_osrm/{task}/adapter_config.json" for task in ("trec", "sms_spam", "movie")]
+        assert packed.namelist() == [
+            f"mergescope_set1_osrm/{task}/adapter_config.json" for task in ("trec", "sms_spam", "movie")
+        ]
     assert panel.archive(session, "somebody else's") is None
 
 
@@ -258,7 +267,9 @@ def test_only_the_latest_sets_are_kept(panel: OsrmHandlers, session: OsrmSession
     assert len(panel.pools.pools) == SETS
 
 
-def test_a_closed_session_leaves_nothing(panel: OsrmHandlers, lab: FakeLab, session: OsrmSession, tmp_path: Path) -> None:
+def test_a_closed_session_leaves_nothing(
+    panel: OsrmHandlers, lab: FakeLab, session: OsrmSession, tmp_path: Path
+) -> None:
     trained(panel, session)
     panel.add_task(session, write(tmp_path, "text,label\n" + rows()))
     folder = session.folder
@@ -330,13 +341,22 @@ def tables(folder: Path) -> Found:
                 for scaling in (0.4, 1.0):
                     if (repetition, task, scaling) != (1, "movie", 1.0):
                         sweep.append((variant, *ARM, repetition, "ties", scaling, task, 60 + 10 * repetition, 100))
-            pairs += [(variant, *ARM, repetition, "trec", "movie", 0.5), (variant, *ARM, repetition, "trec", "trec", 1.0)]
+            pairs += [
+                (variant, *ARM, repetition, "trec", "movie", 0.5),
+                (variant, *ARM, repetition, "trec", "trec", 1.0),
+            ]
         summary += [(*ARM, variant, "ties", at, 2, 0.8, 0.7, 0.9, 0.5, 0.4, 0.6) for at in ("λ 0.3", "λ 1", "best λ")]
         summary += [(*ARM, variant, "alone", "best λ", 2, 0.9, 0.8, 0.95, None, None, None)]
     # an axis is another part of the tables, which the arms' figures must not take up
     sweep.append(("osrm", "k", 10.0, 0, "ties", 0.4, "trec", 0, 100))
     runs.append(("osrm", "k", 10.0, 0, "trec", 9.0, 9.0, 1.0, 0.2))
-    for name, values in (("tasks", (2, 3)), ("k", (10, 100)), ("rank", (4, 8)), ("epochs", (1, 3)), ("freeze_A", (0, 1))):
+    for name, values in (
+        ("tasks", (2, 3)),
+        ("k", (10, 100)),
+        ("rank", (4, 8)),
+        ("epochs", (1, 3)),
+        ("freeze_A", (0, 1)),
+    ):
         for value in values:
             for at in ("λ 0.3", "λ 1", "best λ"):
                 summary.append(

@@ -29,7 +29,9 @@ def panel() -> MergeHandlers:
 def form(settings: Settings = START) -> dict[str, Any]:
     """What Gradio sends of a page that shows these settings; a hidden control still has a value."""
     hidden = dict.fromkeys(choose(BENCH, METHODS, "default", "knots"), 0)
-    return hidden | {name: options["value"] for name, options in restored(BENCH, METHODS, settings).items() if "value" in options}
+    return hidden | {
+        name: options["value"] for name, options in restored(BENCH, METHODS, settings).items() if "value" in options
+    }
 
 
 def tuned(method: str, pool: str = "default", **changes: Any) -> Settings:

@@ -14,7 +14,15 @@ from fake_lab import FakeLab
 from merging import MergeError, Task
 from merging.tasks.columns import Columns
 from merging.tasks.files import Preview
-from viz.panels.adapters.task_handlers import MOST_COLUMNS, MOST_TASKS, NAME, TaskHandlers, TaskSession, hub_name, suggested
+from viz.panels.adapters.task_handlers import (
+    MOST_COLUMNS,
+    MOST_TASKS,
+    NAME,
+    TaskHandlers,
+    TaskSession,
+    hub_name,
+    suggested,
+)
 from viz.panels.osrm.upload import MOST_ROWS
 
 ME = "guest0"
@@ -55,7 +63,9 @@ def looked(panel: TaskHandlers, session: TaskSession, path: str) -> dict[str, An
     return list(panel.file(session, path))[-1]
 
 
-def used(panel: TaskHandlers, session: TaskSession, named: Mapping = GUESSED, name: str = "", rows: float | None = None) -> str:
+def used(
+    panel: TaskHandlers, session: TaskSession, named: Mapping = GUESSED, name: str = "", rows: float | None = None
+) -> str:
     return list(panel.use(session, ME, named, name, rows))[-1]["note"]
 
 
@@ -108,7 +118,9 @@ def test_columns_with_unusual_names_are_named_by_hand(panel, lab, session, tmp_p
 
 
 def test_pairs_and_splits_are_kept(panel, lab, session, tmp_path: Path) -> None:
-    rows = [{"one": f"a {n}", "two": f"b {n}", "verdict": n % 2, "part": ("train", "dev", "test")[n % 3]} for n in range(30)]
+    rows = [
+        {"one": f"a {n}", "two": f"b {n}", "verdict": n % 2, "part": ("train", "dev", "test")[n % 3]} for n in range(30)
+    ]
     looked(panel, session, written(tmp_path, "\n".join(map(json.dumps, rows)), "pairs.jsonl"))
     used(panel, session, {"text": "one", "pair": "two", "label": "verdict", "split": "part"})
     made = task(lab, "pairs")
@@ -136,7 +148,9 @@ def test_duplicates_that_were_left_out_are_counted(panel, session, tmp_path: Pat
     assert "2 duplicates left out" in used(panel, session)
 
 
-def test_a_task_of_the_same_name_gets_a_number_and_belongs_to_its_visitor_only(panel, lab, session, tmp_path: Path) -> None:
+def test_a_task_of_the_same_name_gets_a_number_and_belongs_to_its_visitor_only(
+    panel, lab, session, tmp_path: Path
+) -> None:
     looked(panel, session, written(tmp_path, table()))
     assert "Task mine:" in used(panel, session)
     assert "Task mine2:" in used(panel, session)
@@ -242,7 +256,9 @@ class Hub:
         if name == "nobody/nothing":
             raise MergeError("The data set nobody/nothing could not be loaded: it is not there.")
         columns, first = ("sentence", "label"), (("text 1", "a"), ("text 2", "b"))
-        return Preview(name, "hub", "", columns, Columns(*columns), ("text", "label"), first, self.rows, {"a": 15, "b": 15})
+        return Preview(
+            name, "hub", "", columns, Columns(*columns), ("text", "label"), first, self.rows, {"a": 15, "b": 15}
+        )
 
     def load(self, name: str, config: str | None, split: Mapping | None, rows: int | None, **named: str) -> Task:
         self.asked.append((name, config, split, named, rows))
@@ -252,11 +268,16 @@ class Hub:
 def test_a_data_set_is_looked_at_and_used_with_its_columns(lab, session) -> None:
     hub = Hub()
     panel = TaskHandlers(lab, hub.look, hub.load)
-    values = list(panel.hub(session, " nyu-mll/glue ", "rte", {"train": "train[:50%]", "validation": "", "test": " validation"}))[
-        -1
-    ]
+    values = list(
+        panel.hub(session, " nyu-mll/glue ", "rte", {"train": "train[:50%]", "validation": "", "test": " validation"})
+    )[-1]
     assert "a data set of the hub, 30 rows" in words(values["preview"])
-    assert [values["columns"][role]["visible"] for role in ("text", "pair", "label", "split")] == [True, True, True, False]
+    assert [values["columns"][role]["visible"] for role in ("text", "pair", "label", "split")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     used(panel, session, {"text": "sentence", "pair": "", "label": "label", "split": None}, rows=20)
     told = ("nyu-mll/glue", "rte", {"train": "train[:50%]", "test": "validation"})
     assert hub.asked == [
@@ -276,7 +297,21 @@ def test_more_rows_than_a_task_may_have_need_a_number(lab, session) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/etc", "../x", "a/../b", "a/b/c", "~/x", "user/name@main", "json", "pandas", "buckets/x", "folder", "a/folder"]
+    "name",
+    [
+        "",
+        "/etc",
+        "../x",
+        "a/../b",
+        "a/b/c",
+        "~/x",
+        "user/name@main",
+        "json",
+        "pandas",
+        "buckets/x",
+        "folder",
+        "a/folder",
+    ],
 )
 def test_what_could_be_a_place_on_this_machine_is_never_opened(lab, session, tmp_path, monkeypatch, name: str) -> None:
     (tmp_path / "folder").mkdir()

@@ -115,9 +115,12 @@ def test_every_merge_is_a_point_in_the_colour_of_its_group(bank: pd.DataFrame) -
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "kind"), [(0.1, 10.0, "log"), (0.1, 1.0, None), (-1.0, 30.0, None), (0.0, 1.0, None), (1e-17, 1.0, None)]
+    ("low", "high", "kind"),
+    [(0.1, 10.0, "log"), (0.1, 1.0, None), (-1.0, 30.0, None), (0.0, 1.0, None), (1e-17, 1.0, None)],
 )
-def test_an_axis_is_logarithmic_only_where_values_are_positive_and_far_apart(low: float, high: float, kind: str | None) -> None:
+def test_an_axis_is_logarithmic_only_where_values_are_positive_and_far_apart(
+    low: float, high: float, kind: str | None
+) -> None:
     bank = bank_table()
     figure = diagnostic_against_gap(with_titles(bank.assign(distance=np.linspace(low, high, len(bank)))), "distance")
     assert figure["layout"]["xaxis"].get("type") == kind
@@ -163,9 +166,10 @@ def test_all_views_come_from_the_table(views: BankViews, bank: pd.DataFrame) -> 
 def test_the_hover_names_the_merge(views: BankViews, bank: pd.DataFrame) -> None:
     row = views.bank[(bank.orthogonalize == "balanced") & (bank.decouple > 0) & (bank.mu > 0)].iloc[0]
     settings, tasks = row["merge"].split("<br>")
-    title, rest = {"ties": ("TIES", " · density 0.2 · trim module · election unweighted"), "svd": ("Truncated SVD", "")}[
-        row.method
-    ]
+    title, rest = {
+        "ties": ("TIES", " · density 0.2 · trim module · election unweighted"),
+        "svd": ("Truncated SVD", ""),
+    }[row.method]
     assert settings == f"{title} · λ {row.scaling:g}{rest} · orthogonalize balanced · γ 0.5 · μ 0.3, k 100"
     assert len(tasks.split(", ")) == row.tasks
     plain = views.bank[(bank.orthogonalize == "off") & (bank.decouple == 0) & (bank.mu == 0)].iloc[0]

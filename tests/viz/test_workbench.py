@@ -79,7 +79,9 @@ def test_a_visitors_own_set_is_a_pool_like_any_other(bench: Workbench, start: Se
     bench.add_pool("own-1", "Your set 1", folders, TextsOf(tasks, ("query", "value")))
     settings = start.changed(pool="own-1", weights=(1.0, 1.0), orthogonalize="off", decouple=0.0)
     assert bench.tasks("own-1") == list(tasks)
-    assert list(bench.references("own-1").single) == list(bench.references("default").set_index("task").single[list(tasks)])
+    assert list(bench.references("own-1").single) == list(
+        bench.references("default").set_index("task").single[list(tasks)]
+    )
     assert bench.sweep("own-1").empty
     assert bench.defaults("own-1", "ties").scaling == 0.5
     assert bench.update(settings).magnitude is not None
@@ -148,7 +150,8 @@ def test_the_command_line_reads_the_very_features_of_the_app(bench: Workbench, s
     modules = ("encoder.layer.0.attention.self.query", "encoder.layer.1.attention.self.value")
     bench.add_pool("own-5", "Yours", folders, TextsOf(tuple(folders), modules))
     adapters = [
-        replace(adapter, deltas={module: adapter.deltas[module] for module in modules}) for adapter in bench.adapters("own-5")
+        replace(adapter, deltas={module: adapter.deltas[module] for module in modules})
+        for adapter in bench.adapters("own-5")
     ]
     there, here = features_of(adapters, None, k), bench.texts("own-5", k)
     assert here.modules == there.modules == modules
@@ -242,12 +245,18 @@ def test_no_other_parameter_is_given_a_shipped_accuracy(measured: Workbench, cha
 
 def test_what_does_not_change_the_merge_keeps_its_shipped_accuracy(measured: Workbench) -> None:
     settings = contender(measured, "task_arithmetic")
-    assert measured.shipped(settings.changed(granularity="module", k=30, seed=1), 50) == measured.shipped(settings, 50) != []
+    assert (
+        measured.shipped(settings.changed(granularity="module", k=30, seed=1), 50)
+        == measured.shipped(settings, 50)
+        != []
+    )
 
 
 def test_a_table_that_lacks_a_task_gives_nothing(measured: Workbench, bench: Workbench, tmp_path: Path) -> None:
     (tmp_path / "adapters").symlink_to(bench.root / "adapters")
     table = read_table(measured.tables / "test_papers.csv")
-    append(tmp_path / "tables" / "test_papers.csv", pd.DataFrame(table[(table.method == BASE) | (table.task != "movie")]))
+    append(
+        tmp_path / "tables" / "test_papers.csv", pd.DataFrame(table[(table.method == BASE) | (table.task != "movie")])
+    )
     found = Workbench(tmp_path)
     assert found.shipped(contender(found, "do_merging"), 50) == []

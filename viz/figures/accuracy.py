@@ -10,7 +10,9 @@ from viz.figures.theme import CARD, INK, LINE, MUTED, Figure, axis, faint, inter
 COLUMNS = ["task", "base", "single", "accuracy", "low", "high", "rows"]
 
 
-def accuracy_per_task(table: pd.DataFrame, previous: pd.Series | None = None, pins: pd.DataFrame | None = None) -> Figure:
+def accuracy_per_task(
+    table: pd.DataFrame, previous: pd.Series | None = None, pins: pd.DataFrame | None = None
+) -> Figure:
     """Draw one dumbbell per task: base, merge with its interval, own adapter.
 
     Parameters

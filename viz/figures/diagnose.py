@@ -15,7 +15,9 @@ SCALES = {"sequential": SEQUENTIAL, "diverging": DIVERGING}
 GREEN = "#009E73"
 
 
-def skeletons(tasks: Sequence[str], layers: Sequence[str], kinds: Sequence[str], modules: Sequence[str]) -> dict[str, Figure]:
+def skeletons(
+    tasks: Sequence[str], layers: Sequence[str], kinds: Sequence[str], modules: Sequence[str]
+) -> dict[str, Figure]:
     """Return every linked figure, styled and labelled, with empty data.
 
     Parameters

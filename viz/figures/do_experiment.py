@@ -41,7 +41,9 @@ def methods(scores: pd.DataFrame, sides: Mapping[str, str], titled: Titled) -> F
     """
     rows = with_lambda(scores[scores["set"].isin(list(sides))]).dropna(subset="gap")
     rows = rows.assign(row=rows["method"].map(titled), series=rows["set"].map(sides), symbol=rows["λ"].map(SYMBOLS))
-    rows = rows.assign(text=[f"{r.series}, λ {r.λ} ({r.scaling:g})<br>accuracy {r.average:.3f}" for r in rows.itertuples()])
+    rows = rows.assign(
+        text=[f"{r.series}, λ {r.λ} ({r.scaling:g})<br>accuracy {r.average:.3f}" for r in rows.itertuples()]
+    )
     return _rows(rows.rename(columns={"gap": "x", "gap_low": "left", "gap_high": "right"}), axis(GAP, tickformat=".0%"))
 
 
@@ -80,7 +82,10 @@ def variance(modules: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     y = axis("", range=[len(present) - 0.4, -0.7], showticklabels=False, showgrid=False)
     notes = [_note(titles[source], place, 9) for source, place in places.items()]
     x = axis("variance over squared mean of column norms")
-    return {"data": [points, bars], "layout": layout(60 + 42 * len(present), x, y, annotations=notes, hovermode="closest")}
+    return {
+        "data": [points, bars],
+        "layout": layout(60 + 42 * len(present), x, y, annotations=notes, hovermode="closest"),
+    }
 
 
 def imbalance(scores: pd.DataFrame, titled: Titled) -> Figure:
@@ -224,7 +229,8 @@ def directions(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         y=rows["average"],
         series=[f"{titles.get(r.pool, r.pool)}, {r.side}" for r in rows.itertuples()],
         name=[
-            f"{titles.get(r.pool, r.pool)}, {r.side}, {'each alone' if r.λ == ALONE else f'λ {r.λ}'}" for r in rows.itertuples()
+            f"{titles.get(r.pool, r.pool)}, {r.side}, {'each alone' if r.λ == ALONE else f'λ {r.λ}'}"
+            for r in rows.itertuples()
         ],
         dash=["longdash" if r.λ == ALONE else DASHES[r.λ] for r in rows.itertuples()],
         text=[f"mean |cosine| {r.cosine:.4f}" for r in rows.itertuples()],
@@ -232,7 +238,9 @@ def directions(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     return _lines(rows, axis("strength s (1: one subspace for all)"), axis(ACCURACY))
 
 
-def against(scores: pd.DataFrame, key: str, title: str, titled: Titled, ticks: Mapping[float, str] | None = None) -> Figure:
+def against(
+    scores: pd.DataFrame, key: str, title: str, titled: Titled, ticks: Mapping[float, str] | None = None
+) -> Figure:
     """Draw figures 4c, 5 and the epochs: accuracy of each method at three λ, and of the adapters alone.
 
     Parameters
@@ -252,14 +260,24 @@ def against(scores: pd.DataFrame, key: str, title: str, titled: Titled, ticks: M
         name=[f"{titled(r.method)}, {'best λ' if r.λ == 'best' else f'λ {r.λ}'}" for r in rows.itertuples()],
         series=rows["method"].map(titled),
         dash=rows["λ"].map(DASHES),
-        text=[f"λ {r.scaling:g}" + ("" if pd.isna(r.gap) else f", gap recovered {r.gap:.0%}") for r in rows.itertuples()],
+        text=[
+            f"λ {r.scaling:g}" + ("" if pd.isna(r.gap) else f", gap recovered {r.gap:.0%}") for r in rows.itertuples()
+        ],
     )
     ends = [scores[scores["method"] == ALONE].assign(name="each alone", series="each alone", dash="solid", text="")]
     for column, name in (("alone", "each alone"), ("base", "base with the tasks' heads")):
         if column in scores:
             one = scores.drop_duplicates(key)
             ends.append(
-                one.assign(average=one[column], low=one[column], high=one[column], name=name, series=name, dash="solid", text="")
+                one.assign(
+                    average=one[column],
+                    low=one[column],
+                    high=one[column],
+                    name=name,
+                    series=name,
+                    dash="solid",
+                    text="",
+                )
             )
     whole = pd.concat([part for part in (rows, *ends) if len(part)], ignore_index=True)
     whole = whole.assign(x=[places[value] for value in whole[key]], y=whole["average"])

@@ -35,7 +35,9 @@ def accuracy_per_variant(
     traces = []
     for variant, title in titles.items():
         for place, one in enumerate(series or [None]):
-            mine = curve[(curve["variant"] == variant) & (True if one is None else curve["series"] == one)].sort_values(x)
+            mine = curve[(curve["variant"] == variant) & (True if one is None else curve["series"] == one)].sort_values(
+                x
+            )
             if len(mine):
                 dash = DASHES[place % len(DASHES)] if series else "dash" if "shared" in variant else "solid"
                 traces.append(
@@ -57,7 +59,11 @@ def accuracy_per_variant(
     return {
         "data": traces,
         "layout": layout(
-            290 + 24 * max(0, lines // 2 - 1), axis(label, **whole), axis(quantity), showlegend=True, hovermode="closest"
+            290 + 24 * max(0, lines // 2 - 1),
+            axis(label, **whole),
+            axis(quantity),
+            showlegend=True,
+            hovermode="closest",
         ),
     }
 
@@ -95,13 +101,16 @@ def averages_per_variant(values: pd.DataFrame, titles: Mapping[str, str], x: Axi
                 },
                 "error_x": interval(mine["value"], mine["low"], mine["high"], MUTED),
                 "customdata": [
-                    [titles[row.variant], row.low, row.high, row.n] for row in mine[["variant", "low", "high", "n"]].itertuples()
+                    [titles[row.variant], row.low, row.high, row.n]
+                    for row in mine[["variant", "low", "high", "n"]].itertuples()
                 ],
                 "hovertemplate": f"%{{customdata[0]}}<br>{one}: %{{x:.3f}}, 95 % interval %{{customdata[1]:.3f}} to %{{customdata[2]:.3f}}"
                 "<br>repetitions: %{customdata[3]}<extra></extra>",
             }
         )
-    y = axis("", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], gridcolor="rgba(0,0,0,0)")
+    y = axis(
+        "", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], gridcolor="rgba(0,0,0,0)"
+    )
     return {"data": traces, "layout": layout(84 + 50 * len(names), x, y, hovermode="closest", showlegend=True)}
 
 
@@ -133,7 +142,13 @@ def spread_per_variant(values: pd.DataFrame, columns: Mapping[str, str], titles:
                 "text": mine["run"].tolist(),
                 "mode": "markers",
                 "name": name,
-                "marker": {"size": 7, "symbol": symbol, "color": colour, "line": {"width": 1.5, "color": colour}, "opacity": 0.6},
+                "marker": {
+                    "size": 7,
+                    "symbol": symbol,
+                    "color": colour,
+                    "line": {"width": 1.5, "color": colour},
+                    "opacity": 0.6,
+                },
                 "hovertemplate": f"%{{text}}<br>{name}: %{{x:.3f}}<extra></extra>",
                 "showlegend": False,
             }
@@ -152,7 +167,9 @@ def spread_per_variant(values: pd.DataFrame, columns: Mapping[str, str], titles:
                 "showlegend": False,
             }
         )
-    y = axis("", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], gridcolor="rgba(0,0,0,0)")
+    y = axis(
+        "", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], gridcolor="rgba(0,0,0,0)"
+    )
     return {"data": traces, "layout": layout(64 + 50 * len(names), x, y, hovermode="closest")}
 
 
@@ -175,7 +192,9 @@ def forest(effects: pd.DataFrame, series: Mapping[str, str]) -> Figure:
         height += ROW * len(present) + 6
     notes = [_note(labels[effect], starts[effect] - 6) for effect in labels]
     places = {name: place for place, name in enumerate(present)}
-    traces = [_effects(effects[effects["series"] == name], title, places[name], starts) for name, title in present.items()]
+    traces = [
+        _effects(effects[effects["series"] == name], title, places[name], starts) for name, title in present.items()
+    ]
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": INK, "width": 1.5}}
     return {
         "data": traces,
@@ -200,9 +219,16 @@ def _effects(rows: pd.DataFrame, title: str, place: int, starts: Mapping[str, fl
         "y": [starts[effect] + ROW * (place + 0.5) for effect in rows["effect"]],
         "mode": "markers",
         "name": title,
-        "marker": {"size": 9, "color": colour, "symbol": SYMBOLS[place % len(SYMBOLS)], "line": {"width": 1.5, "color": colour}},
+        "marker": {
+            "size": 9,
+            "color": colour,
+            "symbol": SYMBOLS[place % len(SYMBOLS)],
+            "line": {"width": 1.5, "color": colour},
+        },
         "error_x": interval(points["difference"], points["low"], points["high"], colour),
-        "customdata": [[effect, *bounds] for effect, *bounds in zip(rows["effect"], points["low"], points["high"], strict=True)],
+        "customdata": [
+            [effect, *bounds] for effect, *bounds in zip(rows["effect"], points["low"], points["high"], strict=True)
+        ],
         "hovertemplate": f"%{{customdata[0]}}<br>{title}: %{{x:+.1f}} points, 95 % interval %{{customdata[1]:+.1f}} to "
         "%{customdata[2]:+.1f}<extra></extra>",
     }

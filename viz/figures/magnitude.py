@@ -42,7 +42,9 @@ def magnitude_distribution(merged: pd.DataFrame, trained: pd.DataFrame, tasks: S
         The tasks, for order and colour.
     """
     colours = task_colours(tasks)
-    below = [_half(merged, task, "negative", colours[task], faint(colours[task], 0.45)) for task in tasks if task in merged]
+    below = [
+        _half(merged, task, "negative", colours[task], faint(colours[task], 0.45)) for task in tasks if task in merged
+    ]
     above = [_half(trained, task, "positive", MUTED, faint("#8a94a0", 0.25)) for task in tasks if task in trained]
     y = axis("", categoryorder="array", categoryarray=list(tasks)[::-1], gridcolor="rgba(0,0,0,0)")
     return {"data": below + above, "layout": layout(356, axis("log₁₀ column norm of B·A", hoverformat=".2f"), y)}

@@ -58,22 +58,36 @@ def average_against_scaling(
         traces.append(_band(mine))
         traces.append(_curve(mine, titles.get(method, method), {"color": ACCENT, "width": 3}))
     if pins is not None and len(pins):
-        traces.append(_points(pins, "pinned, test", {"symbol": "diamond-open", "size": 10, "color": INK, "line": {"width": 1.5}}))
+        traces.append(
+            _points(pins, "pinned, test", {"symbol": "diamond-open", "size": 10, "color": INK, "line": {"width": 1.5}})
+        )
     if scaling is not None and current is not None:
         here = pd.DataFrame([["this merge", scaling, *current]], columns=["run", "scaling", "average", "low", "high"])
-        traces.append(_points(here, "this merge, test", {"size": 12, "color": ACCENT, "line": {"color": CARD, "width": 1.5}}))
+        traces.append(
+            _points(here, "this merge, test", {"size": 12, "color": ACCENT, "line": {"color": CARD, "width": 1.5}})
+        )
     for (name, value), dash in zip((levels or {}).items(), ("dot", "dashdot"), strict=False):
         traces.append(_level_line(name, value, dash, [0.0, max(REACH, *grid)] if grid else [0.0, REACH]))
     shapes = [] if scaling is None else [_marker(scaling)]
     reach = max(
-        [REACH, mine["scaling"].max(), *([] if scaling is None else [scaling]), *([] if pins is None else pins["scaling"])]
+        [
+            REACH,
+            mine["scaling"].max(),
+            *([] if scaling is None else [scaling]),
+            *([] if pins is None else pins["scaling"]),
+        ]
     )
     # without a curve Plotly would invent an axis around the one line
     clipped = {"range": [-0.03 * reach, 1.03 * reach]} if not grid or grid[-1] > reach else {}
     return {
         "data": traces,
         "layout": layout(
-            272, axis("scaling λ", **clipped), axis("average accuracy"), showlegend=True, shapes=shapes, hovermode="closest"
+            272,
+            axis("scaling λ", **clipped),
+            axis("average accuracy"),
+            showlegend=True,
+            shapes=shapes,
+            hovermode="closest",
         ),
     }
 

@@ -72,7 +72,11 @@ def page(
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, workbench, methods, merging)
         pool = merging.form["pool"]
-        about = {"fn": lambda key: header_html(workbench.device, workbench.base_title(key)), "inputs": pool, "outputs": top}
+        about = {
+            "fn": lambda key: header_html(workbench.device, workbench.base_title(key)),
+            "inputs": pool,
+            "outputs": top,
+        }
         pool.change(**about, queue=False, **QUIET)
         _register_states(demo)
     return demo

@@ -134,7 +134,9 @@ class Bench:
                 marks |= measure(self.model, self.tokenizer, adapter, self.rows_of([adapter]), bf16=True)
             yield self.note(table, marks, ALONE, 0.0, "test", key)
 
-    def tested(self, table: str, subject: Subject, key: Key, scalings: Sequence[float] = FIXED, split: str = "test") -> Lines:
+    def tested(
+        self, table: str, subject: Subject, key: Key, scalings: Sequence[float] = FIXED, split: str = "test"
+    ) -> Lines:
         """Measure a merge at the given scalings."""
         for scaling in scalings:
             if self.ledger.lacks(table, **key, method=subject.method, split=split, scaling=scaling):
@@ -171,11 +173,16 @@ class Bench:
         tested = {round(float(s), 6) for s in mine[mine.split == "test"].scaling}
         if not subject.scaled:
             return 1.0 in tested
-        return {round(s, 6) for s in self.plan.scalings} <= validation and {*FIXED, round(best_scaling(mine), 6)} <= tested
+        return {round(s, 6) for s in self.plan.scalings} <= validation and {
+            *FIXED,
+            round(best_scaling(mine), 6),
+        } <= tested
 
     def is_tested(self, table: str, methods: Sequence[str], key: Key, scalings: Sequence[float] = FIXED) -> bool:
         """Tell whether every method is tested at every scaling."""
-        return not any(self.ledger.lacks(table, **key, method=m, split="test", scaling=s) for m in methods for s in scalings)
+        return not any(
+            self.ledger.lacks(table, **key, method=m, split="test", scaling=s) for m in methods for s in scalings
+        )
 
     def note(self, table: str, marks: Mapping[str, str], method: str, scaling: float, split: str, key: Key) -> str:
         """Add rows to a table and return a line about them. Only test rows keep their hits: validation only chooses."""

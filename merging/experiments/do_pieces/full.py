@@ -117,7 +117,9 @@ def _truncation(bench: Bench, rank: int, subjects: Sequence[Subject]) -> Lines:
 
 
 def _truncation_done(bench: Bench, rank: int, subjects: Sequence[Subject]) -> bool:
-    lacking = bench.ledger.lacks("truncation_energy", rank=rank) or bench.ledger.lacks("truncation", rank=rank, method=ALONE)
+    lacking = bench.ledger.lacks("truncation_energy", rank=rank) or bench.ledger.lacks(
+        "truncation", rank=rank, method=ALONE
+    )
     return not lacking and all(bench.is_swept("truncation", subject, {"rank": rank}) for subject in subjects)
 
 
@@ -134,7 +136,13 @@ def _choice(bench: Bench, rate: float, task: str) -> Unit:
             yield from train(bench, name, task, settings, full=True)
         if bench.ledger.lacks("rates", learning_rate=rate, task=task):
             accuracy = Adapter.load(bench.folder(name, task)).metadata["validation_accuracy"]
-            row = {"learning_rate": rate, "task": task, "rows": settings.rows, "epochs": settings.epochs, "validation": accuracy}
+            row = {
+                "learning_rate": rate,
+                "task": task,
+                "rows": settings.rows,
+                "epochs": settings.epochs,
+                "validation": accuracy,
+            }
             bench.ledger.append("rates", pd.DataFrame([row]))
         if bench.has(name) and not _has_variance(bench, source):
             bench.ledger.append("variance", variance_rows(source, bench.made(name)))
@@ -171,7 +179,9 @@ def column_quantiles(adapters: Sequence[Adapter]) -> pd.DataFrame:
     """Return `QUANTILES` of the log10 column norms (zero columns left out): task, module, quantile, log10_norm."""
     norms = log_column_norms(adapters)
     frames = [
-        pd.DataFrame({"task": task, "module": module, "quantile": QUANTILES, "log10_norm": np.quantile(group, QUANTILES)})
+        pd.DataFrame(
+            {"task": task, "module": module, "quantile": QUANTILES, "log10_norm": np.quantile(group, QUANTILES)}
+        )
         for (task, module), group in norms.groupby(["task", "module"], sort=False).log10_norm
     ]
     return pd.concat(frames, ignore_index=True).round({"log10_norm": 6})

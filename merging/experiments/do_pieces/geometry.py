@@ -125,5 +125,7 @@ def layout_of(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> dict[st
     found = {"cosine": float(cosines(adapters).cosine.abs().mean()) if pairs else math.nan}
     for side in ("A", "B"):
         overlap = subspace_overlap(adapters, side)
-        found[f"overlap_{side}"] = float(overlap[overlap.adapter_a != overlap.adapter_b].overlap.mean()) if pairs else math.nan
+        found[f"overlap_{side}"] = (
+            float(overlap[overlap.adapter_a != overlap.adapter_b].overlap.mean()) if pairs else math.nan
+        )
     return found | {"moved": float(np.mean(nudges([a.deltas for a in before], [a.deltas for a in adapters])))}

@@ -61,7 +61,9 @@ def _at_lambdas(frame: pd.DataFrame, columns: Sequence[str] = LAMBDAS) -> list[s
     return cells
 
 
-def _rows(frame: pd.DataFrame, keys: Sequence[str], heads: Sequence[str], columns: Sequence[str] = LAMBDAS) -> list[str]:
+def _rows(
+    frame: pd.DataFrame, keys: Sequence[str], heads: Sequence[str], columns: Sequence[str] = LAMBDAS
+) -> list[str]:
     if frame.empty:
         return []
     names = [*heads, *(f"λ {column}" if column != "best" else "best λ" for column in columns)]
@@ -73,7 +75,9 @@ def _rows(frame: pd.DataFrame, keys: Sequence[str], heads: Sequence[str], column
 
 
 def _cell(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else SHIPPED[str(value)].title if str(value) in SHIPPED else str(value)
+    return (
+        f"{value:g}" if isinstance(value, float) else SHIPPED[str(value)].title if str(value) in SHIPPED else str(value)
+    )
 
 
 def _methods(results: Results) -> list[str]:
@@ -82,7 +86,10 @@ def _methods(results: Results) -> list[str]:
 
 
 def _variance(results: Results) -> list[str]:
-    lines = ["| updates | variance over squared mean (extremes of modules) | largest norm over median |", "|---|---|---|"]
+    lines = [
+        "| updates | variance over squared mean (extremes of modules) | largest norm over median |",
+        "|---|---|---|",
+    ]
     return lines + [
         f"| {r.source} | {r.variance:.3f} ({r.low:.3f} to {r.high:.3f}) | {r.norm_ratio:.2f} |"
         for r in results.variance().itertuples()
@@ -156,7 +163,11 @@ def _directions(results: Results) -> list[str]:
         alone = group[group.method == ALONE]
         for method, merged in group[group.method != ALONE].groupby("method", sort=False):
             cells = [_cell(pool), str(side), f"{strength:g}", f"{merged.cosine.iloc[0]:.4f}"]
-            cells += [f"{alone.average.iloc[0]:.3f}" if len(alone) else "", title(str(method)), *_at_lambdas(merged, LAMBDAS[:2])]
+            cells += [
+                f"{alone.average.iloc[0]:.3f}" if len(alone) else "",
+                title(str(method)),
+                *_at_lambdas(merged, LAMBDAS[:2]),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 

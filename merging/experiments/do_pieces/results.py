@@ -115,7 +115,10 @@ class Results:
             return pd.DataFrame(columns=["source", "variance", "low", "high", "norm_ratio"])
         groups = table.groupby("source", sort=False)
         return groups.agg(
-            variance=("variance", "mean"), low=("variance", "min"), high=("variance", "max"), norm_ratio=("norm_ratio", "mean")
+            variance=("variance", "mean"),
+            low=("variance", "min"),
+            high=("variance", "max"),
+            norm_ratio=("norm_ratio", "mean"),
         ).reset_index()
 
     def imbalance(self) -> pd.DataFrame:
@@ -141,7 +144,8 @@ class Results:
         start = frame[frame.steps == 0] if len(frame) else frame
         rest = frame[frame.steps > 0] if len(frame) else frame
         starts = [
-            start[start.pool == pool].assign(penalty=g) for pool, g in rest[["pool", "penalty"]].drop_duplicates().to_numpy()
+            start[start.pool == pool].assign(penalty=g)
+            for pool, g in rest[["pool", "penalty"]].drop_duplicates().to_numpy()
         ]
         return pd.concat([*starts, rest], ignore_index=True) if starts else frame
 
@@ -166,7 +170,9 @@ class Results:
                     gap = gap_recovered(base, alone, marks).mean if base else math.nan
                     gain: Interval = (0.0, 0.0, 0.0) if component == "none" else difference(marks, none)
                     rows.append((pool, method, component, column, gap, mean_of(marks), *gain))
-        return pd.DataFrame(rows, columns=["pool", "method", "component", "λ", "gap", "accuracy", "gain", "low", "high"])
+        return pd.DataFrame(
+            rows, columns=["pool", "method", "component", "λ", "gap", "accuracy", "gain", "low", "high"]
+        )
 
     def _at_lambdas(self, rows: pd.DataFrame) -> dict[str, Marks]:
         """Return {column of λ: marks} of one method's rows; only "best" for a method without λ."""
@@ -174,7 +180,10 @@ class Results:
         if not (rows.split == "validation").any():
             return {"best": tests[1.0]} if 1.0 in tests else {}
         wanted = {column: float(column) for column in LAMBDAS[:2]} | {"best": best_scaling(rows)}
-        near = {column: [marks for at, marks in tests.items() if math.isclose(at, scaling)] for column, scaling in wanted.items()}
+        near = {
+            column: [marks for at, marks in tests.items() if math.isclose(at, scaling)]
+            for column, scaling in wanted.items()
+        }
         return {column: marks[0] for column, marks in near.items() if marks}
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -196,14 +205,22 @@ class Results:
         """Figure 5: rank (0 = as trained), scores, energy (share kept); the rows "alone" are of the truncated ones."""
         cut = self.scores("truncation", ["rank"], lambda key: FULL)
         whole = self.methods()
-        whole = whole[(whole["set"] == FULL) & (whole["rank"] == 0) & (whole.method == "task_arithmetic")].drop(columns="set")
+        whole = whole[(whole["set"] == FULL) & (whole["rank"] == 0) & (whole.method == "task_arithmetic")].drop(
+            columns="set"
+        )
         alone = self.ends(FULL)[1]
         if alone:
             row = {"rank": 0, "method": ALONE, "scaling": 0.0, "best": True, "tasks": len(alone)}
-            whole = pd.concat([whole, pd.DataFrame([row | dict(zip(SCORES, (*average(alone), *[math.nan] * 3), strict=True))])])
+            whole = pd.concat(
+                [whole, pd.DataFrame([row | dict(zip(SCORES, (*average(alone), *[math.nan] * 3), strict=True))])]
+            )
         kept = self.table("truncation_energy")
         energy = {0: 1.0} | ({} if kept.empty else kept.groupby("rank").energy.mean().to_dict())
-        frame = pd.concat([part for part in (cut, whole) if len(part)], ignore_index=True) if len(cut) or len(whole) else cut
+        frame = (
+            pd.concat([part for part in (cut, whole) if len(part)], ignore_index=True)
+            if len(cut) or len(whole)
+            else cut
+        )
         return frame.assign(energy=[energy.get(rank, math.nan) for rank in frame["rank"]])
 
     def _measured(self, name: str) -> bool:
@@ -222,7 +239,9 @@ def mean_of(marks: Marks) -> float:
 
 
 def _marks(rows: pd.DataFrame) -> Marks:
-    return {str(task): unpack(hits, int(total)) for task, hits, total in zip(rows.task, rows.hits, rows.total, strict=True)}
+    return {
+        str(task): unpack(hits, int(total)) for task, hits, total in zip(rows.task, rows.hits, rows.total, strict=True)
+    }
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

@@ -74,7 +74,9 @@ def epoch_units(bench: Bench) -> list[Unit]:
     """
     plan = bench.plan
     measured = [
-        unit for epoch in plan.checkpoints for unit in _merged_units(bench, "epochs", f"epochs-{epoch}", {"epochs": epoch})
+        unit
+        for epoch in plan.checkpoints
+        for unit in _merged_units(bench, "epochs", f"epochs-{epoch}", {"epochs": epoch})
     ]
 
     def settings(task: str) -> TrainingSettings:
@@ -90,7 +92,9 @@ def rank_units(bench: Bench) -> list[Unit]:
         if rank == plan.training.rank:
             # the pool itself is this training
             if plan.lora_pool in bench.whole_pools:
-                units += _merged_units(bench, "ranks", plan.lora_pool, {"rank": rank}, partial(bench.pool, plan.lora_pool))
+                units += _merged_units(
+                    bench, "ranks", plan.lora_pool, {"rank": rank}, partial(bench.pool, plan.lora_pool)
+                )
             continue
         name = f"rank-{rank}"
         measured = _merged_units(bench, "ranks", name, {"rank": rank})
@@ -108,7 +112,9 @@ def _merged_units(
     """Return what is measured of a trained set: its ends, and the merges over λ."""
     make = adapters or cache(partial(bench.made, name))
     ready = (lambda: True) if adapters else partial(bench.has, name)
-    units = [Unit(f"ends-{name}", partial(bench.ends, name, make), lambda: not bench.ledger.lacks("ends", set=name), ready)]
+    units = [
+        Unit(f"ends-{name}", partial(bench.ends, name, make), lambda: not bench.ledger.lacks("ends", set=name), ready)
+    ]
     for method in METHODS:
         subject = Subject(make, method)
         units.append(

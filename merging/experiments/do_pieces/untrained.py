@@ -34,7 +34,9 @@ IMBALANCE = {
 def ends_unit(bench: Bench, pool: str) -> Unit:
     """Return the unit that measures the base and each adapter alone of a shipped pool."""
     return Unit(
-        f"ends-{pool}", lambda: bench.ends(pool, lambda: bench.pool(pool)), lambda: not bench.ledger.lacks("ends", set=pool)
+        f"ends-{pool}",
+        lambda: bench.ends(pool, lambda: bench.pool(pool)),
+        lambda: not bench.ledger.lacks("ends", set=pool),
     )
 
 
@@ -133,7 +135,8 @@ def _imbalance(bench: Bench, pool: str, task: str, factor: float) -> Unit:
         if task != NOBODY and bench.ledger.lacks("imbalance", **key, variant=ALONE):
             return False
         return all(
-            bench.is_tested("imbalance", ["task_arithmetic" if n == "decouple" else n], key | {"variant": n}) for n in IMBALANCE
+            bench.is_tested("imbalance", ["task_arithmetic" if n == "decouple" else n], key | {"variant": n})
+            for n in IMBALANCE
         )
 
     return Unit(f"imbalance-{pool}-{task}-{factor:g}", work, done)

@@ -228,7 +228,8 @@ def _change(
     results: Results, method: str, scaling: float, pool: str, side: str, ends: Sequence[float]
 ) -> tuple[float, float, float] | None:
     first, last = (
-        results.marks("directions", method, scaling, pool=pool, side=side, strength=float(s)) for s in (ends[0], ends[-1])
+        results.marks("directions", method, scaling, pool=pool, side=side, strength=float(s))
+        for s in (ends[0], ends[-1])
     )
     return difference(last, first) if first and last and len(ends) > 1 else None
 
@@ -238,7 +239,9 @@ def _ahead(results: Results, table: str, values: Sequence[int], name: str) -> Ju
     for value in values:
         parts = []
         for column in LAMBDAS:
-            ours, theirs = (results.at(table, method, column, rank=int(value)) for method in ("do_merging", "task_arithmetic"))
+            ours, theirs = (
+                results.at(table, method, column, rank=int(value)) for method in ("do_merging", "task_arithmetic")
+            )
             if ours and theirs:
                 change, low, high = difference(ours, theirs)
                 parts.append(f"{_points(change, low, high)} at λ {column}")
@@ -268,7 +271,9 @@ def _epochs(results: Results, pool: str) -> Judged:
     rise = difference(alone[1], alone[0])
     words, agree = [f"alone {_points(*rise)}"], [rise[1] > 0]
     for column in LAMBDAS:
-        first, last = (results.at("epochs", "task_arithmetic", column, epochs=epoch) for epoch in (epochs[0], epochs[-1]))
+        first, last = (
+            results.at("epochs", "task_arithmetic", column, epochs=epoch) for epoch in (epochs[0], epochs[-1])
+        )
         if first and last:
             change = difference(last, first)
             words.append(f"Task Arithmetic at {'the best λ' if column == 'best' else f'λ {column}'} {_points(*change)}")

@@ -93,7 +93,9 @@ def test_patterns_may_name_the_architectures_prefix(tmp_path: Path) -> None:
 def test_names_are_relative_to_the_bare_encoder(kind: str, topped: bool, tmp_path: Path) -> None:
     model = tiny_classifier(kind) if topped else tiny_model(kind)
     prefix = f"{model.base_model_prefix}." if topped else ""
-    written = peft_folder(tmp_path / "mine", model, target_modules=QUERY_AND_VALUE[kind], task_type="SEQ_CLS" if topped else None)
+    written = peft_folder(
+        tmp_path / "mine", model, target_modules=QUERY_AND_VALUE[kind], task_type="SEQ_CLS" if topped else None
+    )
     adapter = Adapter.load(tmp_path / "mine")
     assert furthest(dense(adapter), {name.removeprefix(prefix): update for name, update in written.items()}) < 1e-6
     assert adapter.prefix == prefix
@@ -132,7 +134,9 @@ def test_name_task_and_base_come_from_the_folder_unless_told_otherwise(folder: P
 def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
     first = Adapter.load(folder)
     assert Adapter.load(folder, name="other", task="other").fingerprint == first.fingerprint
-    edit_tensors(folder, lambda tensors: {name: t * (1.0001 if "layer.1" in name else 1.0) for name, t in tensors.items()})
+    edit_tensors(
+        folder, lambda tensors: {name: t * (1.0001 if "layer.1" in name else 1.0) for name, t in tensors.items()}
+    )
     assert Adapter.load(folder).fingerprint != first.fingerprint
 
 
@@ -195,7 +199,9 @@ def test_the_models_own_head_is_written_back(kind: str, tmp_path: Path) -> None:
 
 def test_our_own_head_and_metadata_are_read_back(tmp_path: Path) -> None:
     head = Head("pooled", {"weight": torch.randn(3, HIDDEN), "bias": torch.randn(3)}, ("no", "maybe", "yes"))
-    adapter = replace(random_adapter(1), head=head, task="trec", base_fingerprint="abc", metadata={"note": "from a test"})
+    adapter = replace(
+        random_adapter(1), head=head, task="trec", base_fingerprint="abc", metadata={"note": "from a test"}
+    )
     read = Adapter.load(adapter.save(tmp_path / "mine"))
     assert read.head is not None
     assert (read.head.kind, read.head.labels) == ("pooled", ("no", "maybe", "yes"))
@@ -241,7 +247,9 @@ def test_a_save_that_fails_leaves_the_old_adapter(tmp_path: Path) -> None:
 
 
 def rename(old: str, new: str) -> Any:
-    return lambda folder: edit_tensors(folder, lambda tensors: {name.replace(old, new): t for name, t in tensors.items()})
+    return lambda folder: edit_tensors(
+        folder, lambda tensors: {name.replace(old, new): t for name, t in tensors.items()}
+    )
 
 
 def first_value(value: float) -> Any:
@@ -326,7 +334,9 @@ SPOILED = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)
-def test_what_is_not_exactly_a_scaled_product_is_refused_in_a_sentence(spoil: Any, words: list[str], folder: Path) -> None:
+def test_what_is_not_exactly_a_scaled_product_is_refused_in_a_sentence(
+    spoil: Any, words: list[str], folder: Path
+) -> None:
     spoil(folder)
     with pytest.raises(MergeError) as caught:
         Adapter.load(folder)
@@ -352,7 +362,9 @@ def test_ia3_written_by_peft_is_refused(model, tmp_path: Path) -> None:
         ({"trainable_token_indices": [1, 2]}, "token"),
     ],
 )
-def test_what_peft_itself_writes_with_such_an_option_is_refused(option: dict[str, Any], word: str, model, tmp_path: Path) -> None:
+def test_what_peft_itself_writes_with_such_an_option_is_refused(
+    option: dict[str, Any], word: str, model, tmp_path: Path
+) -> None:
     peft_folder(tmp_path / "mine", model, **option)
     with pytest.raises(MergeError) as caught:
         Adapter.load(tmp_path / "mine")

@@ -114,7 +114,9 @@ def test_two_files_are_the_same_adapter(names: tuple[str, str], folder: Path, tm
         (lambda folder: [folder / FILES[0], folder / "adapter_model.bin"], ["adapter_model.bin", "pickle"]),
     ],
 )
-def test_files_that_are_no_pair_are_refused(choose: Callable[[Path], list[Path]], words: list[str], folder: Path) -> None:
+def test_files_that_are_no_pair_are_refused(
+    choose: Callable[[Path], list[Path]], words: list[str], folder: Path
+) -> None:
     (folder / "README.md").write_text("card")
     (folder / "adapter_model.bin").write_bytes(b"pickle")
     refused(choose(folder), *words)
@@ -164,8 +166,14 @@ UNSAFE: dict[str, tuple[Callable[[], bytes], list[str]]] = {
     "a member twice": (lambda: archive_of(*GOOD, GOOD[0]), ["twice", FILES[0]]),
     "encryption": (lambda: directory_with(archive_of(*GOOD), 8, "<H", 1), ["encrypted"]),
     "two adapters": (lambda: archive_of(*[(f"{d}/{name}", b"{}") for d in "ab" for name in FILES]), ["more than one"]),
-    "a checkpoint beside the adapter": (lambda: archive_of(*GOOD, ("checkpoint-5/" + FILES[1], b"")), ["more than one"]),
-    "the two files in two folders": (lambda: archive_of(("a/" + FILES[0], b"{}"), ("b/" + FILES[1], b"")), ["more than one"]),
+    "a checkpoint beside the adapter": (
+        lambda: archive_of(*GOOD, ("checkpoint-5/" + FILES[1], b"")),
+        ["more than one"],
+    ),
+    "the two files in two folders": (
+        lambda: archive_of(("a/" + FILES[0], b"{}"), ("b/" + FILES[1], b"")),
+        ["more than one"],
+    ),
     "no adapter": (lambda: archive_of(("README.md", b"")), [FILES[0]]),
     "nothing": (archive_of, [FILES[0]]),
     "pickled weights that are none": (
@@ -208,7 +216,9 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     refused(tmp_path / "lying.zip", "zip")
 
 
-def test_sizes_are_capped_one_by_one_and_together(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_capped_one_by_one_and_together(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive, sizes = packed(folder, tmp_path / "mine.zip"), {name: (folder / name).stat().st_size for name in FILES}
     for name in FILES:
         with monkeypatch.context() as patch:
@@ -223,7 +233,9 @@ def test_sizes_are_capped_one_by_one_and_together(folder: Path, tmp_path: Path, 
 
 @settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(place=st.floats(0, 1), byte=st.integers(0, 255), kind=st.sampled_from(["zip", *FILES]), cut=st.booleans())
-def test_a_damaged_file_is_read_or_refused_but_nothing_else(place: float, byte: int, kind: str, cut: bool, whole: Path) -> None:
+def test_a_damaged_file_is_read_or_refused_but_nothing_else(
+    place: float, byte: int, kind: str, cut: bool, whole: Path
+) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for name in FILES:
@@ -286,7 +298,9 @@ HEADERS = {
 
 
 @pytest.mark.parametrize(("content", "word"), HEADERS.values(), ids=HEADERS)
-def test_a_header_that_does_not_fit_its_file_is_refused_before_a_tensor_is_read(content: bytes, word: str, folder: Path) -> None:
+def test_a_header_that_does_not_fit_its_file_is_refused_before_a_tensor_is_read(
+    content: bytes, word: str, folder: Path
+) -> None:
     (folder / FILES[1]).write_bytes(content)
     refused(folder, FILES[1] if word not in ("int64", "F8_E4M3") else "", word)
 
@@ -348,7 +362,9 @@ def test_a_revision_is_a_branch_or_a_commit_and_later_commits_do_not_matter(hub:
 
 
 def test_what_a_repository_says_about_its_own_source_does_not_count(hub: Hub, folder: Path) -> None:
-    (folder / "mergescope.json").write_text(json.dumps({"task": "trec", "source": {"repo": "meta/famous", "license": "mit"}}))
+    (folder / "mergescope.json").write_text(
+        json.dumps({"task": "trec", "source": {"repo": "meta/famous", "license": "mit"}})
+    )
     hub.add("me/mine", folder)
     adapter = Adapter.load("me/mine")
     assert (adapter.task, adapter.source.get("repo"), adapter.source.get("license")) == ("trec", "me/mine", None)

@@ -54,7 +54,9 @@ def test_truncation_is_the_best_of_its_rank(update: LowRank, rank: int) -> None:
     truncated = update.truncate(rank)
     left_out = torch.linalg.svdvals(product)[rank:]
     assert truncated.rank <= rank
-    assert float((truncated.dense() - product).norm()) == pytest.approx(float(left_out.norm()), abs=1e-10 * (1 + update.norm()))
+    assert float((truncated.dense() - product).norm()) == pytest.approx(
+        float(left_out.norm()), abs=1e-10 * (1 + update.norm())
+    )
 
 
 @quick

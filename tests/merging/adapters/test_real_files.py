@@ -33,7 +33,14 @@ def refused(folder: Path, *words: str) -> bool:
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
-SEGMENTS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "_forward_module", "_fpw_module", "module")
+SEGMENTS = (
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_orig_mod",
+    "_forward_module",
+    "_fpw_module",
+    "module",
+)
 PLACES: dict[str, Callable[[str, str], str]] = {
     "before everything": lambda key, segment: f"{segment}.{key}",
     "below the root": lambda key, segment: key.replace("base_model.model.", f"base_model.model.{segment}."),
@@ -121,13 +128,18 @@ PICKLES: dict[str, tuple[Callable[[dict[str, Tensor], Path], Any], str]] = {
     "a list": (lambda tensors, _: list(tensors.values()), "by name"),
     "a number": (lambda tensors, _: tensors | {"x": 1}, "no plain tensor"),
     "whole numbers": (lambda tensors, _: tensors | {"x": torch.ones(3, dtype=torch.int64)}, "int64"),
-    "a view that repeats one number": (lambda tensors, _: tensors | {"x": torch.ones(1).expand(1 << 30)}, "larger than the file"),
+    "a view that repeats one number": (
+        lambda tensors, _: tensors | {"x": torch.ones(1).expand(1 << 30)},
+        "larger than the file",
+    ),
     "NaN": (lambda tensors, _: {name: tensor * float("nan") for name, tensor in tensors.items()}, "NaN"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), PICKLES.values(), ids=PICKLES)
-def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(content: Any, words: str, folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(
+    content: Any, words: str, folder: Path, tmp_path: Path
+) -> None:
     pickled(folder, lambda tensors: content(tensors, tmp_path / "trap"))
     assert refused(folder, "adapter_model.bin" if words != "NaN" else "", words)
     assert not (tmp_path / "trap").exists()
@@ -151,7 +163,8 @@ def test_r_and_alpha_that_are_left_out_are_pefts_own(tmp_path: Path) -> None:
     path = tmp_path / "mine" / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(
-        json.dumps({key: value for key, value in config.items() if key not in ("r", "lora_alpha")}), encoding="utf-8-sig"
+        json.dumps({key: value for key, value in config.items() if key not in ("r", "lora_alpha")}),
+        encoding="utf-8-sig",
     )
     assert furthest(updates_of(Adapter.load(tmp_path / "mine")), expected) < 1e-6
 
@@ -187,7 +200,8 @@ def test_weights_under_another_name_are_pointed_at(folder: Path) -> None:
 def test_lora_on_every_expert_of_a_large_mixture_is_read(folder: Path) -> None:
     names = [f"base_model.model.layers.{i // 128}.experts.{i % 128}.up_proj" for i in range(12_000)]
     save_file(
-        {f"{name}.lora_{side}.weight": torch.ones(1, 1) for name in names for side in "AB"}, folder / "adapter_model.safetensors"
+        {f"{name}.lora_{side}.weight": torch.ones(1, 1) for name in names for side in "AB"},
+        folder / "adapter_model.safetensors",
     )
     edit_config(folder, r=1)
     assert len(Adapter.load(folder).deltas) == len(names)
@@ -210,7 +224,9 @@ def test_an_export_has_one_rank_and_alpha_is_the_rank(tmp_path: Path) -> None:
         B, A = (tensors[f"base_model.model.{module}.lora_{side}.weight"] for side in "BA")
         assert torch.equal(B @ A, update.dense()) or float((B @ A - update.dense()).norm() / update.norm()) < 1e-6
     again = Adapter.load(tmp_path / "mine")
-    assert {module: update.rank for module, update in again.deltas.items()} == {m: u.rank for m, u in adapter.deltas.items()}
+    assert {module: update.rank for module, update in again.deltas.items()} == {
+        m: u.rank for m, u in adapter.deltas.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "most"), [("bfloat16", 1e-2), ("float16", 1e-3)])
@@ -234,7 +250,9 @@ def test_fewer_bits_are_written_and_what_they_cost_is_measured(name: str, most: 
 def test_a_base_at_hand_that_lacks_a_module_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "base")
     adapter = random_adapter(1)
-    strange = type(adapter)("strange", {f"blocks.{m}": u for m, u in adapter.deltas.items()}, base=str(tmp_path / "base"))
+    strange = type(adapter)(
+        "strange", {f"blocks.{m}": u for m, u in adapter.deltas.items()}, base=str(tmp_path / "base")
+    )
     with pytest.raises(MergeError) as caught:
         strange.save(tmp_path / "out")
     assert one_sentence(caught.value, "blocks.", "--base")

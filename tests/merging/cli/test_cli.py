@@ -19,7 +19,11 @@ from merging.cli.main import cli
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "60"}
     return subprocess.run(
-        [sys.executable, "-m", "merging.cli", *map(str, words)], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-m", "merging.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
 
 
@@ -137,4 +141,6 @@ def test_merge_has_an_option_for_every_parameter_of_a_method() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "merging.cli", "merge", "--help"], capture_output=True, text=True, check=True
     )
-    assert [f"--{param.name.replace('_', '-')}" in done.stdout for m in METHODS.values() for param in m.params].count(False) == 0
+    assert [f"--{param.name.replace('_', '-')}" in done.stdout for m in METHODS.values() for param in m.params].count(
+        False
+    ) == 0

@@ -56,7 +56,9 @@ def test_the_base_given_vouches_is_said_and_stands_in_the_file(pair: list[Path],
 
 def test_the_type_of_the_numbers_can_be_chosen(pair: list[Path], tmp_path: Path) -> None:
     _, said = run("merge", *pair, "--method", "average", "--dtype", "bfloat16", "-o", tmp_path / "out")
-    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").values()} == {
+        torch.bfloat16
+    }
     run("merge", tmp_path / "out" / "recipe.yaml", "-o", tmp_path / "again")
     for name in ("adapter_model.safetensors", "recipe.yaml"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()

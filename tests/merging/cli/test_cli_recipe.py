@@ -51,7 +51,22 @@ def folders(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def recipe(folders: list[Path], tmp_path: Path) -> Path:
     """Return a recipe with a value for everything, weights among it."""
-    options = ["--density", 0.5, "--scaling", 0.3, "--seed", 7, "--rank", 4, "--weight", 1, "--weight", 2, "--decouple", 0.25]
+    options = [
+        "--density",
+        0.5,
+        "--scaling",
+        0.3,
+        "--seed",
+        7,
+        "--rank",
+        4,
+        "--weight",
+        1,
+        "--weight",
+        2,
+        "--decouple",
+        0.25,
+    ]
     plugins = ["--orthogonalize", "balanced", "--penalty", 0.2]
     printed("merge", *folders, "--method", "dare_ties", *options, *plugins, "-o", tmp_path / "out")
     return tmp_path / "out" / "recipe.yaml"
@@ -90,11 +105,24 @@ def test_a_recipe_that_names_no_plugin_has_the_methods_own(folders: list[Path], 
     text = yaml.safe_dump({"adapters": [{"path": str(folder)} for folder in folders], "method": "do_merging"})
     (tmp_path / "short.yaml").write_text(text)
     method = METHODS["do_merging"]
-    own = ["--orthogonalize", method.orthogonalize, "--decouple", method.decouple, "--scaling", 1.0, "--weight", 1, "--weight", 1]
+    own = [
+        "--orthogonalize",
+        method.orthogonalize,
+        "--decouple",
+        method.decouple,
+        "--scaling",
+        1.0,
+        "--weight",
+        1,
+        "--weight",
+        1,
+    ]
     printed("merge", tmp_path / "short.yaml", *own, "--seed", 0, "-o", tmp_path / "out")
     expected = merge([Adapter.load(folder) for folder in folders], "do_merging")
     assert Adapter.load(tmp_path / "out").fingerprint == expected.to_adapter().fingerprint
-    assert one_sentence(refused("merge", tmp_path / "short.yaml", "--decouple", 0, "-o", tmp_path / "no"), "--decouple", "1.0")
+    assert one_sentence(
+        refused("merge", tmp_path / "short.yaml", "--decouple", 0, "-o", tmp_path / "no"), "--decouple", "1.0"
+    )
 
 
 def test_inspect_shows_the_recipes_adapters(recipe: Path, folders: list[Path]) -> None:
@@ -126,7 +154,9 @@ def test_evaluate_prints_what_the_library_measures(shipped: Path) -> None:
     tasks = [encode_task(tokenizer, Task.load(task), "validation", ROWS) for task in TASKS]
     heads = {adapter.task: adapter.head for adapter in merged.adapters}
     for i, (adapter, task) in enumerate(zip(merged.adapters, tasks, strict=True)):
-        expected = [[*evaluate(model, tokenizer, subject, [task], heads=heads)][-1] for subject in (merged, adapter, None)]
+        expected = [
+            [*evaluate(model, tokenizer, subject, [task], heads=heads)][-1] for subject in (merged, adapter, None)
+        ]
         name, ours, low, _, high, f1, correlation, alone, bare, rows = lines[1 + i].split()
         assert name == adapter.task
         assert [ours, alone, bare] == [f"{estimate.accuracy:.3f}" for estimate in expected]
@@ -163,7 +193,9 @@ def test_sweep_refuses_what_a_recipe_decides_and_a_method_without_scaling(shippe
     assert one_sentence(refused("sweep", shipped, "--method", "ties"), "--method")
     assert one_sentence(refused("sweep", shipped, "--pool", "default"), "--pool")
     assert one_sentence(refused("sweep", tmp_path / "adapter"), "recipe.yaml")
-    (tmp_path / "mean.yaml").write_text(merge([Adapter.load(SHIPPED / task) for task in TASKS], "average").recipe.to_yaml())
+    (tmp_path / "mean.yaml").write_text(
+        merge([Adapter.load(SHIPPED / task) for task in TASKS], "average").recipe.to_yaml()
+    )
     assert one_sentence(refused("sweep", tmp_path / "mean.yaml"), "average", "scaling")
 
 
@@ -192,7 +224,9 @@ def test_an_option_of_decouple_takes_the_methods_own_strength(folders: list[Path
 
 
 @pytest.mark.parametrize("option", [["--granularity", "module"], ["--max-up", 2], ["--renormalise"]])
-def test_an_option_of_decouple_without_a_strength_is_refused(option: list[object], folders: list[Path], tmp_path: Path) -> None:
+def test_an_option_of_decouple_without_a_strength_is_refused(
+    option: list[object], folders: list[Path], tmp_path: Path
+) -> None:
     error = refused("merge", *folders, "--method", "ties", *option, "-o", tmp_path / "out")
     assert one_sentence(error, str(option[0]), "--decouple"), str(error)
 

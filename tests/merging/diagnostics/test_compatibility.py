@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import MODULES, QUERY, edit_config, equal_pool, mixed_pool, one_sentence, peft_folder, random_adapter, tiny_model
+from builders import (
+    MODULES,
+    QUERY,
+    edit_config,
+    equal_pool,
+    mixed_pool,
+    one_sentence,
+    peft_folder,
+    random_adapter,
+    tiny_model,
+)
 from builders import with_deltas as changed
 
 from merging import Adapter, LowRank, MergeError, compatibility, merge
@@ -148,7 +158,17 @@ def test_unusual_modules_are_a_warning() -> None:
 def test_the_table_has_a_row_per_adapter_and_module() -> None:
     adapters = mixed_pool()
     table = compatibility(adapters).modules
-    assert list(table.columns) == ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm", "relative_norm"]
+    assert list(table.columns) == [
+        "adapter",
+        "module",
+        "rank",
+        "alpha",
+        "scaling",
+        "out",
+        "in",
+        "norm",
+        "relative_norm",
+    ]
     assert len(table) == len(adapters) * len(MODULES)
     for adapter in adapters:
         for module, shape in MODULES.items():
@@ -188,7 +208,9 @@ def test_the_table_of_adapters_sums_each_up() -> None:
         ranks = [update.rank for update in adapter.deltas.values()]
         assert row["rank"] == (str(ranks[0]) if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}")
         assert (row["modules"], row["missing"]) == (len(adapter.deltas), len(MODULES) - len(adapter.deltas))
-        assert row["norm"] == pytest.approx(sum(float(u.dense().norm()) ** 2 for u in adapter.deltas.values()) ** 0.5, rel=1e-5)
+        assert row["norm"] == pytest.approx(
+            sum(float(u.dense().norm()) ** 2 for u in adapter.deltas.values()) ** 0.5, rel=1e-5
+        )
 
 
 def test_adapters_of_one_name_are_told_apart() -> None:

@@ -54,7 +54,9 @@ def test_magnitude_variance_is_its_dense_formula() -> None:
     frame = magnitude_variance(pool).set_index("module")
     assert list(frame.columns) == ["variance", "norm_ratio"]
     for module, (_, width) in MODULES.items():
-        alpha = np.stack([dense(a)[module].norm(dim=0).numpy() if module in a.deltas else np.zeros(width) for a in pool])
+        alpha = np.stack(
+            [dense(a)[module].norm(dim=0).numpy() if module in a.deltas else np.zeros(width) for a in pool]
+        )
         assert frame.variance[module] == pytest.approx((alpha.var(0) / alpha.mean(0) ** 2).mean(), rel=1e-6)
         norms = np.linalg.norm(alpha, axis=1)
         assert frame.norm_ratio[module] == pytest.approx(norms.max() / np.median(norms), rel=1e-6)
@@ -71,7 +73,9 @@ def test_equal_adapters_have_no_magnitude_variance() -> None:
 @given(st.lists(st.floats(1e-3, 1e3), min_size=5, max_size=5), st.floats(1e-3, 1e3))
 def test_magnitude_variance_sees_neither_the_split_nor_the_unit(splits: list[float], unit: float) -> None:
     pool = mixed_pool(torch.float64)
-    other = [with_deltas(a, lambda _, u, c=c: LowRank(u.B * c, u.A / c) * unit) for a, c in zip(pool, splits, strict=True)]
+    other = [
+        with_deltas(a, lambda _, u, c=c: LowRank(u.B * c, u.A / c) * unit) for a, c in zip(pool, splits, strict=True)
+    ]
     first, second = magnitude_variance(pool), magnitude_variance(other)
     assert np.allclose(first.variance, second.variance, rtol=1e-8)
     assert np.allclose(first.norm_ratio, second.norm_ratio, rtol=1e-8)
@@ -160,7 +164,9 @@ def test_interference_is_what_the_token_rows_say(model, tokenizer) -> None:
     texts = {adapter.task: sentences(i, 5) for i, adapter in enumerate(pool)}
     features = collect_features(model, tokenizer, texts, k=5, modules=list(MODULES))
     frame = interference(pool, features).set_index(["source", "target", "module"]).ratio
-    assert len(frame) == sum(module in s.deltas and module in t.deltas for s in pool for t in pool for module in MODULES)
+    assert len(frame) == sum(
+        module in s.deltas and module in t.deltas for s in pool for t in pool for module in MODULES
+    )
     for target in pool:
         for module, own in dense(target).items():
             H = torch.cat(token_rows(model, texts[target.task], module))
@@ -286,7 +292,8 @@ def test_effective_rank_counts_equally_strong_directions() -> None:
 def test_diagnostics_do_not_see_how_a_product_is_split(measure) -> None:
     pool = mixed_pool(torch.float64)
     other = [
-        with_deltas(a, lambda _, u, c=c: LowRank(u.B * c, u.A / c)) for a, c in zip(pool, (3.0, 0.1, 7.0, 1.0, 0.5), strict=False)
+        with_deltas(a, lambda _, u, c=c: LowRank(u.B * c, u.A / c))
+        for a, c in zip(pool, (3.0, 0.1, 7.0, 1.0, 0.5), strict=False)
     ]
     first, second = measure(pool[: len(other)]), measure(other)
     numbers = first.select_dtypes("number").columns

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from builders import MODULES, dense, gaussian, mixed_pool, random_adapter, sentences, tiny_model, token_rows, with_deltas
+from builders import (
+    MODULES,
+    dense,
+    gaussian,
+    mixed_pool,
+    random_adapter,
+    sentences,
+    tiny_model,
+    token_rows,
+    with_deltas,
+)
 
 from merging import collect_features, merge
 from merging.adapters.lowrank import LowRank
@@ -52,7 +62,9 @@ def test_weight_products_are_those_of_the_dense_updates(pool, plugged) -> None:
             for j in range(len(pool)):
                 scale = float(W[i].norm() * U[j].norm()) + 1e-12
                 assert abs(found.across[m, i, j] - float((W[i] * U[j]).sum())) < 1e-5 * scale
-                assert abs(found.inner[m, i, j] - float((U[i] * U[j]).sum())) < 1e-5 * float(U[i].norm() * U[j].norm() + 1e-12)
+                assert abs(found.inner[m, i, j] - float((U[i] * U[j]).sum())) < 1e-5 * float(
+                    U[i].norm() * U[j].norm() + 1e-12
+                )
 
 
 def test_data_products_are_those_of_the_rows(pool, plugged, read) -> None:
@@ -98,7 +110,9 @@ def test_the_error_of_a_merge_is_the_distance_of_the_layers_outputs(pool, read, 
     found = grams(pool, None, features)
     modules = found.modules
     frame = (
-        merge_error_at(found, merge_grams(pool, modules, result.result, features), scaling).set_index(["adapter", "module"]).error
+        merge_error_at(found, merge_grams(pool, modules, result.result, features), scaling)
+        .set_index(["adapter", "module"])
+        .error
     )
     for target in pool:
         for module, own in dense(target).items():
@@ -145,7 +159,8 @@ def test_a_diagnosis_keeps_magnitudes_before_and_pairs_after_the_plugins() -> No
     shared = gaussian(0, 4, MODULES[next(iter(MODULES))][1]).float()
     module = next(iter(MODULES))
     adapters = [
-        with_deltas(random_adapter(i, modules=(module,)), lambda _, u: LowRank(u.B, shared + 0.1 * u.A)) for i in range(2)
+        with_deltas(random_adapter(i, modules=(module,)), lambda _, u: LowRank(u.B, shared + 0.1 * u.A))
+        for i in range(2)
     ]
     merged = merge(adapters, "task_arithmetic", orthogonalize=Orthogonalize("balanced", 0.1), decouple=0.5)
     separated = merge(adapters, "task_arithmetic", orthogonalize=Orthogonalize("balanced", 0.1)).updates

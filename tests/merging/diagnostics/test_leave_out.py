@@ -181,7 +181,12 @@ def test_a_task_aware_method_is_measured_on_every_task_whatever_the_layer(model,
 
 @pytest.mark.parametrize(
     ("module", "layer"),
-    [(QUERY, "0"), ("layers.11.self_attn.q_proj", "11"), ("transformer.layer.3.attention.q_lin", "3"), ("pooler", "pooler")],
+    [
+        (QUERY, "0"),
+        ("layers.11.self_attn.q_proj", "11"),
+        ("transformer.layer.3.attention.q_lin", "3"),
+        ("pooler", "pooler"),
+    ],
 )
 def test_the_layer_is_the_number_in_the_name(module: str, layer: str) -> None:
     assert layer_of(module) == layer
@@ -191,7 +196,9 @@ def test_the_layer_is_the_number_in_the_name(module: str, layer: str) -> None:
 
 
 @pytest.mark.parametrize("leave_out", [leave_one_adapter_out, leave_one_layer_out])
-def test_closing_stops_at_any_batch_and_restores_the_weights_bit_for_bit(leave_out, model, tokenizer, adapters, tasks) -> None:
+def test_closing_stops_at_any_batch_and_restores_the_weights_bit_for_bit(
+    leave_out, model, tokenizer, adapters, tasks
+) -> None:
     before = state(model)
     merge_of = merging_with(adapters, "ties", scaling=0.5)
     batches = len(list(leave_out(model, tokenizer, adapters, merge_of, tasks)))

@@ -76,7 +76,9 @@ def test_the_final_accuracy_of_a_merge_is_that_of_a_plain_loop(model, tokenizer,
 def test_the_final_accuracy_of_an_adapter_is_that_of_a_plain_loop(model, tokenizer, tasks, adapters) -> None:
     result = final(evaluate(model, tokenizer, adapters[1], tasks[1:2], split="validation"))
     with dense_added(model, dense_sum(adapters[1:2])) as oracle:
-        assert result == pytest.approx({"task-1": accuracy(oracle, tokenizer, tasks[1], adapters[1].head, "validation")})
+        assert result == pytest.approx(
+            {"task-1": accuracy(oracle, tokenizer, tasks[1], adapters[1].head, "validation")}
+        )
 
 
 def test_the_final_accuracy_of_the_base_is_that_of_a_plain_loop(model, tokenizer, tasks) -> None:
@@ -94,19 +96,25 @@ def test_given_heads_replace_the_adapters_own(model, tokenizer, tasks, adapters)
 def test_rows_tokenised_before_give_the_same_stream(model, tokenizer, tasks, adapters) -> None:
     merged = merge(adapters, "average")
     encoded = [encode_task(tokenizer, task, limit=20) for task in tasks]
-    assert list(evaluate(model, tokenizer, merged, encoded)) == list(evaluate(model, tokenizer, merged, tasks, limit=20))
+    assert list(evaluate(model, tokenizer, merged, encoded)) == list(
+        evaluate(model, tokenizer, merged, tasks, limit=20)
+    )
 
 
 def test_a_limit_takes_the_first_rows(model, tokenizer, tasks, adapters) -> None:
     last = list(evaluate(model, tokenizer, adapters[1], tasks[1:2], limit=10))[-1]
     assert (last.done, last.total) == (10, 10)
-    short = replace(tasks[1], test=replace(tasks[1].test, texts=tasks[1].test.texts[:10], labels=tasks[1].test.labels[:10]))
+    short = replace(
+        tasks[1], test=replace(tasks[1].test, texts=tasks[1].test.texts[:10], labels=tasks[1].test.labels[:10])
+    )
     with dense_added(model, dense_sum(adapters[1:2])) as oracle:
         assert last.accuracy == pytest.approx(accuracy(oracle, tokenizer, short, adapters[1].head))
 
 
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if "task_id" in spec.needs])
-def test_a_method_that_needs_the_task_gets_each_tasks_own_weights(method: str, model, tokenizer, tasks, adapters) -> None:
+def test_a_method_that_needs_the_task_gets_each_tasks_own_weights(
+    method: str, model, tokenizer, tasks, adapters
+) -> None:
     merged = merge(adapters, method)
     result = final(evaluate(model, tokenizer, merged, tasks))
     for task, adapter in zip(tasks, adapters, strict=True):

@@ -111,7 +111,9 @@ def test_every_task_has_its_own_head_in_one_evaluation_of_a_merge(kind: str, tok
     for adapter, task in zip(adapters, tasks, strict=True):
         oracle = classifier(saved(kind)[0], len(task.labels))
         oracle.load_state_dict(dict(adapter.head.tensors), strict=False)
-        sums = {f"{oracle.base_model_prefix}.{module}": update for module, update in dense_sum(adapters, [0.5] * 3).items()}
+        sums = {
+            f"{oracle.base_model_prefix}.{module}": update for module, update in dense_sum(adapters, [0.5] * 3).items()
+        }
         with dense_added(oracle, sums) as merged:
             logits = peft_logits(merged, tokenizer, task.test.texts)
         assert torch.equal(found[task.name], logits.argmax(1))
@@ -154,7 +156,9 @@ def test_a_layer_beside_the_encoder_may_come_from_the_model_given(tokenizer, tmp
     ours = scorer(model, tokenizer, encoded, only)([0, 1])
     both = Head("model", {**only.tensors, **{f"pooler.{name}": t for name, t in model.pooler.state_dict().items()}})
     assert torch.allclose(ours, scorer(bare(model), tokenizer, encoded, both)([0, 1]))
-    with pytest.raises(MergeError, match=r"lacks pooler\.dense\.weight, which DebertaV2ForSequenceClassification needs"):
+    with pytest.raises(
+        MergeError, match=r"lacks pooler\.dense\.weight, which DebertaV2ForSequenceClassification needs"
+    ):
         scorer(bare(model), tokenizer, encoded, only)
 
 
@@ -192,7 +196,10 @@ def test_outputs_are_matched_with_labels_by_name(tokenizer, tmp_path: Path) -> N
 
 def test_recorded_labels_are_found_and_what_is_not_recorded_is_warned_of() -> None:
     plain = replace(random_adapter(0), head=Head("model", {}))
-    recorded = [replace(plain, metadata={"labels": ["b", "a"]}), replace(plain, config={"id2label": {"1": "a", "0": "b"}})]
+    recorded = [
+        replace(plain, metadata={"labels": ["b", "a"]}),
+        replace(plain, config={"id2label": {"1": "a", "0": "b"}}),
+    ]
     assert [with_recorded_labels(adapter).labels for adapter in recorded] == [("b", "a")] * 2
     placeholders = replace(plain, config={"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})
     assert order_warnings([*recorded, random_adapter(1)]) == []

@@ -68,7 +68,9 @@ def test_a_bootstrap_of_cells_is_one_of_rows() -> None:
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    truth = dict(zip(*(metrics(*({"a": x} for x in noisy(0, 200_000)[::-1]))[c] for c in ("metric", "value")), strict=True))
+    truth = dict(
+        zip(*(metrics(*({"a": x} for x in noisy(0, 200_000)[::-1]))[c] for c in ("metric", "value")), strict=True)
+    )
     covered = dict.fromkeys(truth, 0)
     for seed in range(100):
         true, guess = noisy(seed + 1)

@@ -65,7 +65,13 @@ T5 = {
     "num_heads": 2,
     "decoder_start_token_id": 0,
 }
-BART = {"d_model": HIDDEN, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+BART = {
+    "d_model": HIDDEN,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+}
 BART |= {
     "vocab_size": SIZE["vocab_size"],
     "encoder_ffn_dim": 64,
@@ -161,7 +167,9 @@ def test_a_batch_whose_logits_are_too_large_is_cut(tokenizer, monkeypatch) -> No
 def test_labels_of_one_token_cost_one_pass_over_each_prompt(tokenizer) -> None:
     model, seen = language_model("llama"), []
     model.register_forward_hook(lambda _, __, options, ___: seen.append(len(options["input_ids"])), with_kwargs=True)
-    label_scorer(Verbaliser("{text} is", {name: f" {name}" for name in NAMES}), model, tokenizer, TEXTS, NAMES)(range(4))
+    label_scorer(Verbaliser("{text} is", {name: f" {name}" for name in NAMES}), model, tokenizer, TEXTS, NAMES)(
+        range(4)
+    )
     assert seen == [4]
 
 
@@ -170,7 +178,11 @@ def test_the_likelihoods_of_all_tokens_sum_to_one(kind: str, tokenizer) -> None:
     words = {str(i): f" {word}" for i, word in enumerate(WORDS)}
     unknown = 5  # [PAD], [UNK] .. are no words
     with torch.no_grad():
-        found = label_scorer(Verbaliser("{text}", words), language_model(kind), tokenizer, TEXTS, [*words])(range(4)).exp().sum(1)
+        found = (
+            label_scorer(Verbaliser("{text}", words), language_model(kind), tokenizer, TEXTS, [*words])(range(4))
+            .exp()
+            .sum(1)
+        )
         ids = tokenizer(TEXTS.texts[0], return_tensors="pt")["input_ids"][:, :-1]
         rest = language_model(kind)(input_ids=ids).logits[0, -1].softmax(-1)[:unknown].sum()
     assert float(found[0] + rest) == pytest.approx(1.0, abs=1e-5)
@@ -179,7 +191,9 @@ def test_the_likelihoods_of_all_tokens_sum_to_one(kind: str, tokenizer) -> None:
 @torch.no_grad()
 def test_words_that_melt_into_the_prompt_are_scored_from_the_same_token_on() -> None:
     vocab = {token: i for i, token in enumerate(["?", "x", "a", "b", "c", "ab"])}
-    melting = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab, [("a", "b")], unk_token="?")), unk_token="?")
+    melting = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab, [("a", "b")], unk_token="?")), unk_token="?"
+    )
     model = language_model("llama")
     verbaliser = Verbaliser("{text}a", {"one": "b", "two": "c"})
     found = label_scorer(verbaliser, model, melting, Texts(("x",)), ("one", "two"))([0])[0]
@@ -267,7 +281,8 @@ def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(tokenizer) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "texts", "words"), [("t5", TEXTS.texts, "decoders"), ("llama", [""], "longer texts"), ("llama", [], "longer texts")]
+    ("kind", "texts", "words"),
+    [("t5", TEXTS.texts, "decoders"), ("llama", [""], "longer texts"), ("llama", [], "longer texts")],
 )
 def test_what_has_no_perplexity_is_refused(kind: str, texts: list[str], words: str, tokenizer) -> None:
     with pytest.raises(MergeError, match=words):
@@ -287,7 +302,9 @@ def test_a_language_model_is_loaded_with_its_head_and_is_the_same_base(kind: str
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     base, _ = load_base(tmp_path)
     assert fingerprint(loaded) == fingerprint(base)
-    assert {name for name, _ in bare(loaded).named_modules()} - {"lm_head"} == {name for name, _ in bare(base).named_modules()}
+    assert {name for name, _ in bare(loaded).named_modules()} - {"lm_head"} == {
+        name for name, _ in bare(base).named_modules()
+    }
     assert len(its_tokenizer) >= len(tokenizer)
     with torch.no_grad():
         found, expected = (label_scorer(VERBALISER, m, tokenizer, TEXTS, NAMES)([0]) for m in (loaded, model))
@@ -306,7 +323,12 @@ def test_a_bare_model_or_an_encoder_is_no_language_model(tokenizer, tmp_path: Pa
         assert one_sentence(caught.value)
     with pytest.raises(MergeError, match="No base model could be loaded"):
         load_language_model(tmp_path)
-    for model in (tiny_model(), bare(language_model("llama")), T5Model(T5Config(**T5)), BertLMHeadModel(tiny_model().config)):
+    for model in (
+        tiny_model(),
+        bare(language_model("llama")),
+        T5Model(T5Config(**T5)),
+        BertLMHeadModel(tiny_model().config),
+    ):
         with pytest.raises(MergeError, match="gives no likelihood"):
             label_scorer(VERBALISER, model, tokenizer, TEXTS, NAMES)
 
@@ -339,7 +361,13 @@ def test_a_verbaliser_that_does_not_fit_its_task_is_refused(change: dict, texts:
 def test_a_bare_encoder_cannot_take_a_verbaliser_in_an_evaluation(model, tokenizer) -> None:
     task = made_up_task("animals", 60)
     with pytest.raises(MergeError, match="gives no likelihood"):
-        evaluate(model, tokenizer, None, [task], heads={"animals": Verbaliser("{text}", {label: label for label in task.labels})})
+        evaluate(
+            model,
+            tokenizer,
+            None,
+            [task],
+            heads={"animals": Verbaliser("{text}", {label: label for label in task.labels})},
+        )
     encoded = replace(encode_task(tokenizer, task), texts=None)
     with pytest.raises(MergeError, match="without its texts"):
         evaluate(model, tokenizer, None, [encoded], heads={"animals": VERBALISER})

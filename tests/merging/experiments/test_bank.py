@@ -19,7 +19,18 @@ from builders import QUERY, dense, equal_pool, mixed_pool, random_update, task_f
 
 from merging import Adapter, Decouple, Head, MergeError, Task, merge
 from merging.evaluation.intervals import has_gap
-from merging.experiments.bank import KEYS, MERGED_POOLS, ON_DATA, ROWS, SIZE, SUBSETS, WEIGHTS_ONLY, Bank, describe, draw
+from merging.experiments.bank import (
+    KEYS,
+    MERGED_POOLS,
+    ON_DATA,
+    ROWS,
+    SIZE,
+    SUBSETS,
+    WEIGHTS_ONLY,
+    Bank,
+    describe,
+    draw,
+)
 from merging.experiments.sweep import ALONE, BASE, as_rows, marks_of, unpack
 from merging.methods import METHODS
 from merging.models.load import load_base
@@ -39,7 +50,11 @@ def test_a_draw_depends_on_its_number_only() -> None:
     bare = [d for d in draws if not METHODS[d.method].plugins]
     assert all(d.orthogonalize == "off" and d.decouple == Decouple(0.0) and not d.mu for d in bare)
     decoupled = [d.decouple for d in draws if d.decouple.strength]
-    for option, values in (("granularity", {"column", "module"}), ("max_up", {None, 2.0}), ("renormalise", {False, True})):
+    for option, values in (
+        ("granularity", {"column", "module"}),
+        ("max_up", {None, 2.0}),
+        ("renormalise", {False, True}),
+    ):
         assert {getattr(each, option) for each in decoupled} == values
 
 

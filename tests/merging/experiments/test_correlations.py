@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 from merging import MergeError
 from merging.cli.main import cli
 from merging.experiments.bank import ON_DATA, SIZE, WEIGHTS_ONLY
-from merging.experiments.correlations import correlations, forecast_error, markdown_bank, read_bank, statement, write_correlations
+from merging.experiments.correlations import (
+    correlations,
+    forecast_error,
+    markdown_bank,
+    read_bank,
+    statement,
+    write_correlations,
+)
 
 
 def made_up_bank(noise: float = 0.01, rows: int = 120) -> pd.DataFrame:
@@ -79,7 +86,8 @@ def partial(bank: pd.DataFrame, name: str) -> float:
     dummies = [pd.get_dummies(bank.method + bank.scaling.astype(str)), pd.get_dummies(bank.tasks)]
     Z = np.hstack([frame.to_numpy(float) for frame in dummies])
     left = [
-        ranks - Z @ np.linalg.lstsq(Z, ranks, rcond=None)[0] for ranks in map(stats.rankdata, (bank[name], bank.gap_recovered))
+        ranks - Z @ np.linalg.lstsq(Z, ranks, rcond=None)[0]
+        for ranks in map(stats.rankdata, (bank[name], bank.gap_recovered))
     ]
     return float(stats.pearsonr(*left).statistic)
 
@@ -107,7 +115,9 @@ def test_a_sample_of_the_bootstrap_is_the_table_of_the_subsets_drawn() -> None:
 def test_the_control_removes_what_the_settings_explain(confounder: str) -> None:
     bank = made_up_bank()
     random, level = np.random.default_rng(2), bank[confounder].factorize()[0]
-    bank = bank.assign(gap_recovered=level + 0.3 * random.normal(size=120), overlap_A=level + 0.3 * random.normal(size=120))
+    bank = bank.assign(
+        gap_recovered=level + 0.3 * random.normal(size=120), overlap_A=level + 0.3 * random.normal(size=120)
+    )
     row = correlations(bank, samples=150).set_index("diagnostic").loc["overlap_A"]
     assert row.rho > 0.6
     assert row.predicts

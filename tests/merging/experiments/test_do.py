@@ -167,7 +167,9 @@ def test_single_tasks_are_stable_only_if_they_surely_are(tmp_path: Path, last: i
     )
     write(tmp_path, "descent", rows)
     still = {"overlap_A": 0.0, "overlap_B": 0.0, "moved": 0.1}
-    geometry = [{"pool": "papers", "penalty": g, "steps": n, "cosine": c} | still for g, n, c in ((0.0, 0, 0.2), (0.1, 50, 0.1))]
+    geometry = [
+        {"pool": "papers", "penalty": g, "steps": n, "cosine": c} | still for g, n, c in ((0.0, 0, 0.2), (0.1, 50, 0.1))
+    ]
     write(tmp_path, "descent_geometry", geometry)
     frame = Results(tmp_path).descent()
     assert frame[["penalty", "steps"]].to_numpy().tolist() == [[0.1, 0], [0.1, 50]]  # the start stands at every penalty
@@ -296,7 +298,9 @@ def test_the_quick_experiment_fills_every_table_and_does_nothing_twice(tmp_path:
     runs = tables["do_runs"]
     assert set(runs[runs["set"] == "full"].learning_rate) == {rates.idxmax()}
     # the same rows, epochs and seeds of head and order in all sets of a task
-    assert (runs[runs["set"].isin(["full", "rank-2"])].groupby("task")[["rows", "epochs", "seed"]].nunique() == 1).all(axis=None)
+    assert (runs[runs["set"].isin(["full", "rank-2"])].groupby("task")[["rows", "epochs", "seed"]].nunique() == 1).all(
+        axis=None
+    )
     energy = tables["do_truncation_energy"].energy
     assert ((energy > 0) & (energy < 1)).all()
     assert (tables["do_columns"]["quantile"].nunique(), set(tables["do_columns"].task)) == (19, {"sms_spam", "movie"})

@@ -86,7 +86,9 @@ def test_the_quick_experiment_writes_every_table_and_does_nothing_twice(tmp_path
 
 @pytest.fixture
 def run(tmp_path: Path) -> OsrmExperiment:
-    return OsrmExperiment(tiny_model(), tiny_tokenizer(), Experiment(), tmp_path / "a", tmp_path / "t", tmp_path / "pools")
+    return OsrmExperiment(
+        tiny_model(), tiny_tokenizer(), Experiment(), tmp_path / "a", tmp_path / "t", tmp_path / "pools"
+    )
 
 
 def test_repetition_0_comes_whole_then_the_axes_then_the_rest() -> None:
@@ -203,7 +205,13 @@ def test_the_steps_from_the_baseline_add_up_and_the_answer_names_them(tmp_path: 
     assert best[list(STEPS)].sum() == pytest.approx(best["OSRM against its own baseline (gaussian, one seed)"])
     said = answer(ledger)
     assert said.count(". ") == 0
-    for number in ("OSRM gains +23.0", "own A for each task brings +5.0", "same length -1.0", "gaussian's +16.0", "data +3.0"):
+    for number in (
+        "OSRM gains +23.0",
+        "own A for each task brings +5.0",
+        "same length -1.0",
+        "gaussian's +16.0",
+        "data +3.0",
+    ):
         assert number in said
     assert "2 repetitions" in said
     assert ledger.table("answers").answer.tolist() == [said]

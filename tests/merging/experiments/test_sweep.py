@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from merging.experiments.sweep import SCALINGS, averages, best_scalings, marks_of, missing_points, pack, scalings_on_test, unpack
+from merging.experiments.sweep import (
+    SCALINGS,
+    averages,
+    best_scalings,
+    marks_of,
+    missing_points,
+    pack,
+    scalings_on_test,
+    unpack,
+)
 
 
 def measured(accuracy: dict[float, int], method: str = "ties") -> pd.DataFrame:

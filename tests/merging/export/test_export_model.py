@@ -38,7 +38,14 @@ from hub_stand_in import TOKEN, Hub, hub_stand_in
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, GPT2LMHeadModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2LMHeadModel,
+)
 from typer.testing import CliRunner, Result
 
 from merging import Adapter, Cancelled, Estimate, LowRank, MergeError, Recipe, SoftOSRM, merge
@@ -78,12 +85,16 @@ def pool_of(folder: Path, model: Any, kind: str, count: int = 2, **options: Any)
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {key: tensor for file in sorted(folder.glob("model*.safetensors")) for key, tensor in load_file(file).items()}
+    return {
+        key: tensor for file in sorted(folder.glob("model*.safetensors")) for key, tensor in load_file(file).items()
+    }
 
 
 def loaded(folder: Path) -> Any:
     model, information = AutoModel.from_pretrained(folder, output_loading_info=True)
-    assert not [key for key in information["missing_keys"] if not key.startswith("pooler")]  # some classifiers have none
+    assert not [
+        key for key in information["missing_keys"] if not key.startswith("pooler")
+    ]  # some classifiers have none
     return model.eval()
 
 
@@ -93,7 +104,9 @@ def loaded(folder: Path) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", ["2GB", "20KB"])
 @pytest.mark.parametrize("topped", [False, True], ids=["bare", "under a head"])
-def test_the_reloaded_model_is_the_base_with_the_merge_applied(kind: str, size: str, topped: bool, tmp_path: Path) -> None:
+def test_the_reloaded_model_is_the_base_with_the_merge_applied(
+    kind: str, size: str, topped: bool, tmp_path: Path
+) -> None:
     base = base_of(kind)
     if topped and kind != "gpt2":
         headed = tiny_classifier(kind)  # its keys carry the architecture's prefix
@@ -122,7 +135,11 @@ def test_shards_hold_what_the_index_says_and_no_more_than_asked(size: int | str,
     place = saved_base(tmp_path / "base", model)
     seen: list[tuple[str, int, int]] = []
     full = save_full_model(
-        merge(mixed_pool(), "average"), place, tmp_path / "full", max_shard_size=size, on_shard=lambda *s: seen.append(s)
+        merge(mixed_pool(), "average"),
+        place,
+        tmp_path / "full",
+        max_shard_size=size,
+        on_shard=lambda *s: seen.append(s),
     )
     index = json.loads((full / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in full.glob("*.safetensors"))
@@ -264,7 +281,9 @@ def edit_json(name: str, **changes: Any) -> Any:
 def stored(change: Any) -> Any:
     def apply(place: Path) -> None:
         save_file(
-            change({k: t.clone() for k, t in tensors_of(place).items()}), place / "model.safetensors", metadata={"format": "pt"}
+            change({k: t.clone() for k, t in tensors_of(place).items()}),
+            place / "model.safetensors",
+            metadata={"format": "pt"},
         )
 
     return apply
@@ -329,7 +348,9 @@ def test_another_base_than_the_recorded_one_is_refused(tmp_path: Path, model) ->
         ({"dtype": "float16", "scaling": 1e5}, ["float16", "infinite"]),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], words: list[str], tmp_path: Path, model) -> None:
+def test_arguments_that_make_no_sense_are_refused(
+    arguments: dict[str, Any], words: list[str], tmp_path: Path, model
+) -> None:
     arguments = {"base": saved_base(tmp_path / "base", model)} | arguments
     merged = merge(mixed_pool(), "task_arithmetic", scaling=arguments.pop("scaling", 1.0))
     with pytest.raises(MergeError) as caught:
@@ -403,7 +424,11 @@ for method in ("average", "ties"):
 
 def run(program: str, *words: object) -> subprocess.CompletedProcess[str]:
     # every large block is given back when it is freed: what is measured is in use, not kept by the allocator
-    settings = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "100000"}
+    settings = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "100000",
+    }
     environment = os.environ | settings
     command = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -489,7 +514,9 @@ def from_hub(adapter: Adapter, license_: str | None) -> Adapter:
     return replace(adapter, metadata={"source": source}, origin=f"me/{adapter.name}@{source['commit']}")
 
 
-def test_a_card_names_parents_licences_method_plugins_weights_seed_accuracy_and_recipe(tmp_path: Path, features) -> None:
+def test_a_card_names_parents_licences_method_plugins_weights_seed_accuracy_and_recipe(
+    tmp_path: Path, features
+) -> None:
     pool = [from_hub(random_adapter(i), "apache-2.0") for i in range(2)]
     merged = merge(
         pool, "task_arithmetic", scaling=0.35, weights=[0.5, {"*.query": 2.0}], seed=41, soft_osrm=SoftOSRM(0.7, 1e-5),
@@ -528,7 +555,9 @@ def test_a_front_matter_stays_valid_whatever_names_are(base: str, tmp_path: Path
     assert "\n## c" not in card
 
 
-def test_a_merge_is_pushed_to_a_new_private_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_is_pushed_to_a_new_private_repository(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = merge(mixed_pool(), "average").save(tmp_path / "out")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert push_to_hub(folder, "me/merge") == f"{hub.endpoint}/me/merge"

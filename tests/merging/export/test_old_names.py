@@ -83,7 +83,9 @@ def test_old_names_of_a_vision_model_become_todays(tmp_path: Path) -> None:
     again = PeftModel.from_pretrained(fresh, merged.save(tmp_path / "new")).eval()
     assert torch.allclose(again(pixel_values=pixels).logits, expected, atol=1e-4)
     full = save_full_model(merged, tmp_path / "base", tmp_path / "full")
-    assert torch.allclose(ViTForImageClassification.from_pretrained(full).eval()(pixel_values=pixels).logits, expected, atol=1e-4)
+    assert torch.allclose(
+        ViTForImageClassification.from_pretrained(full).eval()(pixel_values=pixels).logits, expected, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "qkv"], ["qkv"]], ids=["text and vision", "vision alone"])
@@ -134,8 +136,16 @@ def test_lora_on_single_experts_is_exact_in_an_adapter_and_a_model(tmp_path: Pat
         place = tmp_path / f"task-{seed}"
         place.mkdir()
         save_file(tensors, place / "adapter_model.safetensors")
-        options = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "task_type": "CAUSAL_LM", "target_modules": list(shapes)}
-        (place / "adapter_config.json").write_text(json.dumps(options | {"base_model_name_or_path": str(tmp_path / "base")}))
+        options = {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 2,
+            "task_type": "CAUSAL_LM",
+            "target_modules": list(shapes),
+        }
+        (place / "adapter_config.json").write_text(
+            json.dumps(options | {"base_model_name_or_path": str(tmp_path / "base")})
+        )
 
     def alone(place: Path) -> dict[str, Tensor]:
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), place)
@@ -147,7 +157,9 @@ def test_lora_on_single_experts_is_exact_in_an_adapter_and_a_model(tmp_path: Pat
     model.load_state_dict({name: tensor + sum(end[name] - tensor for end in ends) for name, tensor in start.items()})
     expected = answers(model)
     merged = merge([Adapter.load(tmp_path / f"task-{seed}") for seed in range(2)], "task_arithmetic")
-    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), merged.save(tmp_path / "adapter"))
+    again = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), merged.save(tmp_path / "adapter")
+    )
     assert torch.allclose(answers(again.eval()), expected, atol=1e-4)
     full = save_full_model(merged, tmp_path / "base", tmp_path / "full")
     assert torch.allclose(answers(AutoModelForCausalLM.from_pretrained(full).eval()), expected, atol=1e-4)

@@ -136,7 +136,9 @@ def test_one_adapter_is_pefts_reading_as_an_adapter_a_model_and_applied(
     assert float((expected - plain).abs().max()) > 0.1
     merged = merge([Adapter.load(adapter)], "task_arithmetic")
     assert torch.allclose(as_peft(kind, base, merged.save(tmp_path / "adapter")), expected, atol=1e-4)
-    assert torch.allclose(answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4)
+    assert torch.allclose(
+        answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4
+    )
     model = loaded(kind, base)
     before = state(model)
     with merged.applied_to(model):
@@ -162,13 +164,17 @@ def test_several_are_the_sum_over_every_parameter(kind: str, options: dict[str, 
     expected = answers(kind, model)
     merged = merge([Adapter.load(adapter) for adapter in adapters], "task_arithmetic", scaling=0.5)
     assert torch.allclose(as_peft(kind, base, merged.save(tmp_path / "adapter")), expected, atol=1e-4)
-    assert torch.allclose(answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4)
+    assert torch.allclose(
+        answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4
+    )
     model.load_state_dict(start)
     with merged.applied_to(model):
         assert torch.allclose(answers(kind, model), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("method", "params"), [("average", {}), ("ties", {"density": 1.0}), ("dare_ties", {"density": 1.0})])
+@pytest.mark.parametrize(
+    ("method", "params"), [("average", {}), ("ties", {"density": 1.0}), ("dare_ties", {"density": 1.0})]
+)
 def test_two_equal_adapters_agree_on_trained_modules_too(method: str, params: dict[str, float], tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base", "llama")
     adapter = written(tmp_path / "one", "llama", base, 1, **LM, **ATTENTION, modules_to_save=["embed_tokens", "norm"])
@@ -180,8 +186,12 @@ def test_two_equal_adapters_agree_on_trained_modules_too(method: str, params: di
 @pytest.mark.parametrize("method", ["regmean", "emr", "peft_linear"])
 def test_a_method_that_cannot_merge_them_says_so(method: str, tmp_path: Path, features) -> None:
     base = saved_base(tmp_path / "base", "llama")
-    adapters = [written(tmp_path / f"task-{i}", "llama", base, i, **LM, **ATTENTION, modules_to_save=["norm"]) for i in range(2)]
-    merged = merge([Adapter.load(a) for a in adapters], method, **({"features": features} if method == "regmean" else {}))
+    adapters = [
+        written(tmp_path / f"task-{i}", "llama", base, i, **LM, **ATTENTION, modules_to_save=["norm"]) for i in range(2)
+    ]
+    merged = merge(
+        [Adapter.load(a) for a in adapters], method, **({"features": features} if method == "regmean" else {})
+    )
     merged = merged.for_task("task-0") if method == "emr" else merged
     with pytest.raises(MergeError) as caught:
         merged.part("norm.weight", load_file(base / "model.safetensors")["model.norm.weight"])
@@ -256,13 +266,17 @@ def test_pefts_copy_of_a_head_with_lora_counts_where_it_was_changed(kind: str, t
     expected = as_peft(kind, base, adapter)
     merged = merge([Adapter.load(adapter)], "average")
     assert torch.allclose(as_peft(kind, base, merged.save(tmp_path / "adapter")), expected, atol=1e-4)
-    assert torch.allclose(answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4)
+    assert torch.allclose(
+        answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4
+    )
 
 
 def test_a_model_of_another_base_says_so_in_its_card(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "Llama-3-8B", "llama")
     adapter = written(tmp_path / "mine", "llama", base, 1, **LM, **ATTENTION)
     edit_config(adapter, base_model_name_or_path="meta-llama/Llama-3-8B-Instruct")
-    card = (save_full_model(merge([Adapter.load(adapter)], "average"), base, tmp_path / "full") / "README.md").read_text()
+    card = (
+        save_full_model(merge([Adapter.load(adapter)], "average"), base, tmp_path / "full") / "README.md"
+    ).read_text()
     assert "base_model: meta-llama" not in card
     assert "records the base meta-llama/Llama-3-8B-Instruct, but the weights are those of" in card

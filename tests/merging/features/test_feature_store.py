@@ -14,7 +14,9 @@ from merging import MergeError, collect_features
 from merging.features.moments import Moments
 from merging.features.store import FeatureStore, TextsOf
 
-TASKS = {name: replace(made_up_task(rows=160, seed=place), name=name) for place, name in enumerate(("one", "two", "three"))}
+TASKS = {
+    name: replace(made_up_task(rows=160, seed=place), name=name) for place, name in enumerate(("one", "two", "three"))
+}
 TEXTS = TextsOf(("one", "two"), (QUERY, list(MODULES)[-1]), max_length=16)
 
 

@@ -21,9 +21,11 @@ def collect(model, tokenizer, texts=None, k: int = 7, modules=(QUERY, LAST), **o
 def moment(rows: list[torch.Tensor], pooling: str) -> np.ndarray:
     """Return H^T H / rows for one pooling, in numpy."""
     means = np.stack([text.numpy().mean(0) for text in rows])
-    H = {"token": np.concatenate([text.numpy() for text in rows]), "mean": means, "task_mean": means.mean(0, keepdims=True)}[
-        pooling
-    ]
+    H = {
+        "token": np.concatenate([text.numpy() for text in rows]),
+        "mean": means,
+        "task_mean": means.mean(0, keepdims=True),
+    }[pooling]
     return H.T @ H / len(H)
 
 
@@ -71,7 +73,9 @@ def test_only_the_first_k_texts_are_read(model, tokenizer) -> None:
     few = collect(model, tokenizer, k=3)
     assert few.k == 3
     assert few.samples("first", QUERY).shape == (3, HIDDEN)
-    assert distance(few.second_moment("first", QUERY), collect(model, tokenizer).second_moment("first", QUERY, k=3)) < 1e-5
+    assert (
+        distance(few.second_moment("first", QUERY), collect(model, tokenizer).second_moment("first", QUERY, k=3)) < 1e-5
+    )
 
 
 def test_a_task_may_have_fewer_texts_than_k(model, tokenizer) -> None:
@@ -96,7 +100,8 @@ def test_long_texts_are_cut(model, tokenizer) -> None:
     words = long["task"][0].split()[:3]  # and two special tokens
     assert (
         distance(
-            features.second_moment("task", QUERY), torch.from_numpy(moment(token_rows(model, [" ".join(words)], QUERY), "token"))
+            features.second_moment("task", QUERY),
+            torch.from_numpy(moment(token_rows(model, [" ".join(words)], QUERY), "token")),
         )
         < 1e-5
     )

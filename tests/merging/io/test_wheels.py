@@ -58,7 +58,9 @@ def is_one_sentence(message: str) -> bool:
     return "\n" not in message and message.endswith(".")
 
 
-def test_a_wheel_is_fetched_once_and_then_needs_no_index(demo: Wheel, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_fetched_once_and_then_needs_no_index(
+    demo: Wheel, links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = wheels.wheel_path("demo")
     assert path.read_bytes() == (links / demo.filename).read_bytes()
     assert files_in_cache() == [f"wheels/{demo.filename}"]

@@ -126,7 +126,10 @@ def test_only_the_product_of_b_and_a_counts(method: str, powers: list[float], fe
     if method in FACTOR_WISE:
         pytest.skip("A and B are merged apart")
     pool = mixed_pool(torch.float64)
-    split = [with_deltas(a, lambda _, u, c=10**power: LowRank(u.B * c, u.A / c)) for a, power in zip(pool, powers, strict=True)]
+    split = [
+        with_deltas(a, lambda _, u, c=10**power: LowRank(u.B * c, u.A / c))
+        for a, power in zip(pool, powers, strict=True)
+    ]
     arguments = settled(method, features)
     expected = deltas_of(merged(method, pool, features, **arguments))
     assert furthest(deltas_of(merged(method, split, features, **arguments)), expected) < 1e-6
@@ -167,7 +170,9 @@ def _shared_B(rank: int) -> list[Adapter]:
     return [with_deltas(a, lambda m, u: LowRank(pool[0].deltas[m].B, u.A)) for a in pool]
 
 
-def _duplicated(factor: float) -> list[Adapter]:  # no negative factor: an exact tie between signs has no stable election
+def _duplicated(
+    factor: float,
+) -> list[Adapter]:  # no negative factor: an exact tie between signs has no stable election
     pool = [random_adapter(i, 4, dtype=torch.float64) for i in range(2)]
     return [*pool, called(with_deltas(pool[0], lambda _, u: u * factor), "task-2")]
 
@@ -196,7 +201,9 @@ def test_noise_of_1e_12_moves_nothing(method: str, kind: str, seed: int, feature
         noise = gaussian(1000 * seed + i, *factor.shape)
         return factor + 1e-12 * factor.norm() / noise.norm() * noise
 
-    perturbed = [with_deltas(a, lambda m, u, i=i: LowRank(noisy(2 * i, u.B), noisy(2 * i + 1, u.A))) for i, a in enumerate(pool)]
+    perturbed = [
+        with_deltas(a, lambda m, u, i=i: LowRank(noisy(2 * i, u.B), noisy(2 * i + 1, u.A))) for i, a in enumerate(pool)
+    ]
     arguments = settled(method, features)
     expected = deltas_of(merged(method, pool, features, **arguments))
     assert furthest(deltas_of(merged(method, perturbed, features, **arguments)), expected) < 1e-6
@@ -322,13 +329,17 @@ def test_weights_are_restored_after_an_error(method: str, features: Features, mo
 COVERAGE = {
     "equal ranks": [{}] * 3,
     "mixed ranks": [{"rank_pattern": {"value": 2 + 5 * i}} for i in range(3)],
-    "partial coverage": [{"target_modules": targets} for targets in (["query"], ["query", "value"], ["value", "output.dense"])],
+    "partial coverage": [
+        {"target_modules": targets} for targets in (["query"], ["query", "value"], ["value", "output.dense"])
+    ],
 }
 
 
 @every_method
 @pytest.mark.parametrize("coverage", COVERAGE)
-def test_a_saved_merge_acts_in_peft_as_it_did_here(method: str, coverage: str, features: Features, model, tmp_path: Path) -> None:
+def test_a_saved_merge_acts_in_peft_as_it_did_here(
+    method: str, coverage: str, features: Features, model, tmp_path: Path
+) -> None:
     if method in FACTOR_WISE and coverage == "mixed ranks":
         pytest.skip("refused, as PEFT does")
     for i, options in enumerate(COVERAGE[coverage]):
@@ -350,7 +361,9 @@ def test_a_saved_merge_acts_in_peft_as_it_did_here(method: str, coverage: str, f
         assert torch.allclose(states, hidden(oracle), atol=1e-5)
     apart = {m: float((result.delta(m) - smaller.deltas[m].dense()).norm()) for m in result.modules}
     for module, error in smaller.metadata["truncation"]["modules"].items():
-        assert apart[module] == pytest.approx(error * float(result.delta(module).norm()), abs=1e-5 * (1 + apart[module]))
+        assert apart[module] == pytest.approx(
+            error * float(result.delta(module).norm()), abs=1e-5 * (1 + apart[module])
+        )
 
 
 def features_of(model) -> Features:
@@ -379,4 +392,6 @@ def test_export_at_a_smaller_rank_is_the_best_approximation(method: str, feature
         delta = result.delta(module).double()
         assert update.rank <= 3
         best = float(torch.linalg.svdvals(delta)[3:].norm())
-        assert float((update.dense().double() - delta).norm()) == pytest.approx(best, rel=1e-4, abs=1e-5 * float(delta.norm()))
+        assert float((update.dense().double() - delta).norm()) == pytest.approx(
+            best, rel=1e-4, abs=1e-5 * float(delta.norm())
+        )

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import MODULES, QUERY, dense, dense_sum, distance, equal_pool, mixed_pool, peft_folder, random_adapter, tiny_model
+from builders import (
+    MODULES,
+    QUERY,
+    dense,
+    dense_sum,
+    distance,
+    equal_pool,
+    mixed_pool,
+    peft_folder,
+    random_adapter,
+    tiny_model,
+)
 from peft import PeftModel
 from peft.utils import merge_utils
 from torch import Tensor
@@ -40,7 +51,9 @@ def dense_ties(parts: Sequence[Tensor], density: float, weights: Sequence[float]
     stack = torch.stack(trimmed)
     sign = torch.where(stack.sum(0) >= 0, 1.0, -1.0)
     agree = stack.sign() == sign
-    return (stack * agree * torch.tensor(weights, dtype=torch.float64)[:, None, None]).sum(0) / agree.sum(0).clamp(min=1)
+    return (stack * agree * torch.tensor(weights, dtype=torch.float64)[:, None, None]).sum(0) / agree.sum(0).clamp(
+        min=1
+    )
 
 
 # -- TIES and its dialects ---------------------------------------------------------------------------------------------
@@ -219,7 +232,10 @@ def test_tsv_equals_its_dense_formula(module: str) -> None:
 
 def test_tsv_of_orthogonal_tasks_is_task_arithmetic() -> None:
     eye = torch.eye(8)
-    pool = [Adapter(f"t{i}", {"m": LowRank(eye[:, 2 * i : 2 * i + 2] * 3, eye[2 * i : 2 * i + 2])}, base="x") for i in range(3)]
+    pool = [
+        Adapter(f"t{i}", {"m": LowRank(eye[:, 2 * i : 2 * i + 2] * 3, eye[2 * i : 2 * i + 2])}, base="x")
+        for i in range(3)
+    ]
     assert distance(merge(pool, "tsv").delta("m"), merge(pool, "task_arithmetic").delta("m")) < 1e-6
 
 
@@ -243,7 +259,9 @@ def test_regmean_equals_its_dense_formula(features: Features) -> None:
         G = 0.8 * G + 0.2 * torch.diag(G.diagonal())
         moments.append(G + 1e-6 * G.trace() / len(G) * torch.eye(len(G), dtype=G.dtype))
     weighted = sum(
-        w * dense(adapter)[QUERY] @ G for adapter, w, G in zip(pool, WEIGHTS, moments, strict=True) if QUERY in adapter.deltas
+        w * dense(adapter)[QUERY] @ G
+        for adapter, w, G in zip(pool, WEIGHTS, moments, strict=True)
+        if QUERY in adapter.deltas
     )
     expected = 0.7 * weighted @ torch.linalg.inv(sum(moments))
     result = merge(pool, "regmean", weights=WEIGHTS, features=features, scaling=0.7, reduction=0.8)
@@ -290,11 +308,14 @@ def test_emr_without_a_task_refuses_to_save(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "kind", "options"), [("peft_linear", "linear", {}), ("peft_ties", "ties", {"density": 0.4}), ("svd", "svd", {})]
+    ("method", "kind", "options"),
+    [("peft_linear", "linear", {}), ("peft_ties", "ties", {"density": 0.4}), ("svd", "svd", {})],
 )
 def test_a_method_equals_pefts_combination_type(method: str, kind: str, options: dict, tmp_path: Path) -> None:
     for i in range(3):
-        peft_folder(tmp_path / f"a{i}", tiny_model(), seed=i, r=4, lora_alpha=4 * (i + 1), target_modules=["query", "value"])
+        peft_folder(
+            tmp_path / f"a{i}", tiny_model(), seed=i, r=4, lora_alpha=4 * (i + 1), target_modules=["query", "value"]
+        )
     weights = [1.0, 0.5, 2.0]
     model = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "a0"), adapter_name="a0")
     for name in ("a1", "a2"):
@@ -317,7 +338,9 @@ def test_factor_wise_methods_refuse_unequal_ranks_and_plug_ins(method: str) -> N
 
 
 @pytest.mark.parametrize("density", [0.0, 1.5, -0.1, float("nan")])
-@pytest.mark.parametrize("method", ["ties", "dare", "dare_ties", "della", "breadcrumbs", "knots", "core_space", "peft_ties"])
+@pytest.mark.parametrize(
+    "method", ["ties", "dare", "dare_ties", "della", "breadcrumbs", "knots", "core_space", "peft_ties"]
+)
 def test_a_density_outside_its_range_is_refused(method: str, density: float) -> None:
     with pytest.raises(MergeError, match="density"):
         merge(equal_pool(), method, density=density)

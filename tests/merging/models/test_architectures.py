@@ -43,7 +43,12 @@ TEXT = {
     "max_position_embeddings": 40,
 }  # fmt: skip
 DECODER = TEXT | {"pad_token_id": 0, "num_key_value_heads": 1}
-DEBERTA = TEXT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "share_att_key": True}
+DEBERTA = TEXT | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "share_att_key": True,
+}
 DISTILBERT = {
     "vocab_size": 25,
     "dim": HIDDEN,
@@ -113,7 +118,9 @@ def random_model(kind: str, labels: int | None = None) -> Any:
     options = architecture.options if labels is None else architecture.options | {"num_labels": labels}
     model = (AutoModel if labels is None else architecture.auto).from_config(architecture.config(**options))
     inside = bare(model)
-    for part in (model,) if labels is None else (model, inside):  # the head first, then an encoder that is always the same
+    for part in (
+        (model,) if labels is None else (model, inside)
+    ):  # the head first, then an encoder that is always the same
         for i, (_, parameter) in enumerate(sorted(part.named_parameters())):
             parameter.data.copy_(0.3 * gaussian(i, *parameter.shape))
     model.name_or_path = f"tiny-{kind}"
@@ -123,9 +130,9 @@ def random_model(kind: str, labels: int | None = None) -> Any:
 def saved(folder: Path, model: Any, kind: str) -> Path:
     """Write a model in the hub's layout: configuration, weights, and a tokenizer or what prepares images."""
     model.save_pretrained(folder)
-    (ViTImageProcessor(size={"height": 8, "width": 8}) if ARCHITECTURES[kind].images else tiny_tokenizer()).save_pretrained(
-        folder
-    )
+    (
+        ViTImageProcessor(size={"height": 8, "width": 8}) if ARCHITECTURES[kind].images else tiny_tokenizer()
+    ).save_pretrained(folder)
     return folder
 
 
@@ -169,7 +176,9 @@ def logits(model: nn.Module, kind: str) -> Tensor:
 def oracle(model: nn.Module, merged: Merged) -> Any:
     """Return a context with a copy of a bare model that has the dense updates in its weights (GPT-2 stores them transposed)."""
     turned = {name: type(model.get_submodule(name)).__name__ == "Conv1D" for name in merged.modules}
-    return dense_added(model, {name: merged.delta(name).T if turned[name] else merged.delta(name) for name in merged.modules})
+    return dense_added(
+        model, {name: merged.delta(name).T if turned[name] else merged.delta(name) for name in merged.modules}
+    )
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
@@ -191,7 +200,9 @@ def test_a_merged_adapter_and_a_full_model_reload_as_the_base_with_the_dense_upd
     kind: str, method: str, tmp_path: Path
 ) -> None:
     base = random_model(kind)
-    merged = merge(pool_of(tmp_path, base, kind), method, **({"density": 0.5} if method == "ties" else {"scaling": 0.7}))
+    merged = merge(
+        pool_of(tmp_path, base, kind), method, **({"density": 0.5} if method == "ties" else {"scaling": 0.7})
+    )
     with oracle(base, merged) as changed:
         expected = states(changed, kind)
     assert not torch.allclose(expected, states(base, kind), atol=1e-2)
@@ -254,7 +265,9 @@ def test_a_merge_carries_the_chosen_head_also_onto_a_bare_base(kind: str, tmp_pa
 
 def test_a_head_on_a_layer_that_nobody_supplies_is_refused(tmp_path: Path) -> None:
     model = random_model("deberta-v2", labels=3)
-    pool = pool_of(tmp_path, model, "deberta-v2", task_type="SEQ_CLS")  # PEFT saves the classifier, but not the pooler below it
+    pool = pool_of(
+        tmp_path, model, "deberta-v2", task_type="SEQ_CLS"
+    )  # PEFT saves the classifier, but not the pooler below it
     merged = merge(pool, "average")
     assert close(
         logits(loaded(full_on(merged, model, tmp_path / "with"), AutoModelForSequenceClassification), "deberta-v2"),

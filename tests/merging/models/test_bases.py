@@ -33,8 +33,12 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-T5 = T5Config(vocab_size=5 + len(WORDS), d_model=HIDDEN, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0)
-VIT = ViTConfig(hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=8, patch_size=4)
+T5 = T5Config(
+    vocab_size=5 + len(WORDS), d_model=HIDDEN, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0
+)
+VIT = ViTConfig(
+    hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=8, patch_size=4
+)
 MODELS = {
     "encoder": tiny_model,
     "decoder": lambda: LlamaForCausalLM(LlamaConfig(**TEXT)),

@@ -82,7 +82,9 @@ def test_transposed_layers_have_their_shape_the_usual_way_round() -> None:
     assert out_in(linear_layers(tiny_gpt2(), [name])[name]) == (3 * HIDDEN, HIDDEN)
 
 
-@pytest.mark.parametrize("name", ["encoder.layer.2.attention.self.query", "embeddings.word_embeddings", "bert." + QUERY, ""])
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.2.attention.self.query", "embeddings.word_embeddings", "bert." + QUERY, ""]
+)
 def test_what_is_no_linear_layer_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(MergeError) as caught:
         linear_layers(tiny_model(), [name])

@@ -54,7 +54,9 @@ def test_an_adapter_answers_better_than_the_base(base) -> None:
     adapter = next(one for one in load_pool("smollm2") if one.task == "trec")
     measured = adapter.metadata["test_accuracy"]
     [*_, own] = evaluate(model, tokenizer, adapter, [Task.load("trec")], limit=adapter.metadata["rows"]["test"])
-    assert own.accuracy == pytest.approx(measured["adapter"], abs=0.005)  # another processor may round a near tie otherwise
+    assert own.accuracy == pytest.approx(
+        measured["adapter"], abs=0.005
+    )  # another processor may round a near tie otherwise
     assert own.accuracy > measured["base"] + 0.3
 
 
@@ -69,7 +71,10 @@ def test_a_merged_adapter_and_a_full_model_give_the_same_logits_elsewhere(base, 
     folder = merged.save(tmp_path / "adapter", rank=exact)
     fresh = AutoModelForCausalLM.from_pretrained(model_folder("smollm2"), dtype=torch.float32)
     scale = float(expected.abs().max())
-    assert float((logits(PeftModel.from_pretrained(fresh, folder).eval(), tokenizer) - expected).abs().max()) <= 1e-5 * scale
+    assert (
+        float((logits(PeftModel.from_pretrained(fresh, folder).eval(), tokenizer) - expected).abs().max())
+        <= 1e-5 * scale
+    )
 
     whole = save_full_model(merged, "smollm2", tmp_path / "whole")
     again = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)

@@ -71,13 +71,21 @@ def test_every_choice_is_its_dense_formula(options: Decouple) -> None:
 def test_strength_zero_is_off_whatever_the_others_say(options: Decouple) -> None:
     pool = mixed_pool()
     updates = merge(pool, "ties", decouple=replace(options, strength=0.0)).updates
-    assert all(update is adapter.deltas[module] for a, adapter in zip(updates, pool, strict=True) for module, update in a.items())
+    assert all(
+        update is adapter.deltas[module]
+        for a, adapter in zip(updates, pool, strict=True)
+        for module, update in a.items()
+    )
 
 
-@pytest.mark.parametrize("options", [each for each in OPTIONS if not each.renormalise], ids=lambda options: options.words)
+@pytest.mark.parametrize(
+    "options", [each for each in OPTIONS if not each.renormalise], ids=lambda options: options.words
+)
 def test_equal_norms_stay_as_they_are(options: Decouple) -> None:
     norms = {module: gaussian(3, shape[1]).abs() + 0.1 for module, shape in MODULES.items()}
-    pool = [with_deltas(a, lambda m, u: u.scale_columns(norms[m] / u.column_norms())) for a in equal_pool(3, torch.float64)]
+    pool = [
+        with_deltas(a, lambda m, u: u.scale_columns(norms[m] / u.column_norms())) for a in equal_pool(3, torch.float64)
+    ]
     assert furthest(merged(pool, options), dense_sum(pool)) < 1e-9
 
 
@@ -113,7 +121,9 @@ def test_renormalised_columns_of_a_sum_have_the_norm_lambda_times_the_mean(scali
 def test_a_renormalised_module_has_the_norm_lambda_times_the_mean() -> None:
     pool = equal_pool(4, torch.float64)
     for module, result in merged(pool, Decouple(1.0, "module", renormalise=True), scaling=0.4).items():
-        assert float(result.norm()) == pytest.approx(0.4 * sum(adapter.deltas[module].norm() for adapter in pool) / 4, rel=1e-9)
+        assert float(result.norm()) == pytest.approx(
+            0.4 * sum(adapter.deltas[module].norm() for adapter in pool) / 4, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("granularity", ["column", "module"])

@@ -8,16 +8,38 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import deltas_of, edit_tensors, equal_pool, one_sentence, peft_folder, sentences, tiny_classifier, tiny_model
+from builders import (
+    deltas_of,
+    edit_tensors,
+    equal_pool,
+    one_sentence,
+    peft_folder,
+    sentences,
+    tiny_classifier,
+    tiny_model,
+)
 
-from merging import Adapter, Decouple, MergeError, Orthogonalize, Recipe, SoftOSRM, collect_features, merge, merge_recipe
+from merging import (
+    Adapter,
+    Decouple,
+    MergeError,
+    Orthogonalize,
+    Recipe,
+    SoftOSRM,
+    collect_features,
+    merge,
+    merge_recipe,
+)
 
 MERGES: dict[str, dict[str, Any]] = {
     "defaults": {"method": "do_merging"},
     "a scaling": {"method": "task_arithmetic", "scaling": 0.1 + 0.2},
     "a tiny scaling": {"method": "task_arithmetic", "scaling": 1e-7},
     "weights": {"method": "average", "weights": [1.0, 0.25, 3], "seed": 12345678901},
-    "weights by pattern": {"method": "task_arithmetic", "weights": [{"*.query": 0.3, "*": 2.0}, 1.0, {"*.layer.1.*": -1.0}]},
+    "weights by pattern": {
+        "method": "task_arithmetic",
+        "weights": [{"*.query": 0.3, "*": 2.0}, 1.0, {"*.layer.1.*": -1.0}],
+    },
     "plug-ins": {"method": "task_arithmetic", "orthogonalize": Orthogonalize("balanced", 0.05, 7), "decouple": 0.35},
     "decouple's own options": {"method": "task_arithmetic", "decouple": Decouple(0.6, "module", 1.5, True)},
     "a limit only": {"method": "do_merging", "decouple": Decouple(max_up=2.0)},

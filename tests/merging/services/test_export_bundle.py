@@ -79,4 +79,7 @@ def test_a_method_with_a_merge_per_task_asks_for_the_task(bench: Workbench, tmp_
     expected = bench.merged(settings(bench, "emr")).for_task("movie")
     loaded = Adapter.load(folder)
     for module in expected.modules:
-        assert float((loaded.deltas[module].dense() - expected.delta(module)).norm() / expected.delta(module).norm()) < 1e-5
+        assert (
+            float((loaded.deltas[module].dense() - expected.delta(module)).norm() / expected.delta(module).norm())
+            < 1e-5
+        )

@@ -76,7 +76,9 @@ def test_reading_can_be_stopped_and_keeps_nothing(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("variant", ["gaussian_shared", "osrm_scaled", "osrm_official"])
-def test_every_task_of_a_plan_gets_an_adapter_that_loads_and_can_be_merged(variant: str, lab: Lab, tmp_path: Path) -> None:
+def test_every_task_of_a_plan_gets_an_adapter_that_loads_and_can_be_merged(
+    variant: str, lab: Lab, tmp_path: Path
+) -> None:
     model, _ = lab.base("minilm", "float32")
     before = state(model)
     events = [*lab.train(replace(PLAN, variant=variant), tmp_path, test_rows=10)]

@@ -196,7 +196,9 @@ def test_a_link_that_means_nothing_is_refused_in_a_sentence(query: str, words: l
 def test_a_link_to_a_pool_of_an_earlier_version_names_the_one_that_took_its_place(old: str, new: str) -> None:
     with pytest.raises(MergeError) as caught:
         from_query(f"pool={old}&method=ties", BENCH)
-    assert one_sentence(caught.value, old, "earlier versions", "no longer shipped", f"choose {new!r}"), str(caught.value)
+    assert one_sentence(caught.value, old, "earlier versions", "no longer shipped", f"choose {new!r}"), str(
+        caught.value
+    )
 
 
 def test_a_pool_of_one_visitor_has_no_link_and_no_program() -> None:
@@ -235,7 +237,9 @@ def run(program: str) -> Merged:
 
 
 @pytest.mark.parametrize("written", PROGRAMS.values(), ids=PROGRAMS)
-def test_the_program_makes_the_same_merge_bit_for_bit(written: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_makes_the_same_merge_bit_for_bit(
+    written: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     expected, got = BENCH.merged(written), run(snippet(written, BENCH))
     assert got.modules == expected.modules
@@ -357,14 +361,18 @@ OLD = {
 
 
 @pytest.mark.parametrize(("old", "new", "tasks"), OLD.values(), ids=OLD)
-def test_a_recipe_of_an_earlier_versions_adapters_names_the_pool_that_took_their_place(old: str, new: str, tasks: int) -> None:
+def test_a_recipe_of_an_earlier_versions_adapters_names_the_pool_that_took_their_place(
+    old: str, new: str, tasks: int
+) -> None:
     data = yaml.safe_load(recipe_of(tuned("ties")))
     data["adapters"] = data["adapters"][:tasks]
     for place, entry in enumerate(data["adapters"]):
         entry |= {"path": f"/elsewhere/assets/adapters/{old}/{entry['task']}", "fingerprint": f"{place:064}"}
     with pytest.raises(MergeError) as caught:
         settings_of_recipe(yaml.safe_dump(data), BENCH)
-    assert one_sentence(caught.value, repr(old), "earlier version", "trained anew", f"choose the pool {new!r}"), str(caught.value)
+    assert one_sentence(caught.value, repr(old), "earlier version", "trained anew", f"choose the pool {new!r}"), str(
+        caught.value
+    )
 
 
 def test_a_recipe_opens_no_file_that_it_names(tmp_path: Path) -> None:

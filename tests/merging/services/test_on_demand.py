@@ -59,7 +59,9 @@ def accuracies(bench: Workbench, model, merged, adapters: list[Adapter], tasks: 
 
 
 @pytest.mark.parametrize("part", ["adapter", "layer"])
-def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(bench: Workbench, pair: Settings, part: str) -> None:
+def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(
+    bench: Workbench, pair: Settings, part: str
+) -> None:
     adapters = list(bench.adapters(pair.pool))
     tasks = [bench.encoded(pair.pool, adapter.task, "test").first(LIMIT) for adapter in adapters]
     base = bench.base()[0]
@@ -87,14 +89,18 @@ def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(bench: Wo
                 if f".{layer}." not in module:
                     add_update(linear, whole.result(module))
             after[layer] = accuracies(bench, model, None, adapters, tasks)
-    assert [(change.left_out, change.task) for change in changes] == [(left, task.name) for left in after for task in tasks]
+    assert [(change.left_out, change.task) for change in changes] == [
+        (left, task.name) for left in after for task in tasks
+    ]
     for change in changes:
         assert change.n == LIMIT
         assert change.difference == pytest.approx(after[change.left_out][change.task] - before[change.task], abs=1e-9)
     assert any(change.difference for change in changes)
 
 
-def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(bench: Workbench, read: Settings) -> None:
+def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(
+    bench: Workbench, read: Settings
+) -> None:
     settings = read.changed(method="regmean", scaling=1.0, reduction=0.9, orthogonalize="off", decouple=0.0)
     steps = bench.leave_out(settings, "adapter", 2)
     tasks = bench.tasks(read.pool)
@@ -141,7 +147,8 @@ def close(frame: pd.DataFrame, expected: pd.Series) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "scaling", "linear"), [("task_arithmetic", 0.35, "sum"), ("do_merging", 1.2, "sum"), ("average", None, "mean")]
+    ("method", "scaling", "linear"),
+    [("task_arithmetic", 0.35, "sum"), ("do_merging", 1.2, "sum"), ("average", None, "mean")],
 )
 def test_the_error_at_a_scaling_is_that_of_the_workbenchs_own_merge(
     bench: Workbench, read: Settings, method: str, scaling: float | None, linear: str
@@ -169,7 +176,15 @@ def test_the_error_of_a_merge_that_is_not_linear_follows_lambda(bench: Workbench
 def arrays(found: Diagnosis) -> list[np.ndarray]:
     """Everything of a diagnosis that the browser scales by λ."""
     grams, merged = found.grams, found.merge
-    return [grams.data, grams.data_across, grams.data_own, merged.data, merged.data_across, *found.separated, found.lost]
+    return [
+        grams.data,
+        grams.data_across,
+        grams.data_own,
+        merged.data,
+        merged.data_across,
+        *found.separated,
+        found.lost,
+    ]
 
 
 def test_a_diagnosis_does_not_depend_on_lambda(bench: Workbench, read: Settings) -> None:
@@ -178,7 +193,9 @@ def test_a_diagnosis_does_not_depend_on_lambda(bench: Workbench, read: Settings)
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_needs_texts_that_nobody_has_read_says_so_and_the_rest_does_without(bench: Workbench, read: Settings) -> None:
+def test_what_needs_texts_that_nobody_has_read_says_so_and_the_rest_does_without(
+    bench: Workbench, read: Settings
+) -> None:
     unread = read.changed(k=145)  # the 100 texts that are read for k = 20 do not hold it
     found = bench.diagnosis(unread)
     assert found.grams.data is None

@@ -41,7 +41,9 @@ def bench(uploads: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     tasks = [bench.lab.add(replace(made_up_task(name), title=name), OWNER) for name in ("cats", "tone")]
     model, tokenizer = bench.base()
     chosen = dict(zip(tasks, (bring(path, model) for path in uploads.values()), strict=True))
-    steps = prepare(model, tokenizer, chosen, {task: bench.lab.task(task) for task in tasks}, tmp_path_factory.mktemp(OWNER))
+    steps = prepare(
+        model, tokenizer, chosen, {task: bench.lab.task(task) for task in tasks}, tmp_path_factory.mktemp(OWNER)
+    )
     folders = {step.name: step.folder for step in steps if step.folder}
     bench.add_pool(f"{OWNER}-pool1", "Your adapters 1", folders, TextsOf(tuple(tasks), ("query", "value")))
     return bench
@@ -102,7 +104,9 @@ def test_a_recipe_of_a_shipped_pool_is_the_same_on_every_machine(
 ) -> None:
     shown = Settings("papers", MergeSpec.of("task_arithmetic"))
     text = bench.recipe(shown)
-    assert [entry.path for entry in Recipe.from_yaml(text).adapters] == [f"shipped:papers/{t}" for t in bench.tasks("papers")]
+    assert [entry.path for entry in Recipe.from_yaml(text).adapters] == [
+        f"shipped:papers/{t}" for t in bench.tasks("papers")
+    ]
     monkeypatch.chdir(tmp_path)
     again = merge_recipe(Recipe.from_yaml(text))
     assert all(torch.equal(again.delta(module), bench.merged(shown).delta(module)) for module in again.modules)
@@ -128,7 +132,9 @@ def test_what_was_trained_whole_counts_in_the_app_too(bench: Workbench, tmp_path
         adapter = Adapter.load(Path("assets/adapters/papers") / task)
         if task == "movie":
             value = torch.full((384,), 0.1)
-            adapter = replace(adapter, trained={norm: value}, config={**adapter.config, "modules_to_save": ["LayerNorm"]})
+            adapter = replace(
+                adapter, trained={norm: value}, config={**adapter.config, "modules_to_save": ["LayerNorm"]}
+            )
         adapters.append(adapter)
     folders = {adapter.task: str(adapter.save(tmp_path / adapter.task)) for adapter in adapters}
     assert set(Adapter.load(folders["movie"]).trained) == {norm}

@@ -46,7 +46,8 @@ def test_what_fits_and_what_does_not_stay_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     nothing = bring(str(tmp_path / "empty"), model)
     other = replace(
-        random_adapter(1), deltas={"encoder.layer.9.attention.self.query": next(iter(random_adapter(1).deltas.values()))}
+        random_adapter(1),
+        deltas={"encoder.layer.9.attention.self.query": next(iter(random_adapter(1).deltas.values()))},
     )
     elsewhere = bring(str(other.save(tmp_path / "deeper")), model)
     assert (good.problem, again.problem, again.name) == ("", "", "one (2)")
@@ -126,7 +127,9 @@ def test_a_language_model_answers_with_the_names_of_the_labels(tmp_path: Path, t
     assert [list(head.words) for head in words] == [list(task.labels)] * 2
     for adapter, head in zip(again, words, strict=True):
         for subject, what in ((adapter, "adapter"), (None, "base")):
-            [*_, last] = evaluate(model, tokenizer, subject, [tasks[adapter.task]], limit=1000, heads={adapter.task: head})
+            [*_, last] = evaluate(
+                model, tokenizer, subject, [tasks[adapter.task]], limit=1000, heads={adapter.task: head}
+            )
             assert last.accuracy == adapter.metadata["test_accuracy"][what]
     assert overview([replace(chosen["cats"], adapter=again[0])])["labels"][0].startswith("words:")
 
@@ -171,11 +174,16 @@ def test_an_adapter_of_another_base_of_the_same_size_does_not_fit(tmp_path: Path
     model = tiny_model()
     model.name_or_path = "somebody/tiny@main".partition("@")[0]
     adapter = replace(random_adapter(0), base="somebody/else")
-    assert "records the base somebody/else, this one is somebody/tiny" in held_against(Brought("one", adapter), model).problem
+    assert (
+        "records the base somebody/else, this one is somebody/tiny"
+        in held_against(Brought("one", adapter), model).problem
+    )
     assert "elsewhere/Tiny" in held_against(Brought("one", replace(adapter, base="elsewhere/Tiny")), model).problem
 
 
-@pytest.mark.parametrize("recorded", ["unsloth/Tiny-bnb-4bit", "tiny", "", "./outputs/checkpoint-500", "/content/model"])
+@pytest.mark.parametrize(
+    "recorded", ["unsloth/Tiny-bnb-4bit", "tiny", "", "./outputs/checkpoint-500", "/content/model"]
+)
 def test_the_chosen_base_vouches_for_a_record_that_leaves_it_open(recorded: str) -> None:
     model = tiny_model()
     model.name_or_path = "somebody/tiny"

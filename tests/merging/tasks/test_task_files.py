@@ -63,7 +63,9 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\ufeff"), m
 
 
 @quick
-@given(st.lists(st.tuples(cells, st.sampled_from(LABELS)), min_size=1), st.sampled_from(["csv", "jsonl"]), st.booleans())
+@given(
+    st.lists(st.tuples(cells, st.sampled_from(LABELS)), min_size=1), st.sampled_from(["csv", "jsonl"]), st.booleans()
+)
 def test_any_text_that_a_library_writes_is_read_as_it_was(tmp_path_factory, rows: list, kind: str, mark: bool) -> None:
     rows += [("one", "no"), ("two", "yes")]
     folder = tmp_path_factory.mktemp("any")
@@ -106,7 +108,9 @@ def test_blank_lines_carriage_returns_and_line_ends_within_quotes_are_read_as_cs
         (("a", "b"), "", "", ""),
     ],
 )
-def test_usual_names_are_guessed_and_the_guess_is_told(header: tuple, text: str, pair: str, label: str, tmp_path: Path) -> None:
+def test_usual_names_are_guessed_and_the_guess_is_told(
+    header: tuple, text: str, pair: str, label: str, tmp_path: Path
+) -> None:
     rows = [tuple(f"cell {i} {j}" for j in range(len(header))) for i in range(3)]
     found = preview(holding(tmp_path, header, rows))
     assert (found.chosen.text, found.chosen.pair, found.chosen.label, found.chosen.split) == (text, pair, label, "")

@@ -177,7 +177,9 @@ def test_duplicates_are_kept_once_and_contradictions_never() -> None:
 
 def test_given_splits_are_kept_with_pairs() -> None:
     splits = ["train", "train", "train", "test", "validation"]
-    task = Task.from_rows("mine", ["a", "b", "c", "a", "e"], ["x", "y", "x", "y", "y"], ["1", "2", "3", "4", "5"], splits)
+    task = Task.from_rows(
+        "mine", ["a", "b", "c", "a", "e"], ["x", "y", "x", "y", "y"], ["1", "2", "3", "4", "5"], splits
+    )
     assert set(zip(task.train.texts, task.train.labels, task.train.pairs or (), strict=True)) == {
         ("a", 0, "1"),
         ("b", 1, "2"),
@@ -293,7 +295,9 @@ def test_given_classes_decide_the_order_and_refuse_what_is_none_of_them() -> Non
     task = Task.from_rows("mine", texts, labels, classes=("class 1", "class 0"))
     assert task.labels == ("class 1", "class 0")
     by_text = dict(zip(texts, labels, strict=True))
-    assert all(task.labels[label] == by_text[text] for text, label in zip(task.train.texts, task.train.labels, strict=True))
+    assert all(
+        task.labels[label] == by_text[text] for text, label in zip(task.train.texts, task.train.labels, strict=True)
+    )
     with pytest.raises(MergeError, match="label 'class 1', which is none of the classes given"):
         Task.from_rows("mine", texts, labels, classes=("class 0", "class 2"))
     with pytest.raises(MergeError, match="not all different"):

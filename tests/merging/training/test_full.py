@@ -74,7 +74,9 @@ def test_the_update_has_the_accuracy_that_training_reported(model, tokenizer, ta
 
 
 def test_it_learns(model, tokenizer, task) -> None:
-    losses = [p.loss for p in full_fine_tune(model, tokenizer, task, replace(SETTINGS, epochs=20)) if p.validation is None]
+    losses = [
+        p.loss for p in full_fine_tune(model, tokenizer, task, replace(SETTINGS, epochs=20)) if p.validation is None
+    ]
     epoch = len(losses) // 20
     assert sum(losses[-epoch:]) < 0.9 * sum(losses[:epoch])
 

@@ -37,7 +37,9 @@ def test_the_loss_is_the_likelihood_of_the_right_words(writer) -> None:
     for row in rows:
         prompt = verbaliser.prompt(task.train.texts[row])
         ids = tokenizer(
-            prompt + verbaliser.words[task.labels[task.train.labels[row]]], return_tensors="pt", add_special_tokens=False
+            prompt + verbaliser.words[task.labels[task.train.labels[row]]],
+            return_tensors="pt",
+            add_special_tokens=False,
         )
         # the lead that the tokenizer puts before a text is there, what it puts behind is not
         lead = torch.tensor([[tokenizer.cls_token_id]])
@@ -86,7 +88,9 @@ def test_the_usual_question_ends_at_its_mark_and_names_the_labels() -> None:
     asked = default_verbaliser("t", "Is it spam? The raters were {many}.", ("ham", "not_spam"))
     assert asked.prompt("Hello") == "Hello\nIs it spam? Answer:"
     assert asked.words == {"ham": " ham", "not_spam": " not spam"}
-    assert default_verbaliser("t", "Rows.", ("a", "b"), pairs=True).prompt("x", "y") == "x\ny\nWhich is it: a, b? Answer:"
+    assert (
+        default_verbaliser("t", "Rows.", ("a", "b"), pairs=True).prompt("x", "y") == "x\ny\nWhich is it: a, b? Answer:"
+    )
     with pytest.raises(MergeError) as refused:
         default_verbaliser("t", "", ("not spam", "not_spam"))
     assert one_sentence(refused.value, "words")

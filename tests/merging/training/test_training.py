@@ -93,7 +93,9 @@ def test_checkpoints_are_the_states_of_one_run(model, tokenizer, task) -> None:
     assert found[1].fingerprint != found[3].fingerprint
     assert found[1].metadata["epoch"] == 1
     # the run itself is the same with and without them
-    assert steps[-1].adapter.fingerprint == trained(model, tokenizer, task, replace(settings, checkpoints=())).fingerprint
+    assert (
+        steps[-1].adapter.fingerprint == trained(model, tokenizer, task, replace(settings, checkpoints=())).fingerprint
+    )
 
 
 def test_a_head_from_scratch_knows_nothing_and_the_probe_does(model, tokenizer, task) -> None:
@@ -111,7 +113,9 @@ def test_the_size_of_an_update_is_told_in_shares_of_the_base(model, tokenizer, t
     adapter = trained(model, tokenizer, task)
     for module in MODULES:
         base = float(model.get_submodule(module).weight.norm())
-        assert adapter.metadata["relative_norms"][module] == pytest.approx(adapter.deltas[module].norm() / base, rel=1e-5)
+        assert adapter.metadata["relative_norms"][module] == pytest.approx(
+            adapter.deltas[module].norm() / base, rel=1e-5
+        )
 
 
 def test_modules_start_apart_from_each_other(model, tokenizer, task) -> None:

@@ -56,7 +56,12 @@ def test_scaled_arms_have_gaussians_length_in_every_row_and_the_same_subspace(va
 
 
 def test_a_shared_seed_gives_every_task_one_a_and_own_seeds_do_not() -> None:
-    for variant, same in (("gaussian_shared", True), ("gaussian_own", False), ("orthonormal_own", False), ("osrm", False)):
+    for variant, same in (
+        ("gaussian_shared", True),
+        ("gaussian_own", False),
+        ("orthonormal_own", False),
+        ("osrm", False),
+    ):
         first, second = start(variant, 0), start(variant, 1)
         assert all(torch.equal(first[name], second[name]) for name in first) == same, variant
 

@@ -37,7 +37,11 @@ class BaseHandlers:
     def choices(self) -> list[tuple[str, str]]:
         """Give (title, source) of the bases that need no name."""
         shipped = [(base.title, source) for source, base in EMBEDDED.items()]
-        return [*shipped, *((describe(folder).title, folder) for folder in self.folders), ("another, from the hub", OTHER)]
+        return [
+            *shipped,
+            *((describe(folder).title, folder) for folder in self.folders),
+            ("another, from the hub", OTHER),
+        ]
 
     def source(self, choice: str, name: str) -> str:
         """Return what is chosen, or the hub id that is written; raises MergeError for anything that is none."""
@@ -46,7 +50,9 @@ class BaseHandlers:
         name = name.strip()
         # a name that is a folder here would be read from the disk
         if choice != OTHER or hub.BASE_ID.fullmatch(name) is None or Path(name.partition("@")[0]).exists():
-            raise MergeError(f"{name or 'Nothing'} is no hub id of a base model: write user/name or user/name@revision.")
+            raise MergeError(
+                f"{name or 'Nothing'} is no hub id of a base model: write user/name or user/name@revision."
+            )
         return name
 
     def look(self, choice: str, name: str, dtype: str) -> str:
@@ -94,9 +100,15 @@ def lay_out(handlers: BaseHandlers) -> BaseLayout:
     with gr.Column(elem_id="ms-base"):
         choice = gr.Dropdown(choices, value=choices[0][1], label="Base model", elem_id="ms-base-choice")
         name = gr.Textbox(
-            label="Hub id of the base", placeholder="user/name@revision", max_lines=1, visible=False, elem_id="ms-base-name"
+            label="Hub id of the base",
+            placeholder="user/name@revision",
+            max_lines=1,
+            visible=False,
+            elem_id="ms-base-name",
         )
-        dtype = gr.Radio(DTYPES, value="float32", label="Load it in", elem_id="ms-base-dtype", elem_classes="ms-segments")
+        dtype = gr.Radio(
+            DTYPES, value="float32", label="Load it in", elem_id="ms-base-dtype", elem_classes="ms-segments"
+        )
         note = html("ms-base-note", '<p role="status">In use: all-MiniLM-L6-v2.</p>')
         use = gr.Button("Use this base", size="sm", elem_id="ms-base-use")
     return BaseLayout(choice, name, dtype, use, note)
@@ -116,11 +128,15 @@ def wire(
     shown, send : the components of the adapters' list, and what makes their updates of the handlers' values
     """
     asked = [layout.choice, layout.name, layout.dtype]
-    layout.choice.input(lambda choice: gr.update(visible=choice == OTHER), layout.choice, layout.name, queue=False, **QUIET)
+    layout.choice.input(
+        lambda choice: gr.update(visible=choice == OTHER), layout.choice, layout.name, queue=False, **QUIET
+    )
     gr.on([layout.choice.input, layout.name.submit, layout.dtype.input], handlers.look, asked, layout.note, **QUIET)
 
     def use(session: AdaptersSession, *values: str) -> Iterator[list[Any]]:
         for news in handlers.use(session, *values):
             yield [news["base"], gr.update(interactive=not news["busy"]), *send(news)]
 
-    layout.use.click(use, [state, *asked], [layout.note, layout.use, *shown], concurrency_id="base", concurrency_limit=1, **QUIET)
+    layout.use.click(
+        use, [state, *asked], [layout.note, layout.use, *shown], concurrency_id="base", concurrency_limit=1, **QUIET
+    )

@@ -127,7 +127,9 @@ class AdaptersHandlers:
         model, _ = self.base(*session.base)
         for source in sources:
             if len(session.shelf) >= MOST_TASKS:
-                return self.view(session) | {"note": alert(f"{MOST_TASKS} adapters are here already: remove them first.")}
+                return self.view(session) | {
+                    "note": alert(f"{MOST_TASKS} adapters are here already: remove them first.")
+                }
             session.shelf.append(bring(source, model, [one.name for one in session.shelf]))
         return self.view(session) | {"note": ""}
 
@@ -179,7 +181,9 @@ class AdaptersHandlers:
         if adapter.head is None or not adapter.head.labels:
             return LEFT_OUT
         fitting = [
-            name for name in names if self._own(name) and sorted(self.lab.task(name).labels) == sorted(adapter.head.labels)
+            name
+            for name in names
+            if self._own(name) and sorted(self.lab.task(name).labels) == sorted(adapter.head.labels)
         ]
         return fitting[0] if len(fitting) == 1 else LEFT_OUT
 
@@ -196,7 +200,11 @@ class AdaptersHandlers:
         placed = [(task, brought) for task, brought in zip(tasks, session.shelf, strict=False) if task]
         twice = [task for task, _ in placed if sum(other == task for other, _ in placed) > 1]
         if twice:
-            yield {"note": alert(f"Two adapters are of the task {self._title(session, twice[0])}: give each a task of its own.")}
+            yield {
+                "note": alert(
+                    f"Two adapters are of the task {self._title(session, twice[0])}: give each a task of its own."
+                )
+            }
             return
         chosen = dict(placed)
         root = session.folder / f"pool{len(session.pools) + 1}-{mine}"
@@ -230,7 +238,11 @@ class AdaptersHandlers:
         root = session.folder / f"pool{len(session.pools) + 1}-{session.run}"
         try:
             table = overview(session.shelf)
-            fitting = [brought for brought, problem in zip(session.shelf, table.get("problem", ()), strict=False) if not problem]
+            fitting = [
+                brought
+                for brought, problem in zip(session.shelf, table.get("problem", ()), strict=False)
+                if not problem
+            ]
             folders = keep(fitting, root)
         except MergeError as error:
             yield {"note": alert(error)}
@@ -238,12 +250,20 @@ class AdaptersHandlers:
         yield self._offer(session, folders, set(folders), session.base, measured=False)
 
     def _offer(
-        self, session: AdaptersSession, folders: Mapping[str, str], names: set[str], base: tuple[str, str], measured: bool = True
+        self,
+        session: AdaptersSession,
+        folders: Mapping[str, str],
+        names: set[str],
+        base: tuple[str, str],
+        measured: bool = True,
     ) -> Values:
         key = f"{session.owner}-pool{len(session.pools) + 1}"
         title = f"Your adapters {len(session.pools) + 1}: {', '.join(sorted(names))}"
         modules = {
-            module for one in session.shelf if one.adapter is not None and one.name in names for module in one.adapter.deltas
+            module
+            for one in session.shelf
+            if one.adapter is not None and one.name in names
+            for module in one.adapter.deltas
         }
         source, dtype = base
         texts = TextsOf(tuple(folders), tuple(sorted(modules)), source, dtype, READ_LENGTH)
@@ -269,7 +289,11 @@ def table_html(table: pd.DataFrame) -> str:
     rows = []
     for row in table.to_dict("records"):
         cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in COLUMNS)
-        fits = f'<span class="ms-warn">{escape(row["problem"])}</span>' if row["problem"] else '<span class="ms-good">yes</span>'
+        fits = (
+            f'<span class="ms-warn">{escape(row["problem"])}</span>'
+            if row["problem"]
+            else '<span class="ms-good">yes</span>'
+        )
         rows.append(f'<tr{" class=ms-grey" if row["problem"] else ""}>{cells}<td class="ms-why">{fits}</td></tr>')
     return (
         '<div class="ms-scroll" tabindex="0" role="region" aria-label="Your adapters"><table>'

@@ -90,7 +90,10 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
                 ]  # fmt: skip
                 with gr.Row(elem_classes="ms-buttons"):
                     make = gr.Button(
-                        "Measure each alone and open them on the Merge tab", variant="primary", size="sm", elem_id="ms-make"
+                        "Measure each alone and open them on the Merge tab",
+                        variant="primary",
+                        size="sm",
+                        elem_id="ms-make",
                     )
                     cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="ms-make-cancel")
                     bare = gr.Button("Open all that fit without measuring", size="sm", elem_id="ms-make-bare")
@@ -129,7 +132,11 @@ def _wire(
 
     layout.files.upload(upload, [state, layout.files], [layout.files, *shown], **QUIET)
     hub = gr.on(
-        [layout.add.click, layout.hub.submit], lambda s, name: send(panel.from_hub(s, name)), [state, layout.hub], shown, **QUIET
+        [layout.add.click, layout.hub.submit],
+        lambda s, name: send(panel.from_hub(s, name)),
+        [state, layout.hub],
+        shown,
+        **QUIET,
     )
     hub.then(lambda: "", None, layout.hub, **NOW)
     task_panel.wire(tab, layout.task, TaskHandlers(panel.lab), panel, state, layout.slots)
@@ -141,7 +148,9 @@ def _wire(
             pool = gr.skip()
             if "pool" in values:
                 pools["brought"] = values["pools"]
-                pool = gr.update(choices=[*shipped, *(one for some in pools.values() for one in some)], value=values["pool"])
+                pool = gr.update(
+                    choices=[*shipped, *(one for some in pools.values() for one in some)], value=values["pool"]
+                )
             yield [values.get("note", gr.skip()), busy, pool]
         yield [gr.skip()] * 3
 
@@ -152,7 +161,9 @@ def _wire(
         yield from follow(panel.open(session), pools)
 
     outputs = [layout.note, layout.cancel, merging.form["pool"]]
-    made = layout.make.click(make, [state, own, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+    made = layout.make.click(
+        make, [state, own, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
+    )
     merging.opened(made)
     merging.opened(layout.bare.click(opened, [state, own], outputs, **QUIET))
     layout.cancel.click(lambda s: [gr.update(interactive=panel.cancel(s)["busy"])], state, layout.cancel, **NOW)

@@ -59,7 +59,10 @@ def lay_out() -> TaskLayout:
             with gr.Row(elem_classes="ms-fields"):
                 columns = [
                     gr.Dropdown(
-                        [("none", NONE)] if role in OPTIONAL else [], value=None, label=label, elem_id=f"ms-task-column-{role}"
+                        [("none", NONE)] if role in OPTIONAL else [],
+                        value=None,
+                        label=label,
+                        elem_id=f"ms-task-column-{role}",
                     )
                     for role, label in LABELS.items()
                 ]
@@ -77,7 +80,12 @@ def _line(label: str, placeholder: str, elem_id: str) -> gr.Textbox:
 
 
 def wire(
-    tab: gr.Tab, layout: TaskLayout, tasks: TaskHandlers, adapters: AdaptersHandlers, visitor: gr.State, slots: list[gr.Dropdown]
+    tab: gr.Tab,
+    layout: TaskLayout,
+    tasks: TaskHandlers,
+    adapters: AdaptersHandlers,
+    visitor: gr.State,
+    slots: list[gr.Dropdown],
 ) -> Dependency:
     """Wire the card; a task that is used joins the choices of ``slots``, which keep what was chosen by hand.
 
@@ -93,8 +101,18 @@ def wire(
 
     def send(values: dict[str, Any]) -> list[Any]:
         opened = gr.update(visible=values["open"]) if "open" in values else gr.skip()
-        columns = [gr.update(**values["columns"][role]) for role in LABELS] if "columns" in values else [gr.skip()] * len(LABELS)
-        return [values.get("note", gr.skip()), values.get("preview", gr.skip()), opened, values.get("name", gr.skip()), *columns]
+        columns = (
+            [gr.update(**values["columns"][role]) for role in LABELS]
+            if "columns" in values
+            else [gr.skip()] * len(LABELS)
+        )
+        return [
+            values.get("note", gr.skip()),
+            values.get("preview", gr.skip()),
+            opened,
+            values.get("name", gr.skip()),
+            *columns,
+        ]
 
     def file(session: TaskSession, path: str) -> Iterator[list[Any]]:
         yield from map(send, tasks.file(session, path))
@@ -105,7 +123,9 @@ def wire(
     def again(session: TaskSession, *columns: str | None) -> list[Any]:
         return send(tasks.again(session, dict(zip(LABELS, columns, strict=True))))
 
-    def use(session: TaskSession, owner: AdaptersSession, name: str, rows: float | None, *columns: str | None) -> Iterator[str]:
+    def use(
+        session: TaskSession, owner: AdaptersSession, name: str, rows: float | None, *columns: str | None
+    ) -> Iterator[str]:
         for values in tasks.use(session, owner.owner, dict(zip(LABELS, columns, strict=True)), name, rows):
             yield values["note"]
 

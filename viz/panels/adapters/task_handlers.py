@@ -63,7 +63,11 @@ class TaskHandlers:
     """
 
     def __init__(
-        self, lab: Lab, look: Callable[..., Preview] = hub_preview, load: Callable[..., Task] = hub_task, largest: int = LARGEST
+        self,
+        lab: Lab,
+        look: Callable[..., Preview] = hub_preview,
+        load: Callable[..., Task] = hub_task,
+        largest: int = LARGEST,
     ) -> None:
         self.lab, self.look, self.load, self.largest = lab, look, load, largest
 
@@ -96,7 +100,9 @@ class TaskHandlers:
         def load(named: Named, rows: int | None) -> Task:
             return self.load(*told, **named, rows=rows)
 
-        source = Source(told[1] or told[0].rsplit("/", 1)[-1], partial(self.look, *told), load, ("text", "pair", "label"))
+        source = Source(
+            told[1] or told[0].rsplit("/", 1)[-1], partial(self.look, *told), load, ("text", "pair", "label")
+        )
         yield self._first(session, source)
 
     def again(self, session: TaskSession, named: Named) -> Values:
@@ -120,7 +126,9 @@ class TaskHandlers:
             known = self.lab.titles(owner)
             if sum(key.startswith(f"{owner}-") for key in known) >= MOST_TASKS:
                 raise MergeError(f"{MOST_TASKS} tasks of yours are here already: reload the page to begin again.")
-            yield {"note": _status(f"Reading {found.rows:,} rows: each is checked, duplicates go, the rest is divided.")}
+            yield {
+                "note": _status(f"Reading {found.rows:,} rows: each is checked, duplicates go, the rest is divided.")
+            }
             task = source.load(_asked(source, named), rows=most)
             free = next(one for one in _numbered(called) if f"{owner}-{one}" not in known)
             task = replace(task, name=free, title=free)
@@ -142,7 +150,13 @@ class TaskHandlers:
             return self._nothing(session, error)
         session.source, session.found = source, found
         columns = {role: _choices(found, role, role in source.roles) for role in ROLES}
-        return {"note": "", "preview": preview_html(found), "columns": columns, "name": suggested(source.name), "open": True}
+        return {
+            "note": "",
+            "preview": preview_html(found),
+            "columns": columns,
+            "name": suggested(source.name),
+            "open": True,
+        }
 
     @staticmethod
     def _nothing(session: TaskSession, error: MergeError) -> Values:
@@ -177,7 +191,11 @@ def suggested(name: str) -> str:
 def _choices(found: Preview, role: str, asked: bool) -> Values:
     none = [("none", NONE)] if role in OPTIONAL else []
     chosen = getattr(found.chosen, role) or (NONE if none else None)
-    return {"choices": [*none, *((cut(column), column) for column in found.columns if column)], "value": chosen, "visible": asked}
+    return {
+        "choices": [*none, *((cut(column), column) for column in found.columns if column)],
+        "value": chosen,
+        "visible": asked,
+    }
 
 
 def _asked(source: Source, named: Named) -> dict[str, str | None]:
@@ -187,7 +205,9 @@ def _asked(source: Source, named: Named) -> dict[str, str | None]:
 def _config(config: str) -> str | None:
     config = config.strip()
     if config and not CONFIG.fullmatch(config):
-        raise MergeError(f"{cut(config)} is no configuration of a data set: leave it empty, or give a name such as rte.")
+        raise MergeError(
+            f"{cut(config)} is no configuration of a data set: leave it empty, or give a name such as rte."
+        )
     return config or None
 
 

@@ -68,7 +68,9 @@ def _count(number: int, what: str) -> str:
 def _table(found: Preview) -> str:
     roles = {column: ROLES[role] for role, column in vars(found.chosen).items() if column}
     head = "".join(_heading(column, roles.get(column, "")) for column in found.columns[:MOST_SHOWN])
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row[:MOST_SHOWN])}</tr>" for row in found.first)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row[:MOST_SHOWN])}</tr>" for row in found.first
+    )
     hidden = len(found.columns) - MOST_SHOWN
     more = f'<p class="ms-muted">{_count(hidden, "more column")} not shown.</p>' if hidden > 0 else ""
     return (

@@ -103,7 +103,9 @@ class BankViews:
         if pd.notna(row["within"]):
             measured += f", {_with_interval(row, 'within', 'within_')} at the same method and λ"
         count = f"n = {len(self.bank)} merges of {self.bank['tasks_merged'].nunique()} task subsets"
-        caption = f"{TITLES[diagnostic].meaning} A point per merge, {count}; 0: the base, 1: the adapters alone. {measured}."
+        caption = (
+            f"{TITLES[diagnostic].meaning} A point per merge, {count}; 0: the base, 1: the adapters alone. {measured}."
+        )
         if diagnostic in EXPECTED:
             caption += f" {EXPECTED[diagnostic]} {_verdict(row)}"
         table = self.bank[["number", "pool", "tasks_merged", "method", "scaling", diagnostic, GAP]]

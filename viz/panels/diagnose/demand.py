@@ -99,4 +99,6 @@ class Demand:
             task=changes["task"].map(titles),
         )
         order = list(dict.fromkeys(shown["left_out"]))
-        return payload(change_per_task(shown, order, list(titles.values())), caption, changes, f"mergescope_leave_{part}_out")
+        return payload(
+            change_per_task(shown, order, list(titles.values())), caption, changes, f"mergescope_leave_{part}_out"
+        )

@@ -88,7 +88,9 @@ class DoViews:
 
     def _variance(self) -> tuple[Figure, pd.DataFrame]:
         modules = self.results.table("variance")
-        return draw.variance(modules, draw.titles_of(list(dict.fromkeys(modules["source"])), self.pools)), self.results.variance()
+        return draw.variance(
+            modules, draw.titles_of(list(dict.fromkeys(modules["source"])), self.pools)
+        ), self.results.variance()
 
     def _imbalance(self) -> tuple[Figure, pd.DataFrame]:
         scores = self.results.imbalance()

@@ -23,7 +23,9 @@ from viz.panels.merge.controls import MOST_TASKS, Catalogue, form_of
 from viz.panels.services import Settings, Workbench
 
 PAUSE = 0.2
-WITHOUT_TASKS = "These adapters were opened without tasks: what follows from the weights is shown, nothing is measured on data."
+WITHOUT_TASKS = (
+    "These adapters were opened without tasks: what follows from the weights is shown, nothing is measured on data."
+)
 PLUGGED = ("orthogonalize", "penalty", "decouple", "mu")
 
 
@@ -119,7 +121,9 @@ class DiagnoseHandlers:
             return session.changed(**values, note=f'<p class="ms-error" role="alert">{escape(str(error))}</p>')
         titles = [self.workbench.title(task) for task in self.workbench.tasks(settings.pool)]
         method = self.methods[settings.spec.method].title
-        values["linked"] = bundle(diagnosis, settings, titles, method, self.full(settings), self.pools_compared, session.fresh)
+        values["linked"] = bundle(
+            diagnosis, settings, titles, method, self.full(settings), self.pools_compared, session.fresh
+        )
         session.fresh = False
         note = ""
         if diagnosis.grams.data is None:
@@ -130,12 +134,14 @@ class DiagnoseHandlers:
     def about(self, settings: Settings) -> str:
         """Say which merge is looked at."""
         magnitude = settings.spec.decouple
-        rests = " The figures follow γ when its slider rests." if magnitude.strength and not magnitude.follows_strength else ""
+        rests = (
+            " The figures follow γ when its slider rests."
+            if magnitude.strength and not magnitude.follows_strength
+            else ""
+        )
         text = settings.spec.words(like=settings.spec, skip=["scaling"])  # the controls say the plug-ins
         pool = self.workbench.pools.get(settings.pool, "your own set")
-        return (
-            f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.{rests}</p>"
-        )
+        return f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.{rests}</p>"
 
     def look(self, session: DiagnoseSession) -> Iterator[dict[str, str]]:
         """Read the texts that the figures on data need, unless that has been done, and draw again."""

@@ -119,7 +119,9 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
             for place in range(MOST_TASKS):
                 slider(f"weight_{place}", "", 0, 2, 0.05, 1, classes=["ms-weight", f"ms-task-{place % 8}"])
             with gr.Row(elem_classes="ms-buttons"):
-                use = gr.Button("Use these values on the Merge tab", variant="primary", size="sm", elem_id="ms-diag-use")
+                use = gr.Button(
+                    "Use these values on the Merge tab", variant="primary", size="sm", elem_id="ms-diag-use"
+                )
             settled = gr.Button("The sliders rest", size="sm", elem_id="ms-diag-settled")
             note = html("ms-diag-note")
         with gr.Column(elem_id="ms-diag-figures"):
@@ -166,7 +168,9 @@ def _found(found: BankViews, html: Any) -> dict[str, Any]:
         names = found.diagnostics
         first = next((name for _, name in names if name == "magnitude_variance"), names[0][1] if names else None)
         with gr.Row(elem_classes="ms-choices"):
-            parts["choice"] = gr.Dropdown(names, value=first, label="Diagnostic", elem_id="ms-bank-choice", visible=bool(names))
+            parts["choice"] = gr.Dropdown(
+                names, value=first, label="Diagnostic", elem_id="ms-bank-choice", visible=bool(names)
+            )
     return parts
 
 

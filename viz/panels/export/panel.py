@@ -30,7 +30,9 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         with gr.Column(elem_classes=["ms-card", "ms-full"]):
             html("ms-export-heading", "<h2>Take the merge with you</h2>")
             about = html("ms-export-about")
-            kind = gr.Radio(FORMATS, value="adapter", label="Format", elem_id="ms-export-format", elem_classes="ms-segments")
+            kind = gr.Radio(
+                FORMATS, value="adapter", label="Format", elem_id="ms-export-format", elem_classes="ms-segments"
+            )
             head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
             help_line = "<p>A lower rank keeps the best approximation; its error is written into the model card. A full model needs no rank.</p>"
@@ -54,7 +56,9 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
         return [f"<p>{escape(text)}</p>", choices, "", *outdated(session)]
 
-    def run(session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any) -> Iterator[list[Any]]:
+    def run(
+        session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
+    ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
         size = int(cut or 0) if form == "adapter" else 0
         known = measured(merge.run, settings, methods, bool(size), task or None)

@@ -80,7 +80,8 @@ def show(session: ExportSession, target: str, private: bool, login: Login) -> st
     name = pusher(target, login())
     session.pending = Pending(session.current, target, private)
     rows = "".join(
-        f'<tr><td>{escape(file)}</td><td class="ms-number">{size:,}</td></tr>' for file, size in contents(session.current).items()
+        f'<tr><td>{escape(file)}</td><td class="ms-number">{size:,}</td></tr>'
+        for file, size in contents(session.current).items()
     )
     seen = "private: only its owner sees it" if private else "public: everybody sees it"
     return (
@@ -111,7 +112,10 @@ def push_section(state: gr.State, whose: str) -> PushSection:
         if whose == "oauth":
             gr.LoginButton(size="sm", elem_id="ms-push-login")
         elif not usable:
-            html("ms-push-none", "<p>This Space has no sign-in, so nothing can be pushed from here: download the zip.</p>")
+            html(
+                "ms-push-none",
+                "<p>This Space has no sign-in, so nothing can be pushed from here: download the zip.</p>",
+            )
         target = gr.Textbox(label="Repository (user/name)", max_lines=1, elem_id="ms-push-target", visible=usable)
         private = gr.Checkbox(True, label="Private", elem_id="ms-push-private", visible=usable)
         with gr.Row(elem_classes="ms-buttons", visible=usable):
@@ -121,7 +125,14 @@ def push_section(state: gr.State, whose: str) -> PushSection:
         note = html("ms-push-note")
     if usable:
         shown, pushed = _with_token() if whose == "oauth" else _on_this_machine()
-        look.click(shown, [state, target, private], [preview, button, note], concurrency_id="push", concurrency_limit=2, **QUIET)
+        look.click(
+            shown,
+            [state, target, private],
+            [preview, button, note],
+            concurrency_id="push",
+            concurrency_limit=2,
+            **QUIET,
+        )
         button.click(pushed, state, [note, button], concurrency_id="push", **QUIET)
         gr.on([target.input, private.input], _other, state, [preview, button, note], queue=False, **QUIET)
     return PushSection(preview, button, note)

@@ -88,7 +88,9 @@ def paragraphs(text: str) -> str:
 def prose(text: str) -> str:
     """Write running text as HTML, with its formulas and names of code as `<code>`."""
     pieces = re.split(r"``(.+?)``", " ".join(text.split()))
-    return "".join(f"<code>{escape(piece)}</code>" if place % 2 else _with_formulas(piece) for place, piece in enumerate(pieces))
+    return "".join(
+        f"<code>{escape(piece)}</code>" if place % 2 else _with_formulas(piece) for place, piece in enumerate(pieces)
+    )
 
 
 def _with_formulas(text: str) -> str:
@@ -126,7 +128,9 @@ def formula_html(text: str) -> str:
     text = escape(text.replace("!=", "≠").replace("W0", "W_0"), quote=False)
     text = re.sub(r"\bsum(?=_)", "Σ", re.sub(r"\bmu\b", "μ", text))
     for mark, tag in (("_", "sub"), ("^", "sup")):
-        text = re.sub(rf"{re.escape(mark)}(?:\{{([^}}]*)\}}|(-?\w))", lambda m, tag=tag: f"<{tag}>{m[1] or m[2]}</{tag}>", text)
+        text = re.sub(
+            rf"{re.escape(mark)}(?:\{{([^}}]*)\}}|(-?\w))", lambda m, tag=tag: f"<{tag}>{m[1] or m[2]}</{tag}>", text
+        )
     return text
 
 
@@ -141,9 +145,7 @@ def _split(doc: str) -> tuple[str, str]:
 
 
 def _parameters(params: Iterable[Param]) -> str:
-    return (
-        f"<dl>{''.join(f'<dt>{escape(p.label)} <span>{_default(p)}</span></dt><dd>{escape(p.help)}</dd>' for p in params)}</dl>"
-    )
+    return f"<dl>{''.join(f'<dt>{escape(p.label)} <span>{_default(p)}</span></dt><dd>{escape(p.help)}</dd>' for p in params)}</dl>"
 
 
 def _default(param: Param) -> str:

@@ -61,7 +61,9 @@ def theme() -> gr.themes.Base:
 
 def header(device: str, base: str) -> gr.HTML:
     """Make the page's header."""
-    return gr.HTML(header_html(device, base), elem_id="ms-header", apply_default_css=False, container=False, padding=False)
+    return gr.HTML(
+        header_html(device, base), elem_id="ms-header", apply_default_css=False, container=False, padding=False
+    )
 
 
 def header_html(device: str, base: str) -> str:

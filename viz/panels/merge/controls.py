@@ -85,7 +85,14 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
                     kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
                     add(each.name, kind, **_magnitude(each), elem_classes=style)
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
-    k = {"minimum": K_RANGE[0], "maximum": K_RANGE[1], "step": 5, "value": K, "label": "Texts per task k", "info": K_HELP}
+    k = {
+        "minimum": K_RANGE[0],
+        "maximum": K_RANGE[1],
+        "step": 5,
+        "value": K,
+        "label": "Texts per task k",
+        "info": K_HELP,
+    }
     add("k", gr.Slider, **k, elem_classes="ms-slider")
     add("seed", gr.Number, value=0, precision=0, minimum=0, maximum=MOST_SEED, label="Seed")
     with gr.Row(elem_classes="ms-heading"):
@@ -95,7 +102,9 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
         weight = {"minimum": WEIGHT_RANGE[0], "maximum": WEIGHT_RANGE[1], "step": 0.05, "value": 1}
         add(f"weight_{place}", gr.Slider, **weight, elem_classes=["ms-slider", "ms-weight", f"ms-task-{place % 8}"])
     gr.HTML("<h2>Evaluation</h2>", apply_default_css=False, container=False, padding=False)
-    limit = gr.Slider(*LIMIT_RANGE, LIMIT, step=50, label="Test rows per task", elem_id="ms-limit", elem_classes="ms-slider")
+    limit = gr.Slider(
+        *LIMIT_RANGE, LIMIT, step=50, label="Test rows per task", elem_id="ms-limit", elem_classes="ms-slider"
+    )
     with gr.Row(elem_classes="ms-buttons"):
         pin = gr.Button("Pin this run", variant="primary", size="sm", elem_id="ms-pin")
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
@@ -160,8 +169,12 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
 def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> Settings:
     """Read the settings off the form's values by name."""
     method = methods[form["method"]]
-    values = {param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(method.params))}
-    values |= {param.name: _read_choice(param, form[f"choice_{slot}"]) for slot, param in enumerate(_choices(method.params))}
+    values = {
+        param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(method.params))
+    }
+    values |= {
+        param.name: _read_choice(param, form[f"choice_{slot}"]) for slot, param in enumerate(_choices(method.params))
+    }
     ortho = Orthogonalize(form["orthogonalize"] if method.plugins else "off", float(form["penalty"]))
     magnitude = Decouple(float(form["decouple"]), **{param.name: _read(param, form[param.name]) for param in MAGNITUDE})
     spec = MergeSpec(

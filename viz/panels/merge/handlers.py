@@ -61,7 +61,9 @@ class MergeHandlers:
             else:
                 settings, limit = link
                 options = restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
-        values = self.redraw(session, form | {name: o["value"] for name, o in options.items() if "value" in o}, limit, part)
+        values = self.redraw(
+            session, form | {name: o["value"] for name, o in options.items() if "value" in o}, limit, part
+        )
         if said:
             values["notes"] = session.sent["notes"] = said + values["notes"]
         return values, options
@@ -165,7 +167,9 @@ class MergeHandlers:
         if (yield from self._follow(session, run, self.stream(run.settings.to_dict(), run.limit))):
             run.state = "done"
 
-    def _follow(self, session: Session, run: Run, steps: Iterator[Progress | Estimate]) -> Generator[dict[str, str], None, bool]:
+    def _follow(
+        self, session: Session, run: Run, steps: Iterator[Progress | Estimate]
+    ) -> Generator[dict[str, str], None, bool]:
         """Take up one step after the other and draw from time to time; tell whether all steps were made."""
         drawn = 0.0
         with closing(steps):

@@ -49,7 +49,9 @@ class MergeTab:
     session: gr.State
 
 
-def merge_panel(demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream) -> MergeTab:
+def merge_panel(
+    demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream
+) -> MergeTab:
     """Lay the panel out inside `demo` and wire it."""
     panel = MergeHandlers(workbench, methods, stream)
     return _wire(demo, _layout(workbench, methods, plugins, panel.story()), panel)
@@ -80,8 +82,12 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 with gr.Row(elem_classes="ms-choices"):
                     sides = [(name, side) for side, name in views.SIDES.items()]
                     side = gr.Dropdown(sides, value="A", label="Factor", elem_id="ms-overlap-side")
-                    layer = gr.Dropdown([views.EVERY, *layers], value=views.EVERY, label="Layer", elem_id="ms-overlap-layer")
-                    kind = gr.Dropdown([views.EVERY, *kinds], value=views.EVERY, label="Module", elem_id="ms-overlap-kind")
+                    layer = gr.Dropdown(
+                        [views.EVERY, *layers], value=views.EVERY, label="Layer", elem_id="ms-overlap-layer"
+                    )
+                    kind = gr.Dropdown(
+                        [views.EVERY, *kinds], value=views.EVERY, label="Module", elem_id="ms-overlap-kind"
+                    )
             with gr.Column(elem_classes="ms-card"):
                 rank = plot("ms-rank", "Feature rank against k")
                 with gr.Row(elem_classes="ms-choices"):
@@ -128,7 +134,9 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
                 yield send(values, STREAMED)
             yield send({}, STREAMED)  # a generator that never yields would empty its outputs
 
-    def opened(request: gr.Request, session: Session, limit: int, side: str, layer: str, kind: str, *values: Any) -> list[Any]:
+    def opened(
+        request: gr.Request, session: Session, limit: int, side: str, layer: str, kind: str, *values: Any
+    ) -> list[Any]:
         with said():
             start = dict(zip(form, values, strict=True))
             news, options = panel.open(session, start, int(limit), (side, layer, kind), str(request.query_params))
@@ -168,14 +176,20 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     after(mode.input(default_penalty, mode, form["penalty"], queue=False, **QUIET))
     ones = f"() => Array({len(layout.controls.weights)}).fill(1)"
     after(layout.controls.equal.click(None, None, layout.controls.weights, js=ones, **QUIET))
-    stopped = layout.cancel.click(lambda session: send(panel.cancel(session), ACCURACY), state, figures, queue=False, **QUIET)
+    stopped = layout.cancel.click(
+        lambda session: send(panel.cancel(session), ACCURACY), state, figures, queue=False, **QUIET
+    )
     stopped.then(None, js="() => document.querySelector('#ms-again').focus()", **QUIET)
     follow(layout.again.click(again, inputs, outputs, **clock))
     layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
-    layout.controls.unpin.click(lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET)
+    layout.controls.unpin.click(
+        lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET
+    )
 
     _wire_rank(layout, panel, loaded, applied)
-    return MergeTab(form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state)
+    return MergeTab(
+        form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state
+    )
 
 
 def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, gr.components.Component]) -> Any:
@@ -196,7 +210,13 @@ def _wire_rank(layout: Layout, panel: MergeHandlers, *restored: Any) -> None:
     def rank(pool: str, k: int, task: str, layer: str, kind: str) -> str:
         return views.rank_view(panel.workbench, pool, int(k), task, layer, kind)
 
-    drawn = {"fn": rank, "inputs": [pool, k, *layout.rank_choice], "outputs": layout.rank, "concurrency_limit": 2, **QUIET}
+    drawn = {
+        "fn": rank,
+        "inputs": [pool, k, *layout.rank_choice],
+        "outputs": layout.rank,
+        "concurrency_limit": 2,
+        **QUIET,
+    }
     gr.on([pool.change, k.input, *(choice.input for choice in layout.rank_choice)], **drawn)
     for event in restored:
         event.then(**drawn)

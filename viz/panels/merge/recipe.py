@@ -62,7 +62,12 @@ def recipe() -> gr.HTML:
 def paste_box() -> Paste:
     """Make the closed box for a recipe from elsewhere."""
     with gr.Accordion("Paste a recipe", open=False, elem_id="ms-paste"):
-        options = {"label": "Recipe as YAML", "placeholder": "adapters: …", "max_length": LONGEST, "elem_id": "ms-paste-text"}
+        options = {
+            "label": "Recipe as YAML",
+            "placeholder": "adapters: …",
+            "max_length": LONGEST,
+            "elem_id": "ms-paste-text",
+        }
         text = gr.Textbox(lines=6, max_lines=12, **options)
         apply = gr.Button("Apply", size="sm", elem_id="ms-paste-apply")
         said = gr.HTML(elem_id="ms-paste-said", apply_default_css=False, container=False, padding=False)

@@ -113,7 +113,11 @@ class _Ends:
             return _Ends(row.base, row.single)
         seen = _seen(score.marks, row.base_marks, row.single_marks)
         base, single, merged = (as_values(marks)[seen] for marks in (row.base_marks, row.single_marks, score.marks))
-        return _Ends(float(base.mean()), float(single.mean()), (base, single, merged)) if seen else _Ends(row.base, row.single)
+        return (
+            _Ends(float(base.mean()), float(single.mean()), (base, single, merged))
+            if seen
+            else _Ends(row.base, row.single)
+        )
 
 
 def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
@@ -134,7 +138,9 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in percentage points
         (negative is a loss).
     """
-    ends = {str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores}
+    ends = {
+        str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores
+    }
     if not ends:
         return None
     mine = [scores[task] for task in ends]

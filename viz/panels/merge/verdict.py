@@ -91,7 +91,11 @@ def _recovered(summary: Summary) -> tuple[str, str, str]:
     tone = "ms-good" if summary.recovered >= GOOD else "ms-bad" if summary.recovered < POOR else "ms-warn"
     low, high = (f"{100 * value:.0f}".replace("-", "−") for value in (summary.recovered_low, summary.recovered_high))
     spread = f"95 %: {low} to {high} % · mean of {summary.counted} task{'s' * (summary.counted != 1)} with a clear gap"
-    return f"{100 * summary.recovered:.0f} %".replace("-", "−"), tone if summary.certain else f"{tone} ms-unsure", spread
+    return (
+        f"{100 * summary.recovered:.0f} %".replace("-", "−"),
+        tone if summary.certain else f"{tone} ms-unsure",
+        spread,
+    )
 
 
 def _points(value: float) -> str:

@@ -44,7 +44,9 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
     drawn = table.assign(task=[label(workbench, task) for task in table["task"]])
     previous = None
     if before is not None and run.state != "done":
-        previous = pd.Series({label(workbench, task): score.accuracy for task, score in before.scores.items()}, dtype=float)
+        previous = pd.Series(
+            {label(workbench, task): score.accuracy for task, score in before.scores.items()}, dtype=float
+        )
     pinned = pd.DataFrame(
         [(pin.label, label(workbench, task), score.accuracy) for pin in pins for task, score in pin.scores.items()],
         columns=["run", "task", "accuracy"],
@@ -92,9 +94,7 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         f"Good methods are high, and flat around their best λ.{_know_more(methods, sweep)}"
     )
     if sweep.empty:
-        caption = (
-            "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to compare several λ."
-        )
+        caption = "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to compare several λ."
     return payload(figure, caption, sweep, filename(settings, "sweep"))
 
 
@@ -171,7 +171,9 @@ def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) ->
         "figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
     )
     if own:
-        caption = f"Of the shipped tasks on all-MiniLM; the OSRM panel draws this for the tasks of your own sets. {caption}"
+        caption = (
+            f"Of the shipped tasks on all-MiniLM; the OSRM panel draws this for the tasks of your own sets. {caption}"
+        )
     figure = rank_against_k(curve, label(workbench, task), colour)
     return payload(figure, caption, curve, f"mergescope_rank_{task}_layer{layer}_{kind}")
 
@@ -184,7 +186,11 @@ def parts(modules: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def pick(modules: Sequence[str], layer: str, kind: str) -> list[str]:
     """Select modules by layer and kind; `all` selects every one."""
-    return [module for module in modules if layer in {EVERY, layer_of(module)} and kind in {EVERY, module.rsplit(".", 1)[-1]}]
+    return [
+        module
+        for module in modules
+        if layer in {EVERY, layer_of(module)} and kind in {EVERY, module.rsplit(".", 1)[-1]}
+    ]
 
 
 def filename(settings: Settings, figure: str, *params: str) -> str:

@@ -43,7 +43,11 @@ class OsrmHandlers(TrainingHandlers):
             value if value in [key for _, key in options] else options[start][1]
             for value, options, start in zip(part, choices, (0, len(choices[1]) // 2, 0), strict=True)
         )
-        values = {"parts": [{"choices": options, "value": value} for options, value in zip(choices, session.part, strict=True)]}
+        values = {
+            "parts": [
+                {"choices": options, "value": value} for options, value in zip(choices, session.part, strict=True)
+            ]
+        }
         values |= self.figures(session) if self.lab.ready(plan) else self._unread(session)
         return session.changed(**values) if session.looked == move else {}
 
@@ -92,7 +96,9 @@ class OsrmHandlers(TrainingHandlers):
             view = self.lab.subspace(plan, task, module)
         except MergeError as error:
             sentence = f"Not for one task alone: {error}" if len(plan.tasks) == 1 else str(error)
-            return values | {name: views.nothing(sentence, f"mergescope_{name}") for name in SUBSPACE[:2]} | {"note": ""}
+            return (
+                values | {name: views.nothing(sentence, f"mergescope_{name}") for name in SUBSPACE[:2]} | {"note": ""}
+            )
         return values | {
             "spectrum": views.spectrum_view(titles, plan, task, module, view),
             "seen": views.seen_view(titles, plan, task, module, view),

@@ -87,7 +87,9 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
                         elem_classes="ms-slider",
                     )
                     choice = gr.Dropdown([], label="Set to download", elem_id="ms-sets-choice")
-                    download = gr.DownloadButton("Download as zip", interactive=False, size="sm", elem_id="ms-sets-download")
+                    download = gr.DownloadButton(
+                        "Download as zip", interactive=False, size="sm", elem_id="ms-sets-download"
+                    )
             with gr.Column(elem_classes=["ms-section", "ms-full"]):
                 html("ms-found", "<h2>What was found</h2>")
                 outputs["found"] = html("ms-found-sentence")

@@ -24,7 +24,9 @@ def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, 
     _wire(demo, tab, lay_out(panel, found), panel, found, pool, own)
 
 
-def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State) -> None:
+def _wire(
+    demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State
+) -> None:
     state = gr.State(OsrmSession(), delete_callback=panel.close)
     form = layout.plan.form
     inputs = [state, *layout.parts, *form.values()]
@@ -39,14 +41,19 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
         return [*_send(news, PLAN), *updates]
 
     def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
-        news = session.changed(**panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found))
+        news = session.changed(
+            **panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found)
+        )
         tasks = gr.update(choices=[(title, name) for name, title in panel.titles(session).items()])
         return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values), tasks]
 
     def add_task(session: OsrmSession, chosen: list[str], path: str) -> list[Any]:
         news = panel.add_task(session, path)
         if "added" not in news:
-            return [gr.skip(), session.changed(**news)["note"] if session.sent.get("note") != news["note"] else gr.skip()]
+            return [
+                gr.skip(),
+                session.changed(**news)["note"] if session.sent.get("note") != news["note"] else gr.skip(),
+            ]
         return [gr.update(choices=news["tasks"], value=[*chosen, news["added"]]), gr.skip()]
 
     def start(session: OsrmSession, *values: Any) -> list[Any]:
@@ -68,7 +75,9 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
     planned = [*components(PLAN), *layout.parts]
 
     def look(event: Any) -> None:
-        event.then(_stream(panel.look, PLAN), state, components(PLAN), concurrency_id="reading", concurrency_limit=2, **QUIET)
+        event.then(
+            _stream(panel.look, PLAN), state, components(PLAN), concurrency_id="reading", concurrency_limit=2, **QUIET
+        )
 
     demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
     everything = components((*TRAINING, *FOUND, "found"))
@@ -93,7 +102,9 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
     trained = begun.then(
         train, [state, own], [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
     )
-    layout.cancel.click(lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW)
+    layout.cancel.click(
+        lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW
+    )
     _wire_sets(layout, panel, state, trained)
     layout.method.input(lambda method: _send(found.views(method), FOUND), layout.method, components(FOUND), **NOW)
 

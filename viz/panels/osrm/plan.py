@@ -70,7 +70,14 @@ def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanContro
     info = "Training texts of each task that OSRM looks at. The figures are solved again while it moves."
     limits = {"minimum": 5, "maximum": LIMITS["k"][1], "step": 5}
     add("k", gr.Slider, "Texts per task k", start.k, **limits, info=info, elem_classes="ms-slider")
-    add("modules", gr.CheckboxGroup, "Adapted modules", list(start.modules), choices=list(kinds), elem_classes="ms-checks")
+    add(
+        "modules",
+        gr.CheckboxGroup,
+        "Adapted modules",
+        list(start.modules),
+        choices=list(kinds),
+        elem_classes="ms-checks",
+    )
     with gr.Row(elem_classes="ms-numbers"):
         add("rank", gr.Number, "Rank", start.rank, precision=0, min_width=80)
         add("epochs", gr.Number, "Epochs", start.epochs, precision=0, min_width=80)
@@ -113,7 +120,12 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
     rate = form["learning_rate"]
     if rate is None or not 0 < rate < 1:
         raise MergeError("The learning rate must be above 0 and below 1.")
-    chosen = {"base": form["base"], "tasks": tuple(form["tasks"]), "variant": form["variant"], "modules": tuple(form["modules"])}
+    chosen = {
+        "base": form["base"],
+        "tasks": tuple(form["tasks"]),
+        "variant": form["variant"],
+        "modules": tuple(form["modules"]),
+    }
     return Plan(**chosen, **numbers, learning_rate=float(rate), freeze_A=form["freeze_A"] == "frozen")
 
 

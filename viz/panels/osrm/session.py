@@ -146,7 +146,9 @@ class OsrmSession:
         self.made += 1
         epochs = training.epochs.set_index("task")[["frobenius", "procrustes"]]
         drifts = {t.task: tuple(epochs.loc[[t.task]].iloc[-1]) for t in training.finished if t.task in epochs.index}
-        new = TrainedSet(f"own-{secrets.token_hex(8)}", self.made, training.plan, training.root, training.finished, drifts)
+        new = TrainedSet(
+            f"own-{secrets.token_hex(8)}", self.made, training.plan, training.root, training.finished, drifts
+        )
         self.sets.append(new)
         return new
 

@@ -100,7 +100,9 @@ def sets_html(titles: Mapping[str, str], sets: Sequence[TrainedSet], scaling: fl
 def _row(titles: Mapping[str, str], one: TrainedSet, scaling: float) -> str:
     plan = one.plan
     names = [titles.get(trained.task, trained.task) for trained in one.adapters]
-    tasks = ", ".join(names) + (f" ({len(names)} of {len(plan.tasks)}, stopped)" if len(names) < len(plan.tasks) else "")
+    tasks = ", ".join(names) + (
+        f" ({len(names)} of {len(plan.tasks)}, stopped)" if len(names) < len(plan.tasks) else ""
+    )
     cells = (
         f"{one.number}",
         set_title(plan),

@@ -20,5 +20,7 @@ def read_task(path: Path) -> Task:
     """
     table = read_table(path, max_bytes=LARGEST)
     if len(table) > MOST_ROWS:
-        raise MergeError(f"{path.name} has {len(table):,} rows: at most {MOST_ROWS:,} can be used here, take a part of it.")
+        raise MergeError(
+            f"{path.name} has {len(table):,} rows: at most {MOST_ROWS:,} can be used here, take a part of it."
+        )
     return table.task()

@@ -46,8 +46,12 @@ def spectrum_view(titles: Titles, plan: Plan, task: str, module: str, view: Subs
             f"All texts that were read would turn this subspace by {max(view.change or 0.0, 0.0):.0%} (100 %: orthogonal)."
         )
     else:
-        caption += f" This initialisation does not look at it: A is random and holds {100 * view.energy:.2g} % of the energy."
-    figure = spectrum(view.spectrum, view.null_dimension, f"inputs of {others}" if len(others) < 60 else "inputs of the others")
+        caption += (
+            f" This initialisation does not look at it: A is random and holds {100 * view.energy:.2g} % of the energy."
+        )
+    figure = spectrum(
+        view.spectrum, view.null_dimension, f"inputs of {others}" if len(others) < 60 else "inputs of the others"
+    )
     return payload(figure, caption, view.spectrum, _filename("spectrum", plan, task, module))
 
 
@@ -84,7 +88,8 @@ def training_views(titles: Titles, training: Training) -> dict[str, str]:
     plan = training.plan
     colours = {named(titles, name): colour for name, colour in task_colours(plan.tasks).items()}
     steps, epochs = (
-        frame.assign(task=[named(titles, name) for name in frame["task"]]) for frame in (training.steps, training.epochs)
+        frame.assign(task=[named(titles, name) for name in frame["task"]])
+        for frame in (training.steps, training.epochs)
     )
     last = max([training.last.steps if training.last else 1, *training.steps["step"]])
     frozen = " A is frozen: it stays where it is." if plan.freeze_A else ""
@@ -97,7 +102,10 @@ def training_views(titles: Titles, training: Training) -> dict[str, str]:
     figures = {
         "loss": (curves.loss_curve(steps, colours, last), training.steps),
         "validation": (curves.validation_curve(epochs, colours, last), training.epochs[["task", "step", "validation"]]),
-        "drift": (curves.drift_curve(epochs, colours, last), training.epochs[["task", "step", "frobenius", "procrustes"]]),
+        "drift": (
+            curves.drift_curve(epochs, colours, last),
+            training.epochs[["task", "step", "frobenius", "procrustes"]],
+        ),
     }
     return {
         name: payload(figure, captions[name], table, f"mergescope_{name}_{plan.variant}_seed{plan.seed}")
