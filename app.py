@@ -105,7 +105,8 @@ def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str, 
 
 @on_gpu(preparing_seconds)
 def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> Iterator[Any]:
-    """Measure the adapters {task: adapter} that a visitor brought for a base, and write them below the folder `root`."""
+    """Measure the adapters {task: adapter} that a visitor brought for a base, and write them below the folder
+    `root`."""
     from merging.models.layers import working_copy
     from merging.services.shelf import prepare
 

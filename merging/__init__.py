@@ -53,11 +53,32 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - errors first
-    "Cancelled", "MergeError", "ResourceError",
-    "Adapter", "CompatibilityReport", "Decouple", "Estimate", "Features", "Head", "LowRank", "METHODS", "MergeSpec", "Merged",
-    "Orthogonalize", "PLUGINS", "Recipe", "SoftOSRM", "Task", "Verbaliser", "collect_features", "compatibility", "evaluate", "merge",
-    "merge_recipe", "merge_spec",
-]  # fmt: skip
+    "Cancelled",
+    "MergeError",
+    "ResourceError",
+    "Adapter",
+    "CompatibilityReport",
+    "Decouple",
+    "Estimate",
+    "Features",
+    "Head",
+    "LowRank",
+    "METHODS",
+    "MergeSpec",
+    "Merged",
+    "Orthogonalize",
+    "PLUGINS",
+    "Recipe",
+    "SoftOSRM",
+    "Task",
+    "Verbaliser",
+    "collect_features",
+    "compatibility",
+    "evaluate",
+    "merge",
+    "merge_recipe",
+    "merge_spec",
+]
 
 
 def __getattr__(name: str) -> Any:

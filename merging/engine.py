@@ -60,12 +60,12 @@ def merge(
     ----------
     adapters : their order never changes the result
     method : a name in `merging.METHODS`
-    weights : one per adapter: a number, or {module pattern: number} (shell patterns on full module names, the first match
-        counts, 1 where none does); None = 1 each
+    weights : one per adapter: a number, or {module pattern: number} (shell patterns on full module names, the first
+        match counts, 1 where none does); None = 1 each
     seed : of the random masks of methods that have some
     features : second moments of the tasks' texts, for what needs data
-    on_module : ``on_module(name, delta, done, total)`` gets every dense (out, in) result in turn, which is not kept; raising
-        `Cancelled` from it stops the merge
+    on_module : ``on_module(name, delta, done, total)`` gets every dense (out, in) result in turn, which is not kept;
+        raising `Cancelled` from it stops the merge
     soft_osrm : None (off), mu, or SoftOSRM(mu, ridge)
     orthogonalize : None (the method's own), "off", "balanced", "raw", or Orthogonalize(mode, penalty, steps)
     decouple : None (the method's own), a strength from 0 to 1, or Decouple(strength, granularity, max_up, renormalise)
@@ -213,7 +213,9 @@ class Merged:
 
     @cached_property
     def parts(self) -> dict[str, bool]:
-        """{parameter that an adapter trained whole: whether tied ones come apart}, see `merging.adapters.pool.trained_parts`."""
+        """{parameter that an adapter trained whole: whether tied ones come apart}, see
+        `merging.adapters.pool.trained_parts`.
+        """
         return trained_parts(self.adapters)
 
     def part(self, name: str, start: Tensor | None, owner: Adapter | None = None) -> Tensor:
@@ -239,8 +241,8 @@ class Merged:
                 adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None
             )
             raise MergeError(
-                f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's own: name the base's "
-                f"folder with --base (or base=), or take one adapter's as it is with --head TASK."
+                f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's "
+                "own: name the base's folder with --base (or base=), or take one adapter's as it is with --head TASK."
             )
         stack = self._stack(next(iter(self.shapes)), at=name)
         return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
@@ -283,8 +285,8 @@ class Merged:
             else:
                 exact = max(min(shape) for shape in self.shapes.values())
                 raise MergeError(
-                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a smaller one is "
-                    "the best approximation)."
+                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a "
+                    "smaller one is the best approximation)."
                 )
         truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
         first = self.adapters[0]
@@ -430,7 +432,9 @@ class Merged:
         )
 
     def _generator(self, i: int, module: str) -> torch.Generator:
-        """Seed from (seed, content of the adapter, which of equal ones, module): order and sliders do not change a mask."""
+        """Seed from (seed, content of the adapter, which of equal ones, module): order and sliders do not change a
+        mask.
+        """
         prints = [adapter.fingerprint for adapter in self.adapters]
         occurrence = Counter(prints[:i])[prints[i]]
         digest = hashlib.sha256(f"{self.spec.seed}|{prints[i]}|{occurrence}|{module}".encode()).digest()

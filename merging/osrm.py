@@ -1,7 +1,8 @@
 """OSRM: start each LoRA's A in the subspace in which the other tasks' features have least energy.
 
-On an input h of another task the update contributes B A h. With the rows of A orthonormal and spanning the eigenvectors of
-the others' second moment S with the smallest eigenvalues, E ||A h||^2 = tr(A S A^T) is as small as it can be (Ky Fan).
+On an input h of another task the update contributes B A h. With the rows of A orthonormal and spanning the eigenvectors
+of the others' second moment S with the smallest eigenvalues, E ||A h||^2 = tr(A S A^T) is as small as it can be (Ky
+Fan).
 
 References
 ----------
@@ -108,11 +109,12 @@ def random_orthonormal(rank: int, width: int, generator: torch.Generator) -> Ten
 
 
 def official_init(features: Features, task: str, rank: int, module: str, others: Sequence[str] | None = None) -> Tensor:
-    """Return A (rank, in) as OSRM's released code finds it: the last right singular vectors of the others' mean features.
+    """Return A (rank, in) as OSRM's released code finds it: the last right singular vectors of the others' mean
+    features.
 
-    One mean vector per other task gives H (T-1, in); its second moment has a null space of in - T + 1 dimensions, and the
-    LAPACK routine decides which part of it is returned. Kept as the control that shows what this costs; padding is left out here,
-    the released code averages over it too.
+    One mean vector per other task gives H (T-1, in); its second moment has a null space of in - T + 1 dimensions, and
+    the LAPACK routine decides which part of it is returned. Kept as the control that shows what this costs; padding is
+    left out here, the released code averages over it too.
 
     Raises
     ------
@@ -129,8 +131,9 @@ def official_init(features: Features, task: str, rank: int, module: str, others:
 def erase(update: LowRank, A: Tensor) -> tuple[LowRank, float]:
     """Return (the update seen through A only, the share of its energy ||B A||^2 that is left): OSRM's post-hoc variant.
 
-    ΔW' = ΔW A^+ A for a new A (rank, in) with orthonormal rows, so B' = ΔW A^T. For an adapter that was not trained in that subspace
-    nearly everything is lost: about rank / in of a generic update remains. `merging.plugins.soft_osrm.soft_osrm` is the alternative.
+    ΔW' = ΔW A^+ A for a new A (rank, in) with orthonormal rows, so B' = ΔW A^T. For an adapter that was not trained in
+    that subspace nearly everything is lost: about rank / in of a generic update remains.
+    `merging.plugins.soft_osrm.soft_osrm` is the alternative.
 
     Raises
     ------

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import METADATA_FILE, Adapter
@@ -25,9 +24,7 @@ from .training.trainer import Progress, TrainingSettings, fine_tune, osrm_start,
 
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""
-WORDS_TRAINING = TrainingSettings(
-    epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=(), bf16=True
-)
+WORDS_TRAINING = TrainingSettings(epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=())
 BUDGETS: dict[str, dict[str, Any]] = {
     "trec": {"rows": 600, "learning_rate": 5e-4},
     "sms_spam": {"rows": 150, "learning_rate": 2e-3},
@@ -38,7 +35,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "amazon": {"rows": 150, "learning_rate": 2e-3},
     "tweets2": {"rows": 1_200, "learning_rate": 5e-4},
 }
-"""Rows and learning rates of the pool `unequal`: norms that differ for reasons that have nothing to do with what a task needs."""
+"""Rows and learning rates of the pool `unequal`: norms that differ for reasons that have nothing to do with what a task
+needs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class PoolSpec:
     base : see `merging.models.load.load_base`
     words : the base is a language model that learns to write the label; else adapters come with a classifier
     test_rows : on which the adapters are measured alone; None = all
-    dtype : of the adapters' files
     """
 
     name: str
@@ -67,7 +64,6 @@ class PoolSpec:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     words: bool = False
     test_rows: int | None = None
-    dtype: torch.dtype = torch.float32
 
     def seed(self, task: str) -> int:
         """Return the seed of one task's run."""
@@ -78,54 +74,66 @@ class PoolSpec:
         return replace(self.training, seed=self.seed(task), **self.budgets.get(task, {}))
 
 
-WORD_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
-"""Tasks that the pools on the language model answer in words."""
+WORD_TASKS = ("trec", "sms_spam", "movie")
 POOLS: dict[str, PoolSpec] = {
     spec.name: spec
     for spec in (
         PoolSpec(
-            "papers", "As in the papers: gaussian A, one seed",
-            "OSRM's own baseline: large random rows, the same in every task. A plain sum collapses at λ = 1; this is where both papers' methods show.",
-            replace(TRAINING, init="gaussian"), shared_seed=True,
+            "papers",
+            "As in the papers: gaussian A, one seed",
+            "OSRM's own baseline: large random rows, the same in every task. A plain sum collapses at λ = 1; this is "
+            "where both papers' methods show.",
+            replace(TRAINING, init="gaussian"),
+            shared_seed=True,
         ),
         PoolSpec(
-            "osrm", "OSRM's init",
-            "The same training, but each A starts where the other tasks' texts have least energy: what OSRM gains on the pool above.",
+            "osrm",
+            "OSRM's init",
+            "The same training, but each A starts where the other tasks' texts have least energy: what OSRM gains on "
+            "the pool above.",
             replace(TRAINING, init="osrm"),
         ),
         PoolSpec(
-            "default", "PEFT's default, own seeds",
-            "What strangers' adapters look like: PEFT's random A, another one for each task, heads trained with the adapter.",
+            "default",
+            "PEFT's default, own seeds",
+            "What strangers' adapters look like: PEFT's random A, another one for each task, heads trained with the "
+            "adapter.",
             TRAINING,
         ),
         PoolSpec(
-            "unequal", "Unequal budgets",
-            "150 to 10,000 rows and two learning rates: norms differ for reasons that have nothing to do with need, which is DO-Merging's premise.",
-            TRAINING, budgets=BUDGETS,
+            "unequal",
+            "Unequal budgets",
+            "150 to 10,000 rows and two learning rates: norms differ for reasons that have nothing to do with need, "
+            "which is DO-Merging's premise.",
+            TRAINING,
+            budgets=BUDGETS,
         ),
         PoolSpec(
-            "easy", "Easy: heads from the base's probe",
-            "The contrast: heads that already work on the bare base leave the adapters little to carry, so merging hardly hurts and methods hardly differ.",
+            "easy",
+            "Easy: heads from the base's probe",
+            "The contrast: heads that already work on the bare base leave the adapters little to carry, so merging "
+            "hardly hurts and methods hardly differ.",
             replace(TRAINING, head="probe"),
         ),
     )
-}  # fmt: skip
+}
 """The pools on the embedded encoder: what the tables in assets were measured on. The app opens on the first."""
 SHIPPED: dict[str, PoolSpec] = POOLS | {
     spec.name: spec
     for spec in (
         PoolSpec(
-            "smollm2", "SmolLM2-135M, PEFT's default",
-            "A language model that must write the label: its base can hardly answer, so the merge has to carry everything.",
-            WORDS_TRAINING, base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400, dtype=torch.bfloat16,
-        ),
-        PoolSpec(
-            "smollm2_osrm", "SmolLM2-135M, OSRM's init",
-            "The same language model and training, but each A starts where the other tasks' texts have least energy.",
-            replace(WORDS_TRAINING, init="osrm"), base="smollm2", tasks=WORD_TASKS, words=True, test_rows=400, dtype=torch.bfloat16,
+            "smollm2",
+            "SmolLM2-135M, PEFT's default",
+            "A language model that must write the label: its base can hardly answer, so the merge has to carry "
+            "everything.",
+            WORDS_TRAINING,
+            base="smollm2",
+            tasks=WORD_TASKS,
+            words=True,
+            test_rows=400,
         ),
     )
-}  # fmt: skip
+}
 RETIRED = {"default_shared_seed": "papers"}
 """Pools of earlier versions: {name: the one that took its place}."""
 
@@ -164,7 +172,8 @@ def load_pool(name: str, root: Path | None = None) -> list[Adapter]:
 
 
 def collect_for_osrm(model: nn.Module, tokenizer: Any, tasks: Sequence[str], settings: TrainingSettings) -> Features:
-    """Return the features that `train_task` takes its OSRM initialisation from: the first k training texts of each task."""
+    """Return the features that `train_task` takes its OSRM initialisation from: the first k training texts of each
+    task."""
     texts = {name: Task.load(name).train.texts[: settings.k] for name in tasks}
     modules = target_names(model, settings.modules)
     return collect_features(model, tokenizer, texts, settings.k, modules, max_length=128, keep_tokens=False)
@@ -181,12 +190,12 @@ def train_task(
     command: str | None = None,
     head: Verbaliser | None = None,
     test_rows: int | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Progress]:
     """Fine-tune one adapter and write it with its provenance and accuracies; yields the trainer's progress.
 
-    The folder's metadata holds the command, versions, seeds, fingerprints of base and data, validation accuracy, and on the test split
-    the accuracy of the adapter, of the base under the adapter's head, and of the logistic-regression probe.
+    The folder's metadata holds the command, versions, seeds, fingerprints of base and data, validation accuracy, and on
+    the test split the accuracy of the adapter, of the base under the adapter's head, and of the logistic-regression
+    probe.
 
     Parameters
     ----------
@@ -194,7 +203,6 @@ def train_task(
     features : see `collect_for_osrm`; collected here when OSRM needs them and they are not given
     head : what a language model should write; None = a classifier on pooled states
     test_rows : on which the accuracies are measured; None = all
-    dtype : of the file; the adapter is rounded to it before it is measured
     """
     A_init: dict[str, Tensor] | None = None
     if settings.init == "osrm":
@@ -210,9 +218,6 @@ def train_task(
         adapter = progress.adapter
         yield progress
     assert adapter is not None
-    adapter = replace(
-        adapter, updates={name: update.to(dtype).to(torch.float32) for name, update in adapter.updates.items()}
-    )
     metadata = dict(adapter.metadata) | {
         "command": command or train_command(task.name, settings),
         "versions": versions(),
@@ -224,9 +229,9 @@ def train_task(
         },
         "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
     }
-    replace(adapter, metadata=metadata).save(folder, dtype=dtype)
+    replace(adapter, metadata=metadata).save(folder)
     for epoch, checkpoint in checkpoints.items():
-        checkpoint.save(folder / f"epoch-{epoch}", dtype=dtype)
+        checkpoint.save(folder / f"epoch-{epoch}")
 
 
 def test_accuracies(
@@ -238,7 +243,8 @@ def test_accuracies(
     split: str = "test",
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows; none of an encoder-decoder)."""
+    """Return accuracies on a split: adapter, base (under the adapter's head), probe (the same training rows; none of an
+    encoder-decoder)."""
     own = own_head(adapter)
     if own is None:
         raise MergeError(f"{adapter.name} brings no head to classify with, so it cannot be evaluated on its task.")
@@ -264,11 +270,9 @@ def train_pool(
             continue
         task, own = Task.load(name), spec.settings(name)
         head = default_verbaliser(name, task.description, task.labels) if spec.words else None
-        # one task's options name neither a pool's own set of tasks nor its dtype
-        own_set = spec.tasks != DEFAULT_TASKS
-        command = f"mergescope train --pool {spec.name} -o out/" if own_set else train_command(name, own, spec.base)
+        command = train_command(name, own, spec.base, spec.words)
         for progress in train_task(
-            model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows, spec.dtype
+            model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows
         ):
             if progress.adapter is None:
                 report(f"{spec.name}/{name}", progress)
@@ -277,7 +281,8 @@ def train_pool(
 
 
 def train_command(task: str, settings: TrainingSettings, base: str = "minilm", words: bool = False) -> str:
-    """Return the command line that repeats a run; options at their default are left out, but for those that matter most."""
+    """Return the command line that repeats a run; options at their default are left out, but for those that matter
+    most."""
     default = TrainingSettings()
     line = [
         "mergescope",

@@ -10,9 +10,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors",), ("io",), ("adapters",), ("tasks",), ("models",), ("features", "evaluation"), ("osrm", "methods"), ("plugins",), ("recipes",),
-    ("engine",), ("training", "diagnostics", "export"), ("shipped",), ("experiments",), ("services",), ("cli",),
-)  # fmt: skip
+    ("errors",),
+    ("io",),
+    ("adapters",),
+    ("tasks",),
+    ("models",),
+    ("features", "evaluation"),
+    ("osrm", "methods"),
+    ("plugins",),
+    ("recipes",),
+    ("engine",),
+    ("training", "diagnostics", "export"),
+    ("shipped",),
+    ("experiments",),
+    ("services",),
+    ("cli",),
+)
 """From the ground up; those of one floor may import each other in the order in which they stand, or not at all."""
 HEIGHT = {name: height for height, name in enumerate(name for floor in FLOORS for name in floor)}
 EVERYTHING = sorted([*(ROOT / "merging").rglob("*.py"), *(ROOT / "viz").rglob("*.py"), ROOT / "app.py"])
@@ -51,9 +64,11 @@ def own(path: Path) -> list[tuple[str, ...]]:
 def test_a_package_imports_only_from_below(path):
     here = module(path)[1]
     above = [
-        target for target in own(path)
-        if (target[0] != "merging" and here != "cli") or (len(target) > 1 and target[0] == "merging" and HEIGHT[target[1]] > HEIGHT[here])
-    ]  # fmt: skip
+        target
+        for target in own(path)
+        if (target[0] != "merging" and here != "cli")
+        or (len(target) > 1 and target[0] == "merging" and HEIGHT[target[1]] > HEIGHT[here])
+    ]
     assert not above, f"{path} imports {above}"
 
 

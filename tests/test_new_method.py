@@ -1,4 +1,6 @@
-"""One method in one new file plus one line is everywhere: controls, help, command line, recipe, link, sweep, browser and laws."""
+"""One method in one new file plus one line is everywhere: controls, help, command line, recipe, link, sweep, browser
+and laws.
+"""
 
 import os
 import shutil

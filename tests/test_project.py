@@ -1,4 +1,6 @@
-"""The project's own promises: Spaces' requirements agree with pyproject, the shipped pools are whole, the page's files exist."""
+"""The project's own promises: Spaces' requirements agree with pyproject, the shipped pools are whole, the page's files
+exist.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
 
 
 LEARNED = [(pool, task) for pool, task in ADAPTERS if pool != "easy" and SHIPPED[pool].settings(task).rows >= 300]
-"""Adapters that have something to add and rows to learn it from: in `easy` the heads know it all, in `unequal` some rows are too few."""
+"""Adapters that have something to add and rows to learn it from: in `easy` the heads know it all, in `unequal` some
+rows are too few.
+"""
 
 
 @pytest.mark.parametrize(("pool", "task"), LEARNED)

@@ -1,4 +1,6 @@
-"""One self-contained HTML file about a set of adapters: the figures of the app, with Plotly inside, no request to anywhere."""
+"""One self-contained HTML file about a set of adapters: the figures of the app, with Plotly inside, no request to
+anywhere.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +20,14 @@ main { max-width: 1320px; margin: 0 auto; padding: 16px; }
 main > h1 { font-size: 20px; }
 main > .ms-words { max-width: 80ch; }
 #ms-report { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
-#ms-report .ms-card { min-width: 0; padding: 14px; background: var(--ms-card); border: 1px solid var(--ms-line); border-radius: 10px; }
+#ms-report .ms-card {
+  min-width: 0; padding: 14px; background: var(--ms-card); border: 1px solid var(--ms-line); border-radius: 10px;
+}
 .ms-scroll { overflow-x: auto; }
 main > .ms-scroll table { border-collapse: collapse; font-size: 13px; margin: 8px 0 16px; }
-main > .ms-scroll :is(td, th) { padding: 4px 10px; border-bottom: 1px solid var(--ms-line); text-align: left; white-space: nowrap; }
+main > .ms-scroll :is(td, th) {
+  padding: 4px 10px; border-bottom: 1px solid var(--ms-line); text-align: left; white-space: nowrap;
+}
 """
 START = """
 document.body.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
@@ -39,7 +45,8 @@ class Inspection:
     ----------
     adapters, modules : see `merging.diagnostics.compatibility.CompatibilityReport`
     problems, warnings : sentences
-    columns, magnitude_variance, cosines, signs, spectra : see the functions of these names in `merging.diagnostics.measures`
+    columns, magnitude_variance, cosines, signs, spectra : see the functions of these names in
+        `merging.diagnostics.measures`
     overlaps : {"A": frame, "B": frame} with adapter_a, adapter_b, module, overlap
     chance : {"A": level, "B": level}
     """
@@ -69,7 +76,8 @@ def html_report(inspection: Inspection) -> str:
     names = ", ".join(escape(str(name)) for name in inspection.adapters["adapter"])
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Mergescope: {names}</title><style>{STYLE.read_text(encoding='utf-8')}{PAGE_STYLE}</style>{scripts}</head>"
+        "<title>Mergescope: "
+        f"{names}</title><style>{STYLE.read_text(encoding='utf-8')}{PAGE_STYLE}</style>{scripts}</head>"
         '<body><gradio-app><div class="gradio-container"><main>'
         f"<h1>Mergescope: {len(inspection.adapters)} adapters</h1>{_words(inspection)}"
         f'<div class="ms-scroll" tabindex="0" role="region" aria-label="Adapters">{_table(inspection.adapters)}</div>'
@@ -87,15 +95,15 @@ def _figures(inspection: Inspection) -> list[tuple[str, str]]:
         (
             "Norm of the update, ||B·A||, per module",
             norms_per_module(norms),
-            "Frobenius norm of each adapter's scaled update, modules in the order of the layers. A row that outshines the others will "
-            "dominate a sum.",
+            "Frobenius norm of each adapter's scaled update, modules in the order of the layers. A row that outshines "
+            "the others will dominate a sum.",
             norms.reset_index(),
         ),
         (
             "Magnitude distribution, log₁₀ column norm",
             magnitude_distribution(quantiles, quantiles[["quantile"]], names),
-            f"Norms of the columns of each B·A. Variance across adapters / mean²: {variance:.2f}; DO-Merging (arXiv 2505.15875) says: the "
-            "larger, the worse the merge.",
+            f"Norms of the columns of each B·A. Variance across adapters / mean²: {variance:.2f}; DO-Merging (arXiv "
+            "2505.15875) says: the larger, the worse the merge.",
             quantiles,
         ),
     ]
@@ -105,7 +113,8 @@ def _figures(inspection: Inspection) -> list[tuple[str, str]]:
             (
                 f"Subspace overlap, {rows}, 0 to 1",
                 subspace_overlap(matrix),
-                f"Mean cos² of the principal angles, averaged over modules; by chance {inspection.chance[side]:.2f} (Hu et al., LoRA, section 7.2).",
+                f"Mean cos² of the principal angles, averaged over modules; by chance {inspection.chance[side]:.2f} "
+                "(Hu et al., LoRA, section 7.2).",
                 matrix.rename_axis("adapter").reset_index(),
             )
         )
@@ -115,19 +124,22 @@ def _figures(inspection: Inspection) -> list[tuple[str, str]]:
         (
             "Cosine of the updates, −1 to 1",
             cosine_of_updates(cosines),
-            "⟨W_a, W_b⟩ / (||W_a|| ||W_b||), averaged over modules. Near 0: a sum keeps both at full length (Ilharco et al., Task Arithmetic).",
+            "⟨W_a, W_b⟩ / (||W_a|| ||W_b||), averaged over modules. Near 0: a sum keeps both at full length (Ilharco "
+            "et al., Task Arithmetic).",
             cosines.rename_axis("adapter").reset_index(),
         ),
         (
             "Energy kept after truncation, share of ||B·A||²",
             energy_against_rank(energy, names),
-            "How much of an update its first directions hold, averaged over modules: what an export at a lower rank keeps of it alone.",
+            "How much of an update its first directions hold, averaged over modules: what an export at a lower rank "
+            "keeps of it alone.",
             energy,
         ),
         (
             "Sign conflict, share of entries and of magnitude",
             signs_per_module(inspection.signs),
-            "Grey: entries that two adapters or more change in opposite directions (TIES, arXiv 2306.01708). Blue: what cancels in the sum.",
+            "Grey: entries that two adapters or more change in opposite directions (TIES, arXiv 2306.01708). Blue: "
+            "what cancels in the sum.",
             inspection.signs,
         ),
     ]

@@ -1,7 +1,7 @@
 """Adapter: a PEFT LoRA folder as {module: LowRank} with its head, and back.
 
-The scaling (alpha / r, or alpha / sqrt(r) for rsLoRA, per module by rank_pattern and alpha_pattern) is folded into B once,
-here, so that nothing downstream can forget it. What is not exactly scaling * B A is refused with the reason.
+The scaling (alpha / r, or alpha / sqrt(r) for rsLoRA, per module by rank_pattern and alpha_pattern) is folded into B
+once, here, so that nothing downstream can forget it. What is not exactly scaling * B A is refused with the reason.
 """
 
 from __future__ import annotations
@@ -80,10 +80,11 @@ class Adapter:
     prefix : str
         The architecture's prefix that the names carried in the file (``bert.``), written back by `save`.
     outside : frozenset of str
-        Names in ``deltas`` and ``trained`` that lie outside the encoder (``lm_head``, ``classifier``) and carry no prefix.
+        Names in ``deltas`` and ``trained`` that lie outside the encoder (``lm_head``, ``classifier``) and carry no
+        prefix.
     trained : dict of str to Tensor
-        Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by parameter
-        name relative to the bare encoder; values, not differences to the base's.
+        Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by
+        parameter name relative to the bare encoder; values, not differences to the base's.
     scalings : dict of str to float
         LoRA's own scaling by module, which is already folded into B; kept for methods that work on the stored factors.
     dtype : torch.dtype
@@ -95,7 +96,8 @@ class Adapter:
     path : Path or None
         The folder or zip file that it was read from.
     origin : str, tuple of str, or None
-        What a recipe calls it and `load` takes again: an absolute path, two of them, or ``user/name@commit``; None in memory.
+        What a recipe calls it and `load` takes again: an absolute path, two of them, or ``user/name@commit``; None in
+        memory.
     """
 
     name: str
@@ -151,8 +153,8 @@ class Adapter:
 
         Parameters
         ----------
-        source : a folder, a zip file with the two files in it, a list of the two files, or a hub id ``user/name[@revision]``
-            (see `merging.adapters.fetch.opened`)
+        source : a folder, a zip file with the two files in it, a list of the two files, or a hub id
+            ``user/name[@revision]`` (see `merging.adapters.fetch.opened`)
         name, task : override what the files say; without them the name is the last component of the source
         base : vouches for the base model where the file names none, or another one
         local_base : look into a folder of this machine that the file names as its base; a server does not for strangers
@@ -160,9 +162,9 @@ class Adapter:
         Raises
         ------
         MergeError
-            With one sentence, for what cannot be reached and for everything that is not exactly a sum of scaling * B A on
-            linear layers: DoRA, lora_bias, other PEFT types, pickled weights, unknown keys, wrong prefix, NaN, ranks that
-            contradict the config.
+            With one sentence, for what cannot be reached and for everything that is not exactly a sum of scaling * B A
+            on linear layers: DoRA, lora_bias, other PEFT types, pickled weights, unknown keys, wrong prefix, NaN, ranks
+            that contradict the config.
         """
         with fetch.opened(source) as files:
             where = files.where
@@ -251,7 +253,8 @@ class Adapter:
         _check_names(names.values(), self)
         tensors = {}
         for module, update in self.deltas.items():
-            # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own rank
+            # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own
+            # rank
             tensors[f"{ROOT}{names[module]}.lora_A.weight"] = pad(
                 update.A.to(dtype), (0, 0, 0, rank - update.rank)
             ).contiguous()
@@ -267,7 +270,8 @@ class Adapter:
         for key, tensor in tensors.items():
             if not all_finite(tensor):
                 raise MergeError(
-                    f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large, or {dtype} too small?"
+                    f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large, "
+                    f"or {dtype} too small?"
                 )
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         entries = self.config.get("modules_to_save") or ()
@@ -312,13 +316,17 @@ def _unpadded(B: Tensor, A: Tensor) -> LowRank:
 
 
 def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
-    """Tell whether a module that was saved whole is the base's own, as far as the base is at hand: PEFT writes copies of embeddings."""
+    """Tell whether a module that was saved whole is the base's own, as far as the base is at hand: PEFT writes copies
+    of embeddings.
+    """
     stored = base.stored(name) if base is not None else None
     return stored is not None and stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor)
 
 
 def _check_names(names: Collection[str], adapter: Adapter) -> None:
-    """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do nothing there."""
+    """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do
+    nothing there.
+    """
     base = base_files(adapter.base, adapter.config.get("task_type"))
     if base is None:
         return
@@ -330,8 +338,9 @@ def _check_names(names: Collection[str], adapter: Adapter) -> None:
     if len(known) < len(names) and not set(names) <= bare and not set(names) - known <= topped:
         missing = min(set(names) - known)
         raise MergeError(
-            f"{adapter.base} has no module {missing!r}, so PEFT would load the file and change nothing there: the adapters are of another "
-            "model, or of another version of transformers; name their base with --base, or base=."
+            f"{adapter.base} has no module {missing!r}, so PEFT would load the file and change nothing there: the "
+            "adapters are of another model, or of another version of transformers; name their base with --base, or "
+            "base=."
         )
 
 

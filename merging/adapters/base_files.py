@@ -1,4 +1,6 @@
-"""A base model that is at hand (a folder, or in the hub's cache): what its modules are called today, and single tensors of it."""
+"""A base model that is at hand (a folder, or in the hub's cache): what its modules are called today, and single tensors
+of it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ TASK_CLASSES = {
 }
 """transformers' class by PEFT's task type; where there is none, the base's own configuration names it."""
 UNBUILDABLE = (OSError, ValueError, KeyError, ImportError, StrictDataclassError)
-"""What transformers raises for configurations that it does not know or cannot read: then nothing is known of the base."""
+"""What transformers raises for configurations that it does not know or cannot read: then nothing is known of the base.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,9 @@ class BaseFiles:
 
     @property
     def architecture_prefix(self) -> str:
-        """What the architecture's classes with a head put before the names of the encoder, whether this one does or not."""
+        """What the architecture's classes with a head put before the names of the encoder, whether this one does or
+        not.
+        """
         prefix = str(getattr(self.model, "base_model_prefix", "") or "")
         return f"{prefix}." if prefix else ""
 
@@ -63,7 +68,8 @@ class BaseFiles:
 
         Returns
         -------
-        The same name for one that transformers fuses with others today (experts), which PEFT converts by itself; None for an unknown one.
+        The same name for one that transformers fuses with others today (experts), which PEFT converts by itself; None
+        for an unknown one.
         """
         if parameter in self.parameters or parameter.rpartition(".")[0] in self.modules:
             return parameter
@@ -112,8 +118,8 @@ class BaseFiles:
 
 
 def base_files(name: str, task_type: str | None = None) -> BaseFiles | None:
-    """Return a base that is at hand: ``name`` is a folder, or its snapshot lies in the hub's cache; None otherwise, and where
-    transformers cannot build it."""
+    """Return a base that is at hand: ``name`` is a folder, or its snapshot lies in the hub's cache; None otherwise, and
+    where transformers cannot build it."""
     folder = _folder(name)
     config = folder / "config.json" if folder else None
     if folder is None or config is None or not config.is_file():
@@ -144,7 +150,8 @@ def _built(folder: str, _changed: int, task_type: str) -> BaseFiles | None:
 
 
 def empty_model(folder: Path, task_type: str | None = None) -> nn.Module:
-    """Return the model in ``folder`` on the meta device: of the task's class, else of the one that its configuration names.
+    """Return the model in ``folder`` on the meta device: of the task's class, else of the one that its configuration
+    names.
 
     Raises
     ------
@@ -173,7 +180,9 @@ def empty_model(folder: Path, task_type: str | None = None) -> nn.Module:
 
 
 def parameter_keys(keys: Iterable[str], model: nn.Module) -> dict[str, str]:
-    """Return {parameter of ``model``: key}, renamed as transformers itself does it when it loads files; fused ones are left out."""
+    """Return {parameter of ``model``: key}, renamed as transformers itself does it when it loads files; fused ones are
+    left out.
+    """
     rules = conversion_rules(model)
     known = model.state_dict()
     found: dict[str, str] = {}

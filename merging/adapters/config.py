@@ -57,7 +57,9 @@ IGNORED_OPTIONS = {
     ),
     *("lora_ga_config", "qalora_group_size", "runtime_config", "ephemeral_gpu_offload", "ensure_weight_tying"),
 }
-"""Options that do not change what the stored A and B mean, or that we read; some are of other tools, and PEFT passes them over."""
+"""Options that do not change what the stored A and B mean, or that we read; some are of other tools, and PEFT passes
+them over.
+"""
 
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that alter the base weights too, so that B A alone is not the update to the published base."""
@@ -93,7 +95,9 @@ class AdapterConfig(BaseModel):
 
 
 def read_config(path: Path, where: str) -> dict[str, Any]:
-    """Return the configuration of the adapter that messages call ``where``, after refusing what we cannot treat exactly."""
+    """Return the configuration of the adapter that messages call ``where``, after refusing what we cannot treat
+    exactly.
+    """
     config = {"r": DEFAULT_RANK, "lora_alpha": DEFAULT_ALPHA} | read_object(path, f"{where}: {CONFIG_FILE}")
     check_config(config, where)
     return config
@@ -126,8 +130,9 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         for pattern in config.get(option) or {}:
             if re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > MOST_REPEATS:
                 raise MergeError(
-                    f"{where}: {option} in {CONFIG_FILE} has a pattern that may take forever to match, {reprlib.repr(pattern)}: name the "
-                    f"modules plainly, with at most {MOST_REPEATS} repetitions and none of a group."
+                    f"{where}: {option} in {CONFIG_FILE} has a pattern that may take forever to match, "
+                    f"{reprlib.repr(pattern)}: name the modules plainly, with at most {MOST_REPEATS} repetitions and "
+                    "none of a group."
                 )
     if config.get("bias", "none") != "none":
         raise MergeError(f"{where} trains biases (bias = {config['bias']!r}), which are not part of a low-rank update.")
@@ -142,7 +147,8 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
 def scaling(config: Mapping[str, Any], module: str, rank: int, where: str) -> float:
     """Return the factor that PEFT puts before B A at ``module`` (with architecture prefix).
 
-    alpha / r, or alpha / sqrt(r) with rsLoRA; patterns are matched by PEFT's own matcher (the first match in dict order).
+    alpha / r, or alpha / sqrt(r) with rsLoRA; patterns are matched by PEFT's own matcher (the first match in dict
+    order).
 
     Raises
     ------
@@ -179,7 +185,8 @@ def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str,
 def export_config(
     rank: int, modules: Collection[str], base: str, original: Mapping[str, Any], saved: Collection[str]
 ) -> dict[str, Any]:
-    """Return the configuration of an exported adapter: one rank, alpha = rank, no patterns, so that every reader takes the factors as they are.
+    """Return the configuration of an exported adapter: one rank, alpha = rank, no patterns, so that every reader takes
+    the factors as they are.
 
     Parameters
     ----------

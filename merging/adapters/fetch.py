@@ -1,7 +1,8 @@
-"""Where an adapter's files come from: a folder, a zip file, the files themselves, or a repository of the Hugging Face hub.
+"""Where an adapter's files come from: a folder, a zip file, the files themselves, or a repository of the Hugging Face
+hub.
 
-Only files with known names are ever looked at. What comes from elsewhere is measured before it is believed: sizes as declared
-and as read, and nothing is written under a name that an archive chose.
+Only files with known names are ever looked at. What comes from elsewhere is measured before it is believed: sizes as
+declared and as read, and nothing is written under a name that an archive chose.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class AdapterFiles:
     ----------
     where : how messages call the adapter
     name : what it is called unless somebody says otherwise
-    origin : what a recipe calls it and `opened` takes again: an absolute path, several, ``user/name@commit`` or ``shipped:pool/task``
+    origin : what a recipe calls it and `opened` takes again: an absolute path, several, ``user/name@commit`` or
+        ``shipped:pool/task``
     path : the folder or zip file; None for what has no single place on this machine
     provenance : repo, commit and license of what came from the hub
     """
@@ -89,8 +91,8 @@ def opened(source: Source) -> Iterator[AdapterFiles]:
 
     Parameters
     ----------
-    source : a folder, a zip file, a list of the files, ``user/name[@revision]``, or ``shipped:pool/task`` for one that comes with
-        Mergescope; a text that is a path and could be a hub id as well is the path
+    source : a folder, a zip file, a list of the files, ``user/name[@revision]``, or ``shipped:pool/task`` for one that
+        comes with Mergescope; a text that is a path and could be a hub id as well is the path
 
     Raises
     ------
@@ -127,7 +129,8 @@ def _kind(path: Path) -> str:
 
 
 def from_files(files: Sequence[Place]) -> AdapterFiles:
-    """Return the adapter made of ``files``: its configuration and its weights, and beside them our own two if they are named so.
+    """Return the adapter made of ``files``: its configuration and its weights, and beside them our own two if they are
+    named so.
 
     The files are told apart by their names; a pair may have others, then the endings .json and .safetensors do.
 
@@ -192,7 +195,9 @@ def _from_zip(path: Path, private: Path) -> AdapterFiles:
 
 
 class _Careful(io.BufferedReader):
-    """A file that is never read by more than `MAX_DIRECTORY_BYTES` at once: zipfile reads an archive's whole directory in one go."""
+    """A file that is never read by more than `MAX_DIRECTORY_BYTES` at once: zipfile reads an archive's whole directory
+    in one go.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read ``size`` bytes, or all there is, or fail."""

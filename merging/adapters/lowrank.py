@@ -1,7 +1,7 @@
 """LowRank: the product B·A of two thin matrices, as a value.
 
-A LoRA update is B (out, r) times A (r, in). Everything that a merge or a diagnostic needs (norms, singular values, sums)
-follows from the factors, so the dense (out, in) matrix is built only where somebody asks for it.
+A LoRA update is B (out, r) times A (r, in). Everything that a merge or a diagnostic needs (norms, singular values,
+sums) follows from the factors, so the dense (out, in) matrix is built only where somebody asks for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class LowRank:
 
     @staticmethod
     def from_dense(matrix: Tensor, rank: int | None = None) -> LowRank:
-        """Return the best approximation of a dense (out, in) ``matrix`` with at most ``rank`` directions (Eckart-Young).
+        """Return the best approximation of a dense (out, in) ``matrix`` with at most ``rank`` directions
+        (Eckart-Young).
 
         ``None`` keeps min(out, in): exact. The square roots of the singular values go to both sides.
         """
@@ -152,7 +153,8 @@ class LowRank:
         return LowRank.nearest(self, rank)[0]
 
     def balanced(self) -> LowRank:
-        """Return the same update with its numerical rank and the singular values split evenly: B^T B = A A^T = diag(S)."""
+        """Return the same update with its numerical rank and the singular values split evenly: B^T B = A A^T =
+        diag(S)."""
         U, S, Vh = self.svd()
         return _balanced(U, S, Vh, len(S)).to(self.A.dtype)
 
@@ -162,7 +164,9 @@ class LowRank:
 
 
 def numerical_rank(singular_values: Tensor, tolerance: float = RANK_TOLERANCE) -> int:
-    """Return how many of the descending ``singular_values`` exceed ``tolerance`` times the largest (0 for a zero matrix)."""
+    """Return how many of the descending ``singular_values`` exceed ``tolerance`` times the largest (0 for a zero
+    matrix).
+    """
     if not len(singular_values) or singular_values[0] == 0:
         return 0
     return int((singular_values > tolerance * singular_values[0]).sum())

@@ -1,4 +1,6 @@
-"""What keys in adapter files are called, without what wrappers, PEFT's bookkeeping and the architecture put around the names."""
+"""What keys in adapter files are called, without what wrappers, PEFT's bookkeeping and the architecture put around the
+names.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from ..errors import MergeError
 
 ROOT = "base_model.model."
 WRAPPER = re.compile(r"_\w*mod(ule)?|module")
-"""What FSDP, activation checkpointing, torch.compile, DDP and their like put into names: _fsdp_wrapped_module, _orig_mod, module .."""
+"""What FSDP, activation checkpointing, torch.compile, DDP and their like put into names: _fsdp_wrapped_module,
+_orig_mod, module ..
+"""
 FACTOR = re.compile(r"lora_(A|B|embedding_A|embedding_B|magnitude_vector)")
 ABOVE_ENCODER = (
     "lm_head",
@@ -31,7 +35,8 @@ SAVED, ORIGINAL, BELOW = "modules_to_save", "original_module", "base_layer"
 
 
 def plain_keys(keys: Iterable[str], where: str) -> dict[str, str]:
-    """Return {plain key: key in the file}: without wrappers, adapter names and ``modules_to_save``; PEFT's own copies are left out.
+    """Return {plain key: key in the file}: without wrappers, adapter names and ``modules_to_save``; PEFT's own copies
+    are left out.
 
     Raises
     ------
@@ -69,10 +74,11 @@ def _adapter_name(parts: list[str]) -> str | None:
 
 @lru_cache(maxsize=1)
 def architecture_prefixes() -> frozenset[str]:
-    """Return every base_model_prefix of the installed transformers that is the name of an architecture, or the general two.
+    """Return every base_model_prefix of the installed transformers that is the name of an architecture, or the general
+    two.
 
-    Read from the sources: importing every architecture would take minutes. What else stands there (encoder, vision_model ..) is
-    the name of a part of some model as well.
+    Read from the sources: importing every architecture would take minutes. What else stands there (encoder,
+    vision_model ..) is the name of a part of some model as well.
     """
     spec = find_spec("transformers")
     root = Path(spec.origin).parent / "models" if spec and spec.origin else Path()
@@ -97,7 +103,8 @@ def prefix_of(names: Iterable[str]) -> str:
 
 
 def outside_of(names: Iterable[str], prefix: str, where: str) -> frozenset[str]:
-    """Return the module names that lie outside the encoder: those without its prefix, or with a head's own name where it has none.
+    """Return the module names that lie outside the encoder: those without its prefix, or with a head's own name where
+    it has none.
 
     Raises
     ------
@@ -111,6 +118,7 @@ def outside_of(names: Iterable[str], prefix: str, where: str) -> frozenset[str]:
     inside = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
     if twice := sorted(name for name in outside if name.partition(".")[0] in inside):
         raise MergeError(
-            f"{where}: {twice[0]} lacks the prefix {prefix!r} that others of its modules carry; they cannot be of one model."
+            f"{where}: {twice[0]} lacks the prefix {prefix!r} that others of its modules carry; they cannot be of one "
+            "model."
         )
     return outside

@@ -1,4 +1,6 @@
-"""PEFT's adapter files: which keys they have, and which of them are updates, heads, or other modules that were trained whole."""
+"""PEFT's adapter files: which keys they have, and which of them are updates, heads, or other modules that were trained
+whole.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ __all__ = ["CONFIG_FILE", "ROOT", "WEIGHTS_FILE", "Parts", "is_saved", "split_ke
 ALWAYS_SAVED = ("classifier", "score")
 """What PEFT adds to modules_to_save by itself for classification tasks."""
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", "word_embeddings", "shared")
-"""What PEFT writes beside the LoRA without modules_to_save, after a change of the vocabulary or because it carries LoRA."""
+"""What PEFT writes beside the LoRA without modules_to_save, after a change of the vocabulary or because it carries
+LoRA.
+"""
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "classification_head", "pooler", "head", "fc_norm")
 """Layers that turn states into labels, where the task type does not say what a saved module is."""
 HEADED = (*LANGUAGE_MODELS, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
@@ -41,10 +45,12 @@ class Parts:
     ----------
     prefix : the architecture's, that names inside the encoder carry
     factors : {module with prefix: (A, B)}
-    patterned : {module with prefix: its name as the configuration's patterns know it}; they differ where transformers renamed it since
+    patterned : {module with prefix: its name as the configuration's patterns know it}; they differ where transformers
+        renamed it since
     outside : modules of ``factors`` that lie outside the encoder
     head : {parameter: tensor} of what turns states into labels
-    trained : {parameter: tensor} of all other modules that were trained or saved whole (embeddings, norms, a language model's head)
+    trained : {parameter: tensor} of all other modules that were trained or saved whole (embeddings, norms, a language
+        model's head)
     """
 
     prefix: str
@@ -67,8 +73,9 @@ def split_keys(
     Raises
     ------
     MergeError
-        For a key that is neither a LoRA factor of a linear layer nor of a module that was saved whole, a factor without its partner,
-        an empty tensor, a prefix that PEFT would not find, or modules with different architecture prefixes.
+        For a key that is neither a LoRA factor of a linear layer nor of a module that was saved whole, a factor without
+        its partner, an empty tensor, a prefix that PEFT would not find, or modules with different architecture
+        prefixes.
     """
     halves: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
@@ -91,7 +98,8 @@ def split_keys(
         name = key.replace(f".{BELOW}.", ".")
         if not (name != key and name.rpartition(".")[0] in factors) and not is_saved(name, {*saved, *EMBEDDINGS}):
             raise MergeError(
-                f"{where}: the key {ROOT}{key} is neither a LoRA factor nor in modules_to_save; nothing known to do with it."
+                f"{where}: the key {ROOT}{key} is neither a LoRA factor nor in modules_to_save; nothing known to do "
+                "with it."
             )
         name = (base.todays(name) if base and prefix == base.prefix else None) or name
         (head if _is_head(name, prefix, config) else trained)[name] = tensor
@@ -106,7 +114,9 @@ def split_keys(
 
 
 def is_saved(name: str, saved: Collection[str]) -> bool:
-    """Tell whether a parameter belongs to one of the modules ``saved``, as PEFT matches them: by the end of a component, or whole."""
+    """Tell whether a parameter belongs to one of the modules ``saved``, as PEFT matches them: by the end of a
+    component, or whole.
+    """
     module = name.rpartition(".")[0]
     return any(part.endswith(entry) for part in name.split(".") for entry in saved) or any(
         f".{module}.".find(f".{entry}.") >= 0 for entry in saved if "." in entry
@@ -125,7 +135,8 @@ def _below_root(key: str, original: str, where: str) -> str:
 def _check_key(name: str, key: str, tensor: Tensor, factor: bool, where: str) -> None:
     if not tensor.numel() and (tensor.ndim < 2 or not factor):
         raise MergeError(
-            f"{where}: {key} is empty, as DeepSpeed ZeRO-3 and FSDP leave it when the weights are not gathered before saving: save it again."
+            f"{where}: {key} is empty, as DeepSpeed ZeRO-3 and FSDP leave it when the weights are not gathered before "
+            "saving: save it again."
         )
     if "lora_magnitude_vector" in name:
         raise MergeError(f"{where}: {key} belongs to DoRA, whose update is not scaling * B A.")
@@ -158,7 +169,8 @@ def _todays(names: Collection[str], base: BaseFiles | None, headed: bool) -> tup
 
     Parameters
     ----------
-    headed : the task needs a model with a head, so names without the prefix are old ones and not those of a bare encoder
+    headed : the task needs a model with a head, so names without the prefix are old ones and not those of a bare
+        encoder
     """
     same = {name: name for name in names}
     if base is None:

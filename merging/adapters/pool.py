@@ -1,4 +1,6 @@
-"""What several adapters say together: the prefix to write, what lies outside the encoder, which modules they trained whole."""
+"""What several adapters say together: the prefix to write, what lies outside the encoder, which modules they trained
+whole.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from .peft_format import is_saved
 
 
 def prefixes_of(adapters: Sequence[Adapter]) -> list[str]:
-    """Return the architecture's prefixes that the adapters carry; one that has modules outside the encoder only has no say."""
+    """Return the architecture's prefixes that the adapters carry; one that has modules outside the encoder only has no
+    say.
+    """
     inside = [adapter for adapter in adapters if set(adapter.deltas) - adapter.outside]
     return sorted({adapter.prefix for adapter in inside or adapters})
 
@@ -21,10 +25,12 @@ def outside_names(adapters: Sequence[Adapter]) -> frozenset[str]:
 
 
 def trained_parts(adapters: Sequence[Adapter]) -> dict[str, bool]:
-    """Return {parameter that an adapter trained or saved whole: whether it is a copy of its own beside what shares it in the base}.
+    """Return {parameter that an adapter trained or saved whole: whether it is a copy of its own beside what shares it
+    in the base}.
 
-    PEFT puts a module of modules_to_save in the place of the base's, so that tied embeddings come apart; what it saved without that
-    (embeddings after a change of the vocabulary) it copies into the base, where all that is tied changes with it.
+    PEFT puts a module of modules_to_save in the place of the base's, so that tied embeddings come apart; what it saved
+    without that (embeddings after a change of the vocabulary) it copies into the base, where all that is tied changes
+    with it.
     """
     parts: dict[str, bool] = {}
     for adapter in adapters:

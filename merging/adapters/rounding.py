@@ -17,7 +17,8 @@ PARENTS = "parents"
 
 
 def chosen_dtype(name: str, adapters: Sequence[Adapter]) -> torch.dtype:
-    """Return the type that ``name`` means: one of `WRITTEN`, or "parents" for the widest that the adapters were stored in.
+    """Return the type that ``name`` means: one of `WRITTEN`, or "parents" for the widest that the adapters were stored
+    in.
 
     Raises
     ------
@@ -37,7 +38,9 @@ def chosen_dtype(name: str, adapters: Sequence[Adapter]) -> torch.dtype:
 
 
 def rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
-    """Return the adapter with balanced factors rounded to ``dtype``; metadata["rounding"] says the relative error of the whole update."""
+    """Return the adapter with balanced factors rounded to ``dtype``; metadata["rounding"] says the relative error of
+    the whole update.
+    """
     if dtype == torch.float32:
         return adapter
     lost, total, deltas = 0.0, 0.0, {}

@@ -1,4 +1,6 @@
-"""Are these adapters updates of one base model? Names are compared as people write them, and what they leave open is said."""
+"""Are these adapters updates of one base model? Names are compared as people write them, and what they leave open is
+said.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from pathlib import PurePosixPath
 from .adapter import Adapter
 
 QUANTIZED = re.compile(
-    r"[-_.](unsloth[-_]bnb[-_]4bit|bnb[-_][48]bit(s)?|[48][-_]?bits?|int[48]|nf4|fp8(-dynamic)?|gptq([-_]int[48]|[-_][48]bit)?|awq([-_]int4)?|gguf|exl2|hqq|aqlm|w[48]a(16|8))([-_]\d+g)?(?=$|[-_.])",
+    r"[-_.](unsloth[-_]bnb[-_]4bit|bnb[-_][48]bit(s)?|[48][-_]?bits?|int[48]|nf4|fp8(-dynamic)?|"
+    r"gptq([-_]int[48]|[-_][48]bit)?|awq([-_]int4)?|gguf|exl2|hqq|aqlm|w[48]a(16|8))([-_]\d+g)?(?=$|[-_.])",
     re.IGNORECASE,
 )
 """What a repository's name says of how its weights were compressed; the model is the one without it."""
@@ -25,10 +28,10 @@ CANONICAL = frozenset({"google-bert", "openai-community", "facebookai", "distilb
 """Owners that the hub gave to models which had none, such as bert-base-uncased."""
 SAYS_NOTHING = re.compile(
     r"\W*|(checkpoint|ckpt|step|epoch|iter|run|model|version|v)?[-_]?\d*|.*[-_]?checkpoint[-_]?\d*|([0-9a-f]{7,64})|"
-    r"(full|hf|my|the|llm|base|merged|final|best|last|latest|main|sft|dpo|trained|pretrained|finetuned|tuned|foundation|local|"
-    r"new|old|tmp|test|out|output|outputs|result|results|weights|saved|save|export|exported|download|downloaded|snapshot|"
-    r"model|models|checkpoint|checkpoints|lora|adapter)([-_. ]?(full|hf|model|models|base|merged|final|"
-    r"best|last|dir|folder|path|weights|out|output|\d+))*",
+    r"(full|hf|my|the|llm|base|merged|final|best|last|latest|main|sft|dpo|trained|pretrained|finetuned|tuned|"
+    r"foundation|local|new|old|tmp|test|out|output|outputs|result|results|weights|saved|save|export|exported|"
+    r"download|downloaded|snapshot|model|models|checkpoint|checkpoints|lora|adapter)([-_. ]?("
+    r"full|hf|model|models|base|merged|final|best|last|dir|folder|path|weights|out|output|\d+))*",
     re.IGNORECASE,
 )
 """Last parts of a local path that many models share."""
@@ -80,7 +83,9 @@ def base_key(name: str) -> str:
 
 
 def doubt(first: str, second: str) -> str | None:
-    """Compare two names of a base model: "" = one model, a text = one model as far as can be said and what is open, None = two models."""
+    """Compare two names of a base model: "" = one model, a text = one model as far as can be said and what is open,
+    None = two models.
+    """
     if not first or not second:
         return f"records {'no base' if not (first or second) else 'a base that the other does not'}"
     if first == second:
@@ -116,7 +121,8 @@ def used_base(adapters: Sequence[Adapter], used: str) -> tuple[str, str]:
         return recorded, ""
     return (
         used,
-        f"{first.name} records the base {recorded}, but the weights are those of {used}, as given: is it the same model?",
+        f"{first.name} records the base {recorded}, but the weights are those of {used}, as given: is it the same "
+        "model?",
     )
 
 
@@ -158,7 +164,8 @@ def base_warnings(adapters: Sequence[Adapter]) -> list[str]:
     if len(revisions) > 1:
         listed = ", ".join(f"{revision} in {name}" for revision, name in revisions.items())
         warnings.append(
-            f"The adapters were trained on different revisions of the base ({listed}): check that its weights are the same."
+            f"The adapters were trained on different revisions of the base ({listed}): check that its weights are the "
+            "same."
         )
     return warnings
 
@@ -184,7 +191,8 @@ def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
             )
             problems.append(
                 f"{first.name} and {other.name} have different base models ({first.base or 'none recorded'} and "
-                f"{other.base or 'none recorded'}): {why}; if you know that they share one, say so with --base, or Adapter.load(.., base=)."
+                f"{other.base or 'none recorded'}): {why}; if you know that they share one, say so with --base, or "
+                "Adapter.load(.., base=)."
             )
     return problems
 
@@ -197,7 +205,8 @@ def _shape_problems(adapters: Sequence[Adapter]) -> list[str]:
             owner, shape = shapes.setdefault(module, (adapter.name, update.shape))
             if shape != update.shape:
                 problems.append(
-                    f"{module} is {shape} in {owner} but {update.shape} in {adapter.name}: they belong to different base models."
+                    f"{module} is {shape} in {owner} but {update.shape} in {adapter.name}: they belong to different "
+                    "base models."
                 )
     return problems
 
@@ -212,7 +221,8 @@ def _prefix_problems(adapters: Sequence[Adapter]) -> list[str]:
             pair = next(((x, y) for x in long.deltas for y in short.deltas if x.endswith("." + y)), None)
             if pair:
                 problems.append(
-                    f"{long.name} calls a module {pair[0]!r} that {short.name} calls {pair[1]!r}: one of them has a wrong prefix."
+                    f"{long.name} calls a module {pair[0]!r} that {short.name} calls {pair[1]!r}: one of them has a "
+                    "wrong prefix."
                 )
                 break
     return problems
@@ -225,8 +235,9 @@ def _common_problems(adapters: Sequence[Adapter]) -> list[str]:
         others = {module for other in adapters if other is not adapter for module in other.deltas}
         if others and adapter.deltas and not others & set(adapter.deltas):
             problems.append(
-                f"{adapter.name} has no module in common with the others ({min(adapter.deltas)} here, {min(others)} there): "
-                "their names are of different models, or they never meet and one adapter after the other is what you want."
+                f"{adapter.name} has no module in common with the others ({min(adapter.deltas)} here, {min(others)} "
+                "there): their names are of different models, or they never meet and one adapter after the other is "
+                "what you want."
             )
             break
     return problems

@@ -20,8 +20,8 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     Raises
     ------
     MergeError
-        If the file is damaged, holds anything but floating-point tensors, or NaN or infinite values; a pickle that would run
-        code is refused by torch before it runs.
+        If the file is damaged, holds anything but floating-point tensors, or NaN or infinite values; a pickle that
+        would run code is refused by torch before it runs.
     """
     tensors = _unpickled(path, where) if path.suffix == ".bin" else _from_safetensors(path, where)
     for key, tensor in tensors.items():
@@ -51,8 +51,8 @@ def _unpickled(path: Path, where: str) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MergeError(
-            f"{where}: {path.name} is a pickle that holds more than tensors, which could run code, or is damaged: nothing of it was run; "
-            "save the adapter with safetensors."
+            f"{where}: {path.name} is a pickle that holds more than tensors, which could run code, or is damaged: "
+            "nothing of it was run; save the adapter with safetensors."
         ) from error
     except (
         OSError,

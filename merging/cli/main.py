@@ -28,7 +28,8 @@ from .recipes import (
     sweep_recipe,
 )
 
-# Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy machine.
+# Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy
+# machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -148,7 +149,8 @@ def train(
     def report(name: str, progress: Progress) -> None:
         if progress.validation is not None and progress.checkpoint is None:
             print(
-                f"{name}: epoch {progress.epoch + 1}, validation accuracy {progress.validation:.3f}, {progress.seconds:.0f} s",
+                f"{name}: epoch {progress.epoch + 1}, validation accuracy {progress.validation:.3f}, "
+                f"{progress.seconds:.0f} s",
                 flush=True,
             )
 
@@ -166,10 +168,25 @@ def train(
         return
     named = "query,value" if modules is None and base in (None, "minilm") else modules or ""
     settings = TrainingSettings(
-        init=init, row_norm=_row_norm(row_norm), head=head, rank=rank, alpha=alpha, seed=seed, k=k, pooling=pooling, epochs=epochs,
-        learning_rate=lr, batch_size=batch_size, rows=rows, validation_rows=validation_rows, max_length=max_length, bf16=bf16,
-        freeze_A=freeze_a, modules=tuple(filter(None, named.split(","))), checkpoints=_numbers(checkpoints),
-    )  # fmt: skip
+        init=init,
+        row_norm=_row_norm(row_norm),
+        head=head,
+        rank=rank,
+        alpha=alpha,
+        seed=seed,
+        k=k,
+        pooling=pooling,
+        epochs=epochs,
+        learning_rate=lr,
+        batch_size=batch_size,
+        rows=rows,
+        validation_rows=validation_rows,
+        max_length=max_length,
+        bf16=bf16,
+        freeze_A=freeze_a,
+        modules=tuple(filter(None, named.split(","))),
+        checkpoints=_numbers(checkpoints),
+    )
     assert task is not None
     chosen, source = Task.load(task), base or "minilm"
     model, tokenizer = (load_language_model if words else load_base)(source)
@@ -218,8 +235,8 @@ def inspect_adapters(
         prefix = f", prefix {row.prefix}" if row.prefix else ""
         relative = "" if math.isnan(row.relative_norm) else f" ({row.relative_norm:.1%} of the base's weights)"
         print(
-            f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} modules{missing}{unusual}, "
-            f"norm {row.norm:.4g}{relative}, {row.head}{prefix}"
+            f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} "
+            f"modules{missing}{unusual}, norm {row.norm:.4g}{relative}, {row.head}{prefix}"
         )
     print("compatible" if report.ok else "not compatible")
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):
@@ -329,8 +346,8 @@ def sweep(
 ) -> None:
     """Measure accuracy against the scaling on validation, then on test at λ 0.3, 1 and the best.
 
-    Resumable: what the tables hold already is not measured again. With a recipe only its own merge on validation, and a table only
-    where -o says so.
+    Resumable: what the tables hold already is not measured again. With a recipe only its own merge on validation, and a
+    table only where -o says so.
     """
     if recipe is not None:
         _sweep_recipe(recipe, pool, method, rows, output, base)
@@ -402,7 +419,8 @@ def experiment(
     adapters: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the shipped ones."
+            help="Folder of the trained adapters, none = in the user's cache; for bank of the pools, none = the "
+            "shipped ones."
         ),
     ] = None,
     pools: Annotated[
@@ -533,7 +551,8 @@ def _merge(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Type of the numbers: float32, bfloat16, float16 or parents; none = float32, a full model's as its base's."
+            help="Type of the numbers: float32, bfloat16, float16 or parents; none = float32, a full model's as its "
+            "base's."
         ),
     ] = None,
     **params: Any,
@@ -544,10 +563,21 @@ def _merge(
         raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
     if (recipe := recipe_of(inputs)) is not None:
         options = {
-            "method": method, "weight": [_weight(text) for text in weight or ()], "seed": seed, "rank": rank, "head": head,
-            "prefix": prefix, "soft_osrm": soft_osrm, "orthogonalize": orthogonalize, "penalty": penalty, "decouple": decouple,
-            "granularity": granularity, "max_up": max_up, "renormalise": renormalise, "dtype": dtype,
-        }  # fmt: skip
+            "method": method,
+            "weight": [_weight(text) for text in weight or ()],
+            "seed": seed,
+            "rank": rank,
+            "head": head,
+            "prefix": prefix,
+            "soft_osrm": soft_osrm,
+            "orthogonalize": orthogonalize,
+            "penalty": penalty,
+            "decouple": decouple,
+            "granularity": granularity,
+            "max_up": max_up,
+            "renormalise": renormalise,
+            "dtype": dtype,
+        }
         refuse_contradictions(recipe, options | given)
         _merge_recipe(recipe, output, base, full_model)
         return
@@ -562,9 +592,16 @@ def _merge(
     if soft_osrm is not None or needs_data(method):
         features = features_of(adapters, base)
     merged = merge(
-        adapters, method, weights=[_weight(text) for text in weight] if weight else None, seed=seed or 0, features=features,
-        soft_osrm=soft_osrm, orthogonalize=ortho, decouple=magnitude, **given,
-    )  # fmt: skip
+        adapters,
+        method,
+        weights=[_weight(text) for text in weight] if weight else None,
+        seed=seed or 0,
+        features=features,
+        soft_osrm=soft_osrm,
+        orthogonalize=ortho,
+        decouple=magnitude,
+        **given,
+    )
     if full_model:
         _save_full_model(merged, base, output, head, dtype)
     else:

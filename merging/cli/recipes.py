@@ -103,8 +103,9 @@ def recipe_features(recipe: Recipe, base: str | None) -> Features | None:
 
 
 def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | None) -> Iterator[str]:
-    """Yield a table, line by line: the merge's accuracy with its 95 % interval, macro-F1 and Matthews correlation; the accuracy of the
-    adapter alone and of the base under its head; at last the gap between these two that the merge recovers.
+    """Yield a table, line by line: the merge's accuracy with its 95 % interval, macro-F1 and Matthews correlation; the
+    accuracy of the adapter alone and of the base under its head; at last the gap between these two that the merge
+    recovers.
 
     Parameters
     ----------
@@ -120,7 +121,10 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     merged = merge_recipe(recipe, recipe_features(recipe, base))
     _require_heads(merged)
     model, tokenizer = opened(merged.adapters, base)
-    yield f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} {'rows':>6}   ({split})"
+    yield (
+        f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} "
+        f"{'rows':>6}   ({split})"
+    )
     found, marks = [], {end: {} for end in ("base", "alone", "merged")}  # type: ignore[var-annotated]
     for adapter in merged.adapters:
         task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
@@ -140,7 +144,10 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     yield _row("average", "", [sum(column) / len(found) for column in zip(*found, strict=True)])
     gap = gap_recovered(marks["base"], marks["alone"], marks["merged"])
     if gap.tasks:
-        yield f"gap recovered: {gap.mean:.1%} ({gap.low:.1%} to {gap.high:.1%}), mean of {len(gap.tasks)} of {len(found)} tasks"
+        yield (
+            f"gap recovered: {gap.mean:.1%} ({gap.low:.1%} to {gap.high:.1%}), mean of {len(gap.tasks)} of "
+            f"{len(found)} tasks"
+        )
     else:
         yield "gap recovered: in no task is the adapter alone better than the base by more than the uncertainty"
 
@@ -186,7 +193,10 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None
         if table is not None:
             append(table, found[-1])
         row = averages(found[-1]).iloc[0]
-        yield f"scaling {scaling:<6g} average {row.average:.3f} ({row.low:.3f} to {row.high:.3f}), worst {row.worst_task} {row.worst:.3f}"
+        yield (
+            f"scaling {scaling:<6g} average {row.average:.3f} ({row.low:.3f} to {row.high:.3f}), worst "
+            f"{row.worst_task} {row.worst:.3f}"
+        )
         waiting = waiting or beyond_edge(averages(_all(found)))
     yield f"best scaling on validation: {best_scalings(_all(found))[recipe.method]:g}"
 
@@ -198,7 +208,9 @@ def _all(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def opened(adapters: Sequence[Adapter], base: str | None) -> tuple[nn.Module, Any]:
-    """Return the base and its tokenizer, with its language-model head where the adapters were trained to write their labels."""
+    """Return the base and its tokenizer, with its language-model head where the adapters were trained to write their
+    labels.
+    """
     from ..evaluation.accuracy import own_head
     from ..evaluation.verbalisers import Verbaliser
     from ..models.load import load_base, load_language_model

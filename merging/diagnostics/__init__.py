@@ -15,6 +15,15 @@ from .measures import (  # fmt: skip
 )
 
 __all__ = [
-    "chance_overlap", "column_norms", "cosines", "effective_rank", "interference", "log_column_norms", "magnitude_variance", "rank_curve",
-    "sign_conflict", "spectra", "subspace_overlap",
-]  # fmt: skip
+    "chance_overlap",
+    "column_norms",
+    "cosines",
+    "effective_rank",
+    "interference",
+    "log_column_norms",
+    "magnitude_variance",
+    "rank_curve",
+    "sign_conflict",
+    "spectra",
+    "subspace_overlap",
+]

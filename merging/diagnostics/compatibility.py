@@ -62,11 +62,11 @@ class CompatibilityReport:
     warnings : list of str
         What hurts merges without making them impossible.
     modules : DataFrame with a row per adapter and module
-        adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update), relative_norm (||ΔW|| / ||W_0||, where
-        the adapter records it); rank 0, norm 0 and no alpha where an adapter lacks a module.
+        adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update), relative_norm (||ΔW||
+        / ||W_0||, where the adapter records it); rank 0, norm 0 and no alpha where an adapter lacks a module.
     adapters : DataFrame with a row per adapter
-        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, relative_norm (mean over modules), head,
-        prefix.
+        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, relative_norm (mean
+        over modules), head, prefix.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -117,8 +117,9 @@ def _norm_warnings(adapters: Sequence[Adapter]) -> list[str]:
         smallest = min(alive, key=alive.__getitem__)
         if alive[largest] > NORM_IMBALANCE * alive[smallest]:
             warnings.append(
-                f"{largest} is {alive[largest] / alive[smallest]:.0f} times as large as {smallest} (norms {alive[largest]:.3g} and "
-                f"{alive[smallest]:.3g}, median {median:.3g}): it will dominate a sum; lower its weight or use Decouple."
+                f"{largest} is {alive[largest] / alive[smallest]:.0f} times as large as {smallest} (norms "
+                f"{alive[largest]:.3g} and {alive[smallest]:.3g}, median {median:.3g}): it will dominate a sum; lower "
+                "its weight or use Decouple."
             )
     return warnings
 
@@ -145,8 +146,8 @@ def _target_warnings(adapters: Sequence[Adapter]) -> list[str]:
 
 def _trained_warnings(adapters: Sequence[Adapter]) -> list[str]:
     return [
-        f"{adapter.name} holds {len(adapter.trained)} tensors whole, for example {min(adapter.trained)} (trained, or saved beside the LoRA): "
-        "merging them needs the base's own values."
+        f"{adapter.name} holds {len(adapter.trained)} tensors whole, for example {min(adapter.trained)} (trained, or "
+        "saved beside the LoRA): merging them needs the base's own values."
         for adapter in adapters
         if adapter.trained and len(adapters) > 1
     ]
@@ -172,8 +173,9 @@ def _shared_start_warnings(adapters: Sequence[Adapter]) -> list[str]:
         return []
     a, b = shared.index[0]
     return [
-        f"{a} and {b} share their A subspace (overlap {shared.iloc[0]:.2f}, chance {chance:.2f}; {len(shared)} of {len(pairs)} pairs): "
-        "trained from one seed, or started where the same texts have least energy (OSRM); shared inputs let them interfere."
+        f"{a} and {b} share their A subspace (overlap {shared.iloc[0]:.2f}, chance {chance:.2f}; {len(shared)} of "
+        f"{len(pairs)} pairs): trained from one seed, or started where the same texts have least energy (OSRM); shared "
+        "inputs let them interfere."
     ]
 
 

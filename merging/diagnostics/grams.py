@@ -1,8 +1,9 @@
-"""Grams: inner products of updates, in weights and on data, from which a merge's diagnostics follow for every λ and all weights.
+"""Grams: inner products of updates, in weights and on data, from which a merge's diagnostics follow for every λ and all
+weights.
 
-The merge of Task Arithmetic, M = λ sum_j w_j U_j, is linear in what enters it, so its error on a task's texts is a small quadratic
-form in λ w: no forward pass, no dense update, and cheap enough for a browser while a slider moves. For a method that is not linear,
-M itself is measured once and only λ is free.
+The merge of Task Arithmetic, M = λ sum_j w_j U_j, is linear in what enters it, so its error on a task's texts is a
+small quadratic form in λ w: no forward pass, no dense update, and cheap enough for a browser while a slider moves. For
+a method that is not linear, M itself is measured once and only λ is free.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class Grams:
     """Inner products of T adapters at M modules; an adapter that lacks a module is zero there.
 
-    W_i is adapter i's update as trained, U_j adapter j's as it enters the merge (after plug-ins), S_i the second moment of the module's
-    inputs on texts of task i.
+    W_i is adapter i's update as trained, U_j adapter j's as it enters the merge (after plug-ins), S_i the second moment
+    of the module's inputs on texts of task i.
 
     Attributes
     ----------
@@ -130,7 +131,9 @@ def grams(
 
 
 class _Stack:
-    """All updates of one module side by side, as trained and as they enter: their products come from two small matrices."""
+    """All updates of one module side by side, as trained and as they enter: their products come from two small
+    matrices.
+    """
 
     def __init__(self, trained: Sequence[LowRank | None], entering: Sequence[LowRank | None]) -> None:
         everything = [*trained, *entering]
@@ -194,14 +197,16 @@ def _product(X: LowRank | Tensor | None, Y: LowRank | Tensor, S: Tensor | None =
 
 
 def merge_error(found: Grams, weights: Sequence[float], scaling: float) -> pd.DataFrame:
-    """Return how far M = scaling * sum_j w_j U_j is from each task's own adapter on that task's texts: adapter, module, error.
+    """Return how far M = scaling * sum_j w_j U_j is from each task's own adapter on that task's texts: adapter, module,
+    error.
 
-    sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)): 0 = the merge acts on the task's texts as its own adapter does, 1 = as far
-    off as no adapter at all. Rows where the adapter does nothing are left out.
+    sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)): 0 = the merge acts on the task's texts as its own adapter
+    does, 1 = as far off as no adapter at all. Rows where the adapter does nothing are left out.
 
     References
     ----------
-    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849, eq. 1) minimises this error, summed over tasks; the relative form is ours.
+    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849, eq. 1) minimises this error, summed over tasks; the relative form
+    is ours.
     """
     if found.data is None or found.data_across is None or found.data_own is None:
         raise ValueError("These Grams were made without features.")

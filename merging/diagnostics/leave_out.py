@@ -1,7 +1,8 @@
 """Leave one out: what each adapter, or each layer of a merge, does to every task's accuracy.
 
-The merge of all is measured once, then the merge without adapter j (or with one layer left as the base has it) on the same rows. Only rows that
-change sides tell anything about the difference, so it is known far better than either accuracy.
+The merge of all is measured once, then the merge without adapter j (or with one layer left as the base has it) on the
+same rows. Only rows that change sides tell anything about the difference, so it is known far better than either
+accuracy.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Change:
     Attributes
     ----------
     left_out : the adapter's name (equal ones are numbered), or the layer
-    difference : accuracy without it minus accuracy of the merge of all, in points: above 0 = the task is better off without it
+    difference : accuracy without it minus accuracy of the merge of all, in points: above 0 = the task is better off
+        without it
     low, high : 95 % interval, see `paired_interval`
     n : rows of the task
     gained, lost : rows that are right only without it, and only with it
@@ -108,9 +110,9 @@ def leave_one_adapter_out(
 ) -> Steps:
     """Measure the merge of all adapters, then the merge without each in turn; yields after every batch.
 
-    Every task keeps its own head, the task of the left-out adapter too: what remains of it is what the others give it. A method that needs
-    the task's identity (EMR) has no weights for that task, so there it is not measured. Closing the generator stops between two batches;
-    the model's weights are restored bit for bit in any case.
+    Every task keeps its own head, the task of the left-out adapter too: what remains of it is what the others give it.
+    A method that needs the task's identity (EMR) has no weights for that task, so there it is not measured. Closing the
+    generator stops between two batches; the model's weights are restored bit for bit in any case.
 
     Parameters
     ----------
@@ -135,10 +137,11 @@ def leave_one_adapter_out(
 def leave_one_layer_out(
     model: nn.Module, tokenizer: Any, adapters: Sequence[Adapter], merge_of: MergeOf, tasks: Sequence[EncodedTask]
 ) -> Steps:
-    """Measure the merge of all adapters, then with the update of each layer set to zero in turn; yields after every batch.
+    """Measure the merge of all adapters, then with the update of each layer set to zero in turn; yields after every
+    batch.
 
-    The merge is computed once, so what a method takes from all layers together (EMR's rescaling) stays as it is. Otherwise see
-    `leave_one_adapter_out`; one adapter is enough here.
+    The merge is computed once, so what a method takes from all layers together (EMR's rescaling) stays as it is.
+    Otherwise see `leave_one_adapter_out`; one adapter is enough here.
     """
     merged = merge_of(adapters)
     layers: dict[str, set[str]] = {}
@@ -262,12 +265,13 @@ def _change(left_out: str, task: str, everything: Sequence[bool], without: Seque
 def paired_interval(gained: int, lost: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two accuracies on the same ``n`` rows, of which few changed sides.
 
-    Wald's interval after half a row is added to each of the four cells (right or wrong with either): it covers what it should also where
-    hardly any row changes, and has a width even where none does.
+    Wald's interval after half a row is added to each of the four cells (right or wrong with either): it covers what it
+    should also where hardly any row changes, and has a width even where none does.
 
     References
     ----------
-    Agresti & Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24, 2005.
+    Agresti & Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24,
+    2005.
     """
     m = n + 2.0
     centre = (gained - lost) / m

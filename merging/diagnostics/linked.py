@@ -1,7 +1,7 @@
 """Diagnosis: everything that the diagnostics say of one merge, as plain arrays; what the Diagnose panel is drawn from.
 
-Nothing here depends on λ, and for methods that add updates up nothing depends on the weights either: both stay free, so that a browser
-can follow a slider by itself (`merging.diagnostics.grams`).
+Nothing here depends on λ, and for methods that add updates up nothing depends on the weights either: both stay free, so
+that a browser can follow a slider by itself (`merging.diagnostics.grams`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from .measures import cosines, sign_conflict, subspace_overlap
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What two of T adapters share at M modules, each (M, T, T) and symmetric; NaN where one of them lacks the module."""
+    """What two of T adapters share at M modules, each (M, T, T) and symmetric; NaN where one of them lacks the
+    module."""
 
     overlap_A: Array
     overlap_B: Array
@@ -39,11 +40,12 @@ class Diagnosis:
     Attributes
     ----------
     merge : its ``singular_values`` are empty for a method that gives every task a merge of its own (EMR)
-    linear : "sum" (λ sum_j w_j U_j), "mean" (sum_j w_j U_j / sum_j w_j) or "" (λ times what ``merge`` measured at λ = 1)
+    linear : "sum" (λ sum_j w_j U_j), "mean" (sum_j w_j U_j / sum_j w_j) or "" (λ times what ``merge`` measured at λ =
+        1)
     before, after : pairs as trained, and as they enter the merge
     norms : per module (T, in), column norms as trained
-    separated : the same after all plug-ins but decouple, whose strength thus stays free; after decouple too where its options go beyond
-        what column norms tell (`merging.plugins.decouple.Decouple.follows_strength`)
+    separated : the same after all plug-ins but decouple, whose strength thus stays free; after decouple too where its
+        options go beyond what column norms tell (`merging.plugins.decouple.Decouple.follows_strength`)
     alive : which columns of these decouple takes for more than round-off
     conflict, lost : (M,), see `merging.diagnostics.measures.sign_conflict`, of what enters, weights included
     singular_values : [module][adapter], of what enters
@@ -100,7 +102,9 @@ def diagnose(
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """The part of a diagnosis that depends on the adapters, the plug-ins and the texts only: kept while method and weights change."""
+    """The part of a diagnosis that depends on the adapters, the plug-ins and the texts only: kept while method and
+    weights change.
+    """
 
     grams: Grams
     before: Pairs

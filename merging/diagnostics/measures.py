@@ -55,13 +55,14 @@ def log_column_norms(adapters: Sequence[Adapter]) -> pd.DataFrame:
 def magnitude_variance(adapters: Sequence[Adapter]) -> pd.DataFrame:
     """Return how unequal the adapters' magnitudes are, per module: module, variance, norm_ratio.
 
-    With alpha_ij the norm of column j in adapter i: ``variance`` is the variance across adapters of alpha_.j over its squared
-    mean, averaged over the columns that are alive anywhere (0 for equal adapters); ``norm_ratio`` is the largest
-    Frobenius norm over the median one. An adapter that lacks a module counts as zero.
+    With alpha_ij the norm of column j in adapter i: ``variance`` is the variance across adapters of alpha_.j over its
+    squared mean, averaged over the columns that are alive anywhere (0 for equal adapters); ``norm_ratio`` is the
+    largest Frobenius norm over the median one. An adapter that lacks a module counts as zero.
 
     References
     ----------
-    Ours. DO-Merging (arXiv 2505.15875) says that larger magnitude variance goes with worse merging; its formula was not found.
+    Ours. DO-Merging (arXiv 2505.15875) says that larger magnitude variance goes with worse merging; its formula was not
+    found.
     """
     rows = []
     for module, updates in _by_module(adapters).items():
@@ -81,10 +82,10 @@ def magnitude_variance(adapters: Sequence[Adapter]) -> pd.DataFrame:
 def subspace_overlap(adapters: Sequence[Adapter], side: str = "A") -> pd.DataFrame:
     """Return the overlap of all pairs of adapters per module: adapter_a, adapter_b, module, overlap.
 
-    ||Q_a^T Q_b||_F^2 / min(r_a, r_b) with Q an orthonormal basis of the true row space of B A (side "A") or its column space
-    (side "B"): the mean squared cosine of the principal angles. 1 = the smaller one lies in the larger, 0 = orthogonal; two
-    random subspaces have max(r_a, r_b) / n on average (`chance_overlap`). Pairs come in both orders and with themselves;
-    modules that one of them lacks are left out.
+    ||Q_a^T Q_b||_F^2 / min(r_a, r_b) with Q an orthonormal basis of the true row space of B A (side "A") or its column
+    space (side "B"): the mean squared cosine of the principal angles. 1 = the smaller one lies in the larger, 0 =
+    orthogonal; two random subspaces have max(r_a, r_b) / n on average (`chance_overlap`). Pairs come in both orders and
+    with themselves; modules that one of them lacks are left out.
 
     References
     ----------
@@ -118,8 +119,8 @@ def chance_overlap(adapters: Sequence[Adapter], side: str = "A") -> float:
 def interference(adapters: Sequence[Adapter], features: Features, model: nn.Module | None = None) -> pd.DataFrame:
     """Return how strongly each adapter acts on another task's inputs: source, target, module, ratio.
 
-    sqrt(tr(B_j A_j S_i A_j^T B_j^T) / tr(B_i A_i S_i A_i^T B_i^T)): the size of source j's update on the texts of target i over the
-    size of i's own update there, from second moments only. 1 = as loud as the own adapter.
+    sqrt(tr(B_j A_j S_i A_j^T B_j^T) / tr(B_i A_i S_i A_i^T B_i^T)): the size of source j's update on the texts of
+    target i over the size of i's own update there, from second moments only. 1 = as loud as the own adapter.
 
     Parameters
     ----------
@@ -150,8 +151,9 @@ def interference(adapters: Sequence[Adapter], features: Features, model: nn.Modu
 def cosines(adapters: Sequence[Adapter]) -> pd.DataFrame:
     """Return the cosine of all pairs of updates per module: adapter_a, adapter_b, module, cosine.
 
-    <W_a, W_b> / (||W_a|| ||W_b||), from the factors. 0 = Task Arithmetic adds them without loss or gain of length; updates of zero
-    length have cosine 0. Each pair comes once, with a before b; modules that one of them lacks are left out.
+    <W_a, W_b> / (||W_a|| ||W_b||), from the factors. 0 = Task Arithmetic adds them without loss or gain of length;
+    updates of zero length have cosine 0. Each pair comes once, with a before b; modules that one of them lacks are left
+    out.
 
     References
     ----------
@@ -168,9 +170,9 @@ def cosines(adapters: Sequence[Adapter]) -> pd.DataFrame:
 def sign_conflict(adapters: Sequence[Adapter]) -> pd.DataFrame:
     """Return how far the updates pull entries in opposite directions, per module: module, conflict, lost.
 
-    ``conflict`` is the share of entries, among those that two adapters or more change, whose signs do not all agree; ``lost`` is
-    1 - ||sum_i W_i||_1 / sum_i ||W_i||_1, the share of all magnitude that cancels in the sum: 0 = nothing, 1 = everything. Dense,
-    module by module.
+    ``conflict`` is the share of entries, among those that two adapters or more change, whose signs do not all agree;
+    ``lost`` is 1 - ||sum_i W_i||_1 / sum_i ||W_i||_1, the share of all magnitude that cancels in the sum: 0 = nothing,
+    1 = everything. Dense, module by module.
 
     References
     ----------

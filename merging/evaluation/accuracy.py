@@ -106,7 +106,9 @@ class EncodedTask:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """One evaluated batch: row numbers, and for each whether the prediction was right (bool) and the predicted class, on the CPU."""
+    """One evaluated batch: row numbers, and for each whether the prediction was right (bool) and the predicted class,
+    on the CPU.
+    """
 
     task: str
     rows: list[int]
@@ -118,7 +120,8 @@ class Hits:
 def encode_task(
     tokenizer: Any, task: Task, split: str = "test", limit: int | None = None, max_length: int | None = None
 ) -> EncodedTask:
-    """Tokenise the first ``limit`` rows of a split (whose order is random; None = all), cut at the task's or a shorter length.
+    """Tokenise the first ``limit`` rows of a split (whose order is random; None = all), cut at the task's or a shorter
+    length.
 
     Raises
     ------
@@ -152,20 +155,22 @@ def evaluate(
 ) -> Iterator[Estimate]:
     """Yield an `Estimate` after every batch, the tasks in turn, the first batches small.
 
-    Closing the generator stops between two batches; the model's weights are restored in any case. A method that needs the
-    task's identity (EMR) gets each task's own weights.
+    Closing the generator stops between two batches; the model's weights are restored in any case. A method that needs
+    the task's identity (EMR) gets each task's own weights.
 
     Parameters
     ----------
-    model : bare encoder on any device, or a language model for a `Verbaliser`; None as ``merged_or_adapter`` evaluates it as it is
+    model : bare encoder on any device, or a language model for a `Verbaliser`; None as ``merged_or_adapter`` evaluates
+        it as it is
     tasks : `Task`s, or what `encode_task` made of them (then ``split`` and ``limit`` are already decided)
-    heads : {task: Head or Verbaliser}; by default the adapters' own, required for the bare base. Outputs of a head that names its labels
-        are matched with the task's labels by name, else taken in the task's order.
+    heads : {task: Head or Verbaliser}; by default the adapters' own, required for the bare base. Outputs of a head that
+        names its labels are matched with the task's labels by name, else taken in the task's order.
 
     Raises
     ------
     MergeError
-        If a task has no head, a head has other labels than its task or does not fit the model, or the update does not fit it.
+        If a task has no head, a head has other labels than its task or does not fit the model, or the update does not
+        fit it.
     """
     return _estimates(hits(model, tokenizer, merged_or_adapter, tasks, split, limit, heads))
 
@@ -191,7 +196,8 @@ def hits(
 
 
 def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Verbaliser | None) -> Scorer:
-    """Return what gives the scores (len(rows), labels) of rows of ``task``, float32, from the weights that ``model`` has at the time.
+    """Return what gives the scores (len(rows), labels) of rows of ``task``, float32, from the weights that ``model``
+    has at the time.
 
     Raises
     ------
@@ -212,10 +218,15 @@ def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Ver
         raise MergeError(f"The head of {task.name!r} has {len(head.tensors['bias'])} labels, the task {task.classes}.")
     order = label_order(head, task.names, task.name)
     if head.kind == "pooled":
-        outputs: Callable[[dict[str, Tensor]], Tensor] = lambda batch: head.logits(pooled_states(model, batch).float())  # noqa: E731
+
+        def outputs(batch: dict[str, Tensor]) -> Tensor:
+            return head.logits(pooled_states(model, batch).float())
     else:
         classifier = classification_model(model, head, task.classes, task.name, tokenizer.pad_token_id)
-        outputs = lambda batch: classifier(**batch).logits.float()  # noqa: E731
+
+        def outputs(batch: dict[str, Tensor]) -> Tensor:
+            logits: Tensor = classifier(**batch).logits
+            return logits.float()
 
     def scores(rows: Sequence[int]) -> Tensor:
         logits = outputs(task.encoded.batch(rows, next(model.parameters()).device))
@@ -290,7 +301,9 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def own_head(adapter: Adapter) -> Head | Verbaliser | None:
-    """Return what an adapter brings to classify with: its head with its labels' names, or the words that it was trained to write."""
+    """Return what an adapter brings to classify with: its head with its labels' names, or the words that it was trained
+    to write.
+    """
     return with_recorded_labels(adapter) or recorded_verbaliser(adapter.metadata, adapter.name)
 
 

@@ -1,7 +1,9 @@
-"""Heads of classification models: the task's own classifier (PEFT's modules_to_save) around the encoder that all tasks share.
+"""Heads of classification models: the task's own classifier (PEFT's modules_to_save) around the encoder that all tasks
+share.
 
-transformers' class for sequence classification is built without weights, takes the shared encoder as it is, and gets only the tensors
-of the head. So updates that are put into the encoder are seen by every task's model, and no task's head by another's.
+transformers' class for sequence classification is built without weights, takes the shared encoder as it is, and gets
+only the tensors of the head. So updates that are put into the encoder are seen by every task's model, and no task's
+head by another's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from ..models.layers import bare
 def classification_model(
     model: nn.Module, head: Head, classes: int, task: str = "", pad_token_id: int | None = None
 ) -> nn.Module:
-    """Return transformers' sequence-classification model that shares the encoder of ``model`` and has ``head`` of kind "model".
+    """Return transformers' sequence-classification model that shares the encoder of ``model`` and has ``head`` of kind
+    "model".
 
     Parameters
     ----------
@@ -34,8 +37,8 @@ def classification_model(
     Raises
     ------
     MergeError
-        If the architecture has no such class, the head has another number of labels, is of another model, or lacks a layer that the
-        class has beside its encoder and the model does not supply.
+        If the architecture has no such class, the head has another number of labels, is of another model, or lacks a
+        layer that the class has beside its encoder and the model does not supply.
     """
     encoder = bare(model)
     wrapper = _empty_classifier(encoder, classes, pad_token_id, task)
@@ -68,7 +71,8 @@ def classification_model(
 
 
 def label_order(head: Head, names: Sequence[str], task: str) -> list[int] | None:
-    """Return which output of the head belongs to each of the task's labels; None where the head does not say, and the order is the task's.
+    """Return which output of the head belongs to each of the task's labels; None where the head does not say, and the
+    order is the task's.
 
     Raises
     ------
@@ -80,8 +84,8 @@ def label_order(head: Head, names: Sequence[str], task: str) -> list[int] | None
     outputs = {_key(label): place for place, label in enumerate(head.labels)}
     if {*outputs} != {*map(_key, names)}:
         raise MergeError(
-            f"The head of {task!r} has the labels {', '.join(head.labels)}, the task {', '.join(names)}: call them alike, "
-            "or give the head without labels if their order is the same."
+            f"The head of {task!r} has the labels {', '.join(head.labels)}, the task {', '.join(names)}: call them "
+            "alike, or give the head without labels if their order is the same."
         )
     return [outputs[_key(name)] for name in names]
 
@@ -99,7 +103,8 @@ def order_warnings(adapters: Sequence[Adapter]) -> list[str]:
     """Return a warning for every adapter whose classification head does not say which output is which label."""
     heads = [(adapter.name, with_recorded_labels(adapter)) for adapter in adapters]
     return [
-        f"{name} does not record the names of its head's labels: its outputs are taken in the order of the task's labels."
+        f"{name} does not record the names of its head's labels: its outputs are taken in the order of the task's "
+        "labels."
         for name, head in heads
         if head is not None and head.kind == "model" and unnamed(head.labels)
     ]
@@ -131,7 +136,8 @@ def _empty_classifier(encoder: nn.Module, classes: int, pad_token_id: int | None
             wrapper: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise MergeError(
-            f"The head of {task!r} belongs to a classification model, but transformers has none for {config.model_type}."
+            f"The head of {task!r} belongs to a classification model, but transformers has none for "
+            f"{config.model_type}."
         ) from error
     if not isinstance(encoder, type(bare(wrapper))):
         raise MergeError(
@@ -149,19 +155,22 @@ def _check_tensors(head: Head, expected: Mapping[str, tuple[int, ...]], classes:
         shape = tuple(tensor.shape)
         if name not in expected:
             raise MergeError(
-                f"The head of {task!r} has {name}, which the base's classification model does not: it is of another model."
+                f"The head of {task!r} has {name}, which the base's classification model does not: it is of another "
+                "model."
             )
         if shape == expected[name]:
             continue
         if shape[1:] == expected[name][1:] and expected[name][:1] == (classes,):
             raise MergeError(f"The head of {task!r} has {shape[0]} labels, the task {classes}.")
         raise MergeError(
-            f"The head of {task!r} has {name} {shape}, the base's classification model {expected[name]}: it is of another model."
+            f"The head of {task!r} has {name} {shape}, the base's classification model {expected[name]}: it is of "
+            "another model."
         )
 
 
 def _with_own(module: nn.Module, tensors: Mapping[str, Tensor], template: nn.Module) -> nn.Module:
-    """Return ``module`` with some parameters of its own, by name; everything else is shared, ``module`` itself unchanged.
+    """Return ``module`` with some parameters of its own, by name; everything else is shared, ``module`` itself
+    unchanged.
 
     A part that it lacks (an encoder may come without its pooler) is the ``template``'s.
     """

@@ -1,7 +1,8 @@
-"""Averages over tasks, differences and the gap recovered, with intervals over test rows and, where there are some, training seeds.
+"""Averages over tasks, differences and the gap recovered, with intervals over test rows and, where there are some,
+training seeds.
 
-Marks are 1.0 for a row that is right and 0.0 for one that is wrong. What is compared must be measured on the same rows: a task's rows are
-drawn once for all that is compared, and repetitions of a training (its seeds) once for all tasks.
+Marks are 1.0 for a row that is right and 0.0 for one that is wrong. What is compared must be measured on the same rows:
+a task's rows are drawn once for all that is compared, and repetitions of a training (its seeds) once for all tasks.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Recovered:
     Attributes
     ----------
     mean, low, high : over the tasks that count, 95 %; NaN if none does
-    tasks : {task: (merge - base) / (alone - base)} of the tasks that count: those in which the adapter alone is better than the base by
-        more than the uncertainty of that difference. Where there is nothing to recover, a ratio would be noise.
+    tasks : {task: (merge - base) / (alone - base)} of the tasks that count: those in which the adapter alone is better
+        than the base by more than the uncertainty of that difference. Where there is nothing to recover, a ratio would
+        be noise.
     """
 
     mean: float
@@ -59,7 +61,8 @@ def difference(marks: Marks, reference: Marks, seed: int = 0) -> Interval:
 
 
 def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0, draws: int = DRAWS) -> Recovered:
-    """Return the share of the gap between base and adapters alone that a merge recovers, task by task, and their mean."""
+    """Return the share of the gap between base and adapters alone that a merge recovers, task by task, and their
+    mean."""
     counted = [task for task in merged if has_gap(base[task], alone[task])]
     if not counted:
         return Recovered(math.nan, math.nan, math.nan, {})
@@ -78,7 +81,9 @@ def gap_recovered(base: Marks, alone: Marks, merged: Marks, seed: int = 0, draws
 
 
 def has_gap(base: Values, alone: Values) -> bool:
-    """Tell whether the adapter alone is better than the base by more than the 95 % uncertainty of the paired difference."""
+    """Tell whether the adapter alone is better than the base by more than the 95 % uncertainty of the paired
+    difference.
+    """
     gains = np.atleast_2d(alone - base).mean(0)
     return bool(gains.mean() > Z95 * gains.std() / math.sqrt(len(gains)))
 

@@ -20,7 +20,9 @@ Counts = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def predictions(batches: Iterable[Hits]) -> dict[str, Tensor]:
-    """Return {task: predicted class of each of its rows, -1 where no batch had it} from what `merging.evaluation.accuracy.hits` yields."""
+    """Return {task: predicted class of each of its rows, -1 where no batch had it} from what
+    `merging.evaluation.accuracy.hits` yields.
+    """
     found: dict[str, Tensor] = {}
     for batch in batches:
         found.setdefault(batch.task, torch.full((batch.total,), -1))[batch.rows] = batch.predicted
@@ -32,15 +34,17 @@ def metrics(predicted: Mapping[str, Any], labels: Mapping[str, Any], seed: int =
 
     Parameters
     ----------
-    predicted : {task: class index per row}, as `predictions` returns them; rows below 0 were not evaluated and do not count
+    predicted : {task: class index per row}, as `predictions` returns them; rows below 0 were not evaluated and do not
+        count
     labels : {task: true class index per row}, at least of the same tasks
 
     Returns
     -------
     DataFrame
-        task, metric ("accuracy", "macro_f1", "matthews"), value, low, high, n. The interval is Wilson's for accuracy (as `evaluate` gives
-        it), else the percentiles of a bootstrap over rows, 2000 times. Classes that neither occur nor are predicted don't count in
-        macro-F1, and Matthews correlation is 0 where it is undefined, as in scikit-learn.
+        task, metric ("accuracy", "macro_f1", "matthews"), value, low, high, n. The interval is Wilson's for accuracy
+        (as `evaluate` gives it), else the percentiles of a bootstrap over rows, 2000 times. Classes that neither occur
+        nor are predicted don't count in macro-F1, and Matthews correlation is 0 where it is undefined, as in
+        scikit-learn.
 
     Raises
     ------
@@ -49,7 +53,8 @@ def metrics(predicted: Mapping[str, Any], labels: Mapping[str, Any], seed: int =
 
     References
     ----------
-    Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", Computational Biology and Chemistry 28, 2004.
+    Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", Computational Biology and
+    Chemistry 28, 2004.
     """
     from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef  # noqa: PLC0415 - takes a second
 
@@ -80,14 +85,18 @@ def resampled(confusion: Any, generator: np.random.Generator, repetitions: int =
 
 
 def macro_f1(counts: Counts) -> Counts:
-    """Return the mean F1 of the classes that occur or are predicted, 2 TP / (true + predicted), of each confusion matrix."""
+    """Return the mean F1 of the classes that occur or are predicted, 2 TP / (true + predicted), of each confusion
+    matrix.
+    """
     both = counts.sum(-1) + counts.sum(-2)
     f1 = np.divide(2 * np.diagonal(counts, axis1=-2, axis2=-1), both, out=np.zeros_like(both), where=both > 0)
     return np.asarray(f1.sum(-1) / (both > 0).sum(-1))
 
 
 def matthews(counts: Counts) -> Counts:
-    """Return the correlation of true and predicted classes, R_K of Gorodkin (2004), of each confusion matrix; 0 where undefined."""
+    """Return the correlation of true and predicted classes, R_K of Gorodkin (2004), of each confusion matrix; 0 where
+    undefined.
+    """
     true, guess, n = counts.sum(-1), counts.sum(-2), counts.sum((-1, -2))
     covariance = n * np.trace(counts, axis1=-2, axis2=-1) - (true * guess).sum(-1)
     scale = np.sqrt((n**2 - (true**2).sum(-1)) * (n**2 - (guess**2).sum(-1)))

@@ -4,8 +4,9 @@ A decoder reads the prompt and the words in one sequence; an encoder-decoder rea
 
 References
 ----------
-Schick & Schütze, "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference", EACL 2021 (verbalisers);
-Brown et al., "Language Models are Few-Shot Learners", NeurIPS 2020, section 2.4 (comparing the likelihood of each completion).
+Schick & Schütze, "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference", EACL
+2021 (verbalisers); Brown et al., "Language Models are Few-Shot Learners", NeurIPS 2020, section 2.4 (comparing the
+likelihood of each completion).
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class Verbaliser:
     Attributes
     ----------
     template : the prompt with ``{text}``, and ``{pair}`` where a task has second texts
-    words : {label of the task: what would follow the prompt}, with the space before it where the template does not end in one
-    normalised : score by the mean log-likelihood of a label's tokens; by default by their sum, which is the label's probability
+    words : {label of the task: what would follow the prompt}, with the space before it where the template does not end
+        in one
+    normalised : score by the mean log-likelihood of a label's tokens; by default by their sum, which is the label's
+        probability
     """
 
     template: str
@@ -65,7 +68,8 @@ class Texts:
 
 
 def default_verbaliser(task: str, question: str, labels: Sequence[str], pairs: bool = False) -> Verbaliser:
-    """Return a verbaliser that asks a task's question (or which label it is) after the text and answers with the names of its labels.
+    """Return a verbaliser that asks a task's question (or which label it is) after the text and answers with the names
+    of its labels.
 
     Raises
     ------
@@ -103,10 +107,11 @@ def label_scorer(
 ) -> Callable[[Sequence[int]], Tensor]:
     """Return what gives the log-likelihoods (len(rows), labels) of each label's words after the prompts of rows.
 
-    The score of a label is the sum (or mean, see `Verbaliser`) of log p(token | everything before it) over the tokens of its words; for an
-    encoder-decoder these are what its tokenizer makes of the words as a target, so they include the end of the sequence. A decoder's
-    prompt and words are tokenised as one text. Where the first of the words melts into the last token of the prompt, the scored part begins
-    at that token for every label, so that the labels of a row stay comparable.
+    The score of a label is the sum (or mean, see `Verbaliser`) of log p(token | everything before it) over the tokens
+    of its words; for an encoder-decoder these are what its tokenizer makes of the words as a target, so they include
+    the end of the sequence. A decoder's prompt and words are tokenised as one text. Where the first of the words melts
+    into the last token of the prompt, the scored part begins at that token for every label, so that the labels of a row
+    stay comparable.
 
     Parameters
     ----------
@@ -115,8 +120,8 @@ def label_scorer(
     Raises
     ------
     MergeError
-        If the model is no language model, the words are not those of the task's labels, the template lacks the text, or a prompt is longer
-        than the model can read.
+        If the model is no language model, the words are not those of the task's labels, the template lacks the text, or
+        a prompt is longer than the model can read.
     """
     kind = language_model_kind(model)
     _check(verbaliser, rows, labels, task)
@@ -145,9 +150,11 @@ def label_scorer(
 def perplexity(
     model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8
 ) -> float:
-    """Return exp of the mean negative log-likelihood of all tokens of ``texts`` under a decoder, each given the text before it.
+    """Return exp of the mean negative log-likelihood of all tokens of ``texts`` under a decoder, each given the text
+    before it.
 
-    The first token of a text has nothing before it and does not count, unless the tokenizer begins texts with one of its own.
+    The first token of a text has nothing before it and does not count, unless the tokenizer begins texts with one of
+    its own.
 
     Parameters
     ----------
@@ -156,7 +163,8 @@ def perplexity(
     Raises
     ------
     MergeError
-        If the model is no decoder with a language-model head, a text is longer than the model can read, or there is no token to predict.
+        If the model is no decoder with a language-model head, a text is longer than the model can read, or there is no
+        token to predict.
     """
     if language_model_kind(model) != "causal":
         raise MergeError("Perplexity is defined for decoders: this model is an encoder-decoder, use a Verbaliser.")
@@ -189,17 +197,20 @@ def _check(verbaliser: Verbaliser, rows: Texts, labels: Sequence[str], task: str
     fields = {str(name) for _, name, _, _ in parts}
     if len(verbaliser.template) > LONGEST_TEMPLATE or any(spec or conversion for _, _, spec, conversion in parts):
         raise MergeError(
-            f"The template for {task!r} should be {LONGEST_TEMPLATE} signs at most, with {{text}} as it is: nothing after a colon or a mark."
+            f"The template for {task!r} should be {LONGEST_TEMPLATE} signs at most, with {{text}} as it is: nothing "
+            "after a colon or a mark."
         )
     wanted = {"text", "pair"} if rows.pairs else {"text"}
     if fields != wanted:
         raise MergeError(
-            f"The template for {task!r} should hold {' and '.join(f'{{{name}}}' for name in sorted(wanted, reverse=True))}, "
-            f"not {', '.join(f'{{{name}}}' for name in sorted(fields)) or 'nothing to fill in'}."
+            f"The template for {task!r} should hold "
+            f"{' and '.join(f'{{{name}}}' for name in sorted(wanted, reverse=True))}, not "
+            f"{', '.join(f'{{{name}}}' for name in sorted(fields)) or 'nothing to fill in'}."
         )
     if set(verbaliser.words) != set(labels):
         raise MergeError(
-            f"The verbaliser of {task!r} has words for {', '.join(verbaliser.words)}, the task's labels are {', '.join(labels)}."
+            f"The verbaliser of {task!r} has words for {', '.join(verbaliser.words)}, the task's labels are "
+            f"{', '.join(labels)}."
         )
     for label, words in verbaliser.words.items():
         if not words.strip():
@@ -273,7 +284,9 @@ def _shared_start(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def _causal_scores(model: Any, spans: Sequence[tuple[int, list[list[int]]]], normalised: bool) -> Tensor:
-    """Return (rows, labels); sequences that only differ in their last token are one input, so one-token labels cost one pass a row."""
+    """Return (rows, labels); sequences that only differ in their last token are one input, so one-token labels cost one
+    pass a row.
+    """
     unique: dict[tuple[int, ...], int] = {}
     places = [[unique.setdefault(tuple(ids[:-1]), len(unique)) for ids in sequences] for _, sequences in spans]
     first = min(begin for begin, _ in spans) - 1
@@ -296,7 +309,8 @@ def _causal_scores(model: Any, spans: Sequence[tuple[int, list[list[int]]]], nor
 def _next_token(model: Any, sequences: Iterable[tuple[int, ...]], first: int) -> Tensor:
     """Return log p of the token after each position from ``first`` on, (sequences, positions, vocabulary), float32.
 
-    Padded on the right, which a causal model never looks at from the left: neither the tokenizer's side nor the batch matters.
+    Padded on the right, which a causal model never looks at from the left: neither the tokenizer's side nor the batch
+    matters.
     """
     device = next(model.parameters()).device
     tensors = [torch.tensor(ids) for ids in sequences]

@@ -1,8 +1,8 @@
 """mergescope experiment bank: many random merges with what they recover, to see which diagnostics go with that.
 
-A merge is drawn from the pools in which merging hurts: a subset of the eight tasks, a method, a scaling and plug-ins. Its diagnostics are
-taken before anybody runs it; the gap recovered and the accuracy kept are measured after, on validation rows. Draw number i is the same on
-every machine, so several processes can fill one table.
+A merge is drawn from the pools in which merging hurts: a subset of the eight tasks, a method, a scaling and plug-ins.
+Its diagnostics are taken before anybody runs it; the gap recovered and the accuracy kept are measured after, on
+validation rows. Draw number i is the same on every machine, so several processes can fill one table.
 """
 
 from __future__ import annotations
@@ -51,9 +51,21 @@ SUBSETS = tuple(
 )
 """All sets of two or more tasks: intervals and folds rest on their number."""
 WEIGHTS_ONLY = (
-    "scaling", "tasks", "magnitude_variance", "norm_ratio", "overlap_A", "overlap_B", "cosine", "sign_conflict", "sign_lost",
-    "effective_rank", "merged_norm", "distance", "alignment", "weakest_alignment",
-)  # fmt: skip
+    "scaling",
+    "tasks",
+    "magnitude_variance",
+    "norm_ratio",
+    "overlap_A",
+    "overlap_B",
+    "cosine",
+    "sign_conflict",
+    "sign_lost",
+    "effective_rank",
+    "merged_norm",
+    "distance",
+    "alignment",
+    "weakest_alignment",
+)
 """Diagnostics that need no text."""
 ON_DATA = ("interference", "output_error", "worst_output_error")
 """Diagnostics from the second moments of unlabelled texts."""
@@ -132,11 +144,13 @@ def draw(number: int) -> Draw:
 
 
 def describe(merged: Merged, features: Features | None = None) -> dict[str, float]:
-    """Return the diagnostics of a merge before it is run, each a mean over modules; the updates are those that enter the method.
+    """Return the diagnostics of a merge before it is run, each a mean over modules; the updates are those that enter
+    the method.
 
-    Without ``features`` only those of `WEIGHTS_ONLY`. ``scaling`` is 1 for a method that has none. ``merged_norm``, ``distance`` and
-    ``alignment`` compare the merge M with every adapter's update W_i: mean ||M|| / ||W_i||, mean ||M - W_i|| / ||W_i||, mean cosine;
-    ``output_error`` is the same distance on task i's own texts, sqrt(tr((M - W_i) S_i (M - W_i)^T) / tr(W_i S_i W_i^T)).
+    Without ``features`` only those of `WEIGHTS_ONLY`. ``scaling`` is 1 for a method that has none. ``merged_norm``,
+    ``distance`` and ``alignment`` compare the merge M with every adapter's update W_i: mean ||M|| / ||W_i||, mean ||M -
+    W_i|| / ||W_i||, mean cosine; ``output_error`` is the same distance on task i's own texts, sqrt(tr((M - W_i) S_i (M
+    - W_i)^T) / tr(W_i S_i W_i^T)).
     """
     plugged = [
         replace(adapter, deltas=updates) for adapter, updates in zip(merged.adapters, merged.updates, strict=True)
@@ -197,7 +211,8 @@ def _against_the_adapters(merged: Merged, features: Features | None) -> dict[str
 
 
 class Bank:
-    """The bank on the embedded base: ``bank_merges.csv``, a row per merge, and ``bank_ends.csv``, what every pool's merges lie between.
+    """The bank on the embedded base: ``bank_merges.csv``, a row per merge, and ``bank_ends.csv``, what every pool's
+    merges lie between.
 
     Parameters
     ----------
@@ -242,7 +257,10 @@ class Bank:
             if not wanted:
                 continue
             if {adapter.task for adapter in self._pool(pool)} != set(DEFAULT_TASKS):
-                yield f"{pool}: left out, since not all of its adapters are there (mergescope train --pool {pool} makes them)"
+                yield (
+                    f"{pool}: left out, since not all of its adapters are there (mergescope train --pool {pool} "
+                    "makes them)"
+                )
                 continue
             with self.ledger.claim(pool) as mine:
                 if not mine:
@@ -259,8 +277,8 @@ class Bank:
         """Return one row of the table.
 
         ``gap_recovered`` is the mean over the tasks that have a gap (``gap_tasks`` of them; NaN where none has), see
-        `merging.evaluation.intervals.gap_recovered`; ``accuracy_kept`` the mean over all tasks of accuracy over the adapter's own accuracy; ``hits``
-        {task: packed marks} as JSON.
+        `merging.evaluation.intervals.gap_recovered`; ``accuracy_kept`` the mean over all tasks of accuracy over the
+        adapter's own accuracy; ``hits`` {task: packed marks} as JSON.
         """
         adapters = [adapter for adapter in self._pool(chosen.pool) if adapter.task in chosen.tasks]
         merged = chosen.merge(adapters, self.features())
@@ -270,12 +288,16 @@ class Bank:
         base, alone = (self._ends(chosen.pool, end) for end in (BASE, ALONE))
         recovered = gap_recovered(base, alone, marks)
         return {
-            "number": chosen.number, **chosen.key,
+            "number": chosen.number,
+            **chosen.key,
             **{name: round(value, 6) for name, value in describe(merged, self.features()).items()},
-            "rows": self.rows, "accuracy": round(float(np.mean([m.mean() for m in marks.values()])), 6),
+            "rows": self.rows,
+            "accuracy": round(float(np.mean([m.mean() for m in marks.values()])), 6),
             "accuracy_kept": round(float(np.mean([marks[task].mean() / alone[task].mean() for task in marks])), 6),
-            "gap_recovered": round(recovered.mean, 6), "gap_tasks": len(recovered.tasks), "hits": json.dumps(packed),
-        }  # fmt: skip
+            "gap_recovered": round(recovered.mean, 6),
+            "gap_tasks": len(recovered.tasks),
+            "hits": json.dumps(packed),
+        }
 
     def _measure_ends(self, pool: str) -> None:
         if self.ledger.lacks("ends", pool=pool):

@@ -75,11 +75,11 @@ def correlations(bank: pd.DataFrame, outcome: str = GAP, samples: int | None = N
     Returns
     -------
     DataFrame
-        outcome, merges, subsets (how many there are); diagnostic, needs_data; ``rho``: Spearman's rank correlation with the outcome over
-        all merges; low, high: its 95 % interval; ``predicts``: the interval excludes 0. Then the same ``within``: the partial rank
-        correlation once the mean rank of every pair of method and scaling, and the effect of every number of tasks, is taken out of both
-        ranks. It compares merges by the same method at the same scaling only, so it tells what a diagnostic knows beyond the settings;
-        NaN where nothing is left to vary.
+        outcome, merges, subsets (how many there are); diagnostic, needs_data; ``rho``: Spearman's rank correlation with
+        the outcome over all merges; low, high: its 95 % interval; ``predicts``: the interval excludes 0. Then the same
+        ``within``: the partial rank correlation once the mean rank of every pair of method and scaling, and the effect
+        of every number of tasks, is taken out of both ranks. It compares merges by the same method at the same scaling
+        only, so it tells what a diagnostic knows beyond the settings; NaN where nothing is left to vary.
     """
     bank = with_outcome(bank, outcome)
     names = [*WEIGHTS_ONLY, *ON_DATA]
@@ -128,7 +128,9 @@ def _bounds(values: Values) -> tuple[float, float]:
 
 
 def forecast_error(bank: pd.DataFrame, outcome: str = GAP) -> tuple[float, float]:
-    """Return the mean error, on task subsets not learned from, of ridge regression on `WEIGHTS_ONLY`, and of always saying the mean."""
+    """Return the mean error, on task subsets not learned from, of ridge regression on `WEIGHTS_ONLY`, and of always
+    saying the mean.
+    """
     from sklearn.dummy import DummyRegressor  # noqa: PLC0415 - takes a second
     from sklearn.linear_model import RidgeCV  # noqa: PLC0415
     from sklearn.model_selection import GroupKFold, cross_val_predict  # noqa: PLC0415
@@ -162,11 +164,12 @@ def statement(table: pd.DataFrame, errors: tuple[float, float], titles: Mapping[
         else "more than half, so there is no forecast here"
     )
     return (
-        f"{table.merges.iloc[0]} merges of {table.subsets.iloc[0]} task subsets. Over all of them {len(overall)} of {len(table)} diagnostics go "
-        f"with the gap recovered{_listed(overall)}. Among merges by the same method at the same λ, with the number of tasks taken out, "
-        f"{len(within)} of {table.within.notna().sum()} do{_listed(within)}. (95 % intervals that exclude 0: up to one in ten does so by chance.) "
-        f"Ridge regression on the weights-only diagnostics is off by {ridge:.3f} on average on task subsets that it has not seen, always "
-        f"saying the mean by {mean:.3f}: {so}."
+        f"{table.merges.iloc[0]} merges of {table.subsets.iloc[0]} task subsets. Over all of them {len(overall)} of "
+        f"{len(table)} diagnostics go with the gap recovered{_listed(overall)}. Among merges by the same method at the "
+        f"same λ, with the number of tasks taken out, {len(within)} of {table.within.notna().sum()} "
+        f"do{_listed(within)}. (95 % intervals that exclude 0: up to one in ten does so by chance.) Ridge regression "
+        f"on the weights-only diagnostics is off by {ridge:.3f} on average on task subsets that it has not seen, "
+        f"always saying the mean by {mean:.3f}: {so}."
     )
 
 
@@ -202,7 +205,8 @@ def markdown_bank(folder: Path) -> str:
 
 
 def markdown(table: pd.DataFrame, bank: pd.DataFrame) -> str:
-    """Return the correlations with the gap recovered, beside those with the accuracy kept, and what they say, as Markdown.
+    """Return the correlations with the gap recovered, beside those with the accuracy kept, and what they say, as
+    Markdown.
 
     Parameters
     ----------
@@ -211,8 +215,8 @@ def markdown(table: pd.DataFrame, bank: pd.DataFrame) -> str:
     """
     gap, kept = table[table.outcome == GAP], table[table.outcome == KEPT].set_index("diagnostic")
     lines = [
-        "| diagnostic | needs texts | ρ with the gap recovered, all merges (95 %) | the same at one method and λ (95 %) | "
-        "ρ with the accuracy kept, all merges (95 %) |",
+        "| diagnostic | needs texts | ρ with the gap recovered, all merges (95 %) | the same at one method and λ (95 "
+        "%) | ρ with the accuracy kept, all merges (95 %) |",
         "|---|---|---|---|---|",
     ]
     for row in gap.itertuples():

@@ -1,7 +1,8 @@
 """mergescope experiment do: DO-Merging's figures, measured on the shipped pools.
 
-Pieces that need no training come first, other ranks, which cost most, come last. Everything is resumable, and several processes share
-the work: a unit is claimed by one of them at a time, and who finds nothing to claim waits for the others.
+Pieces that need no training come first, other ranks, which cost most, come last. Everything is resumable, and several
+processes share the work: a unit is claimed by one of them at a time, and who finds nothing to claim waits for the
+others.
 
 References
 ----------

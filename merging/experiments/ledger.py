@@ -69,7 +69,9 @@ class Ledger:
 
     @contextmanager
     def claim(self, work: str) -> Iterator[bool]:
-        """Yield whether this process may do a piece of work: False while another one is at it. A process that dies lets go of it."""
+        """Yield whether this process may do a piece of work: False while another one is at it. A process that dies lets
+        go of it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._lock(work.replace("/", "-")))
         try:

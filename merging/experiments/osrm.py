@@ -1,11 +1,13 @@
-"""mergescope experiment osrm: of what OSRM gains over its own baseline, how much is scale, how much an own A, how much the data?
+"""mergescope experiment osrm: of what OSRM gains over its own baseline, how much is scale, how much an own A, how much
+the data?
 
-Eight ways to start A (`merging.training.variants`), otherwise equal runs, in several repetitions. Every set of adapters is merged with the same
-methods over a grid of scalings on validation, and tested at 0.3, at 1 and at its best. Then further axes, each on one pair of arms and in
-the first repetition only: number of tasks, k, rank, epochs, frozen A.
+Eight ways to start A (`merging.training.variants`), otherwise equal runs, in several repetitions. Every set of adapters
+is merged with the same methods over a grid of scalings on validation, and tested at 0.3, at 1 and at its best. Then
+further axes, each on one pair of arms and in the first repetition only: number of tasks, k, rank, epochs, frozen A.
 
-Tables (``osrm_<name>.csv``) are long and whole while incomplete; what is in them is not done again, and several processes share the
-work: each skips what another one is at. See `merging.experiments.osrm_summary` for what is made of them.
+Tables (``osrm_<name>.csv``) are long and whole while incomplete; what is in them is not done again, and several
+processes share the work: each skips what another one is at. See `merging.experiments.osrm_summary` for what is made of
+them.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Axis:
 
     Attributes
     ----------
-    name : "tasks" (the first so many), "epochs" (of one run, as it is after so many), or "k", "rank", "freeze_A" of the training
+    name : "tasks" (the first so many), "epochs" (of one run, as it is after so many), or "k", "rank", "freeze_A" of the
+        training
     methods : that the sets along it are merged with
     """
 
@@ -128,7 +131,9 @@ class Experiment:
         return None if axis == "epochs" else float(getattr(self.training, axis))
 
     def parts(self) -> Iterator[list[AdapterSet]]:
-        """Yield the sets in the order in which they are worth having: a whole first repetition, the axes, the other repetitions."""
+        """Yield the sets in the order in which they are worth having: a whole first repetition, the axes, the other
+        repetitions.
+        """
         for repetition in self.repetitions:
             yield [AdapterSet(variant, repetition) for variant in self.variants]
             if repetition == 0:
@@ -175,9 +180,10 @@ class OsrmExperiment:
     ----------
     model, tokenizer : see `merging.models.load.load_base`
     adapters : folder of the trained adapters, ``<variant>[@<axis>=<value>]/<repetition>/<task>``
-    tables : folder of the tables: ``runs``, ``interference``, ``sweep`` (validation), ``test`` (with the base under the adapters' heads and
-        each adapter alone) and the summaries
-    pools : folder of the shipped pools, from which adapters with the very settings of a run are taken; None = assets/adapters
+    tables : folder of the tables: ``runs``, ``interference``, ``sweep`` (validation), ``test`` (with the base under the
+        adapters' heads and each adapter alone) and the summaries
+    pools : folder of the shipped pools, from which adapters with the very settings of a run are taken; None =
+        assets/adapters
     """
 
     def __init__(
@@ -242,7 +248,9 @@ class OsrmExperiment:
     # -- training ------------------------------------------------------------------------------------------------------
 
     def folder(self, which: AdapterSet, task: str) -> Path:
-        """Return where one adapter is, or is to be kept: that of a shipped pool, if it was trained in the very same way."""
+        """Return where one adapter is, or is to be kept: that of a shipped pool, if it was trained in the very same
+        way.
+        """
         pool = VARIANTS[which.variant].pool
         metadata = self.pools / str(pool) / task / METADATA_FILE
         if (
@@ -272,7 +280,10 @@ class OsrmExperiment:
         if which.axis != "tasks" and self.ledger.lacks("runs", **which.key, task=task):
             row = self._run_row(which, task, settings, starting_A(self.model, settings, start))
             self.ledger.append("runs", pd.DataFrame([row]))
-            yield f"{which} {task}: {row['correct']} of {row['total']} right alone, {row['base_correct']} with its head only"
+            yield (
+                f"{which} {task}: {row['correct']} of {row['total']} right alone, {row['base_correct']} with its "
+                "head only"
+            )
 
     def _run_row(
         self, which: AdapterSet, task: str, settings: TrainingSettings, A: Mapping[str, Any]
@@ -288,13 +299,20 @@ class OsrmExperiment:
         metadata, norms = adapter.metadata, [float(rows.norm(dim=1).mean()) for rows in A.values()]
         relative = list(metadata["relative_norms"].values())
         return which.key | {
-            "task": task, "seed": settings.seed, "validation": metadata["validation_accuracy"], "correct": right[ALONE],
-            "base_correct": right[BASE], "total": len(encoded[0].labels), "drift_frobenius": metadata["drift"]["frobenius"],
+            "task": task,
+            "seed": settings.seed,
+            "validation": metadata["validation_accuracy"],
+            "correct": right[ALONE],
+            "base_correct": right[BASE],
+            "total": len(encoded[0].labels),
+            "drift_frobenius": metadata["drift"]["frobenius"],
             "drift_procrustes": metadata["drift"]["procrustes"],
             "norm": sum(update.norm() ** 2 for update in adapter.deltas.values()) ** 0.5,
-            "relative_norm": sum(relative) / len(relative), "row_norm": sum(norms) / len(norms),
-            "seconds": round(float(metadata.get("seconds", "nan")), 1), "settings": json.dumps(asdict(settings)),
-        }  # fmt: skip
+            "relative_norm": sum(relative) / len(relative),
+            "row_norm": sum(norms) / len(norms),
+            "seconds": round(float(metadata.get("seconds", "nan")), 1),
+            "settings": json.dumps(asdict(settings)),
+        }
 
     def features(self, k: int) -> Features:
         """Return the features of the first ``k`` training texts of each task."""

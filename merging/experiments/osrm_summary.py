@@ -1,7 +1,9 @@
-"""What the tables of the OSRM experiment say: averages and gap recovered per arm, what each change brings, and the answer in a sentence.
+"""What the tables of the OSRM experiment say: averages and gap recovered per arm, what each change brings, and the
+answer in a sentence.
 
-Intervals (95 %) are bootstrapped over the test rows of each task and over the repetitions that there are (`merging.evaluation.intervals`). With one
-repetition they hold the test rows only; with two to four they still say too little about another training.
+Intervals (95 %) are bootstrapped over the test rows of each task and over the repetitions that there are
+(`merging.evaluation.intervals`). With one repetition they hold the test rows only; with two to four they still say too
+little about another training.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ Cells = dict[tuple[str, float, str], dict[tuple[str, str], Repetitions]]
 
 
 def summarise(ledger: Ledger) -> None:
-    """Write ``summary`` (averages, gap recovered), ``effects`` (paired differences of averages) and ``answers`` from the tables on disk."""
+    """Write ``summary`` (averages, gap recovered), ``effects`` (paired differences of averages) and ``answers`` from
+    the tables on disk.
+    """
     cells = tested(ledger)
     ledger.replace("summary", pd.DataFrame(_summary(cells), columns=[*ORDER, "n", *_BOUNDS]))
     columns = ["effect", "variant", "reference", "method", "at", "n", "difference", "low", "high"]
@@ -67,7 +71,8 @@ def summarise(ledger: Ledger) -> None:
 
 
 def tested(ledger: Ledger) -> Cells:
-    """Return the marks of every set of adapters on test, by method and where it is tested; what lacks a task is left out.
+    """Return the marks of every set of adapters on test, by method and where it is tested; what lacks a task is left
+    out.
 
     Along an axis the arms themselves stand at their own value, in the first repetition, as everything on an axis.
     """
@@ -158,11 +163,14 @@ def _effects(cells: Cells) -> Iterator[tuple[Any, ...]]:
 
 
 def answer(ledger: Ledger, method: str = "task_arithmetic") -> str:
-    """Say in one sentence how much of what OSRM gains over its own baseline is an own A, scale and data, at the best λ and at λ = 1."""
+    """Say in one sentence how much of what OSRM gains over its own baseline is an own A, scale and data, at the best λ
+    and at λ = 1.
+    """
     said = _answer(tested(ledger), method)
     return (
         said
-        or "Not measured yet: the answer needs a whole repetition of five arms, which `mergescope experiment osrm` trains."
+        or "Not measured yet: the answer needs a whole repetition of five arms, which `mergescope experiment osrm` "
+        "trains."
     )
 
 
@@ -191,9 +199,9 @@ def _answer(cells: Cells, method: str) -> str:
         else f"{n} repetitions: 95 % intervals over test texts and these trainings, too few to be sure of a point"
     )
     return (
-        f"With {title} at its best λ and at λ = 1, OSRM gains {points('osrm', BASELINE)} points over its own baseline, of which an own A "
-        f"for each task brings {own}, orthonormal rows of the same length {rows}, rows of length 1 instead of gaussian's {scale}, and "
-        f"the data {data}{other} ({honest})."
+        f"With {title} at its best λ and at λ = 1, OSRM gains {points('osrm', BASELINE)} points over its own baseline, "
+        f"of which an own A for each task brings {own}, orthonormal rows of the same length {rows}, rows of length 1 "
+        f"instead of gaussian's {scale}, and the data {data}{other} ({honest})."
     )
 
 

@@ -1,6 +1,7 @@
 """The numbers of README.md and assets/results.md, written between their markers from the tables that ship.
 
-``<!-- pools -->`` .. ``<!-- /pools -->`` holds what `BLOCKS` makes for that name; everything else in the two files is prose.
+``<!-- pools -->`` .. ``<!-- /pools -->`` holds what `BLOCKS` makes for that name; everything else in the two files is
+prose.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ def findings(tables: Path) -> str:
     if papers.best:
         lead = papers.percent("do_merging", 1.0)
         parts.append(
-            f"**Adding adapters up can be worse than not using them.** On the pool `papers` (gaussian A from one seed, heads trained with the "
-            f"adapter, as in both papers) the base with the tasks' heads answers {papers.percent(BASE)} and each adapter alone "
-            f"{papers.percent(ALONE)}. Their plain sum at λ = 1 answers {papers.percent('task_arithmetic', 1.0)}; DO-Merging, from the same "
-            f"files, {lead}. With λ tuned on validation the sum reaches {papers.percent('task_arithmetic')} and DO-Merging "
-            f"{papers.percent('do_merging')}: {share(papers.gap('task_arithmetic').mean)} and {share(papers.gap('do_merging').mean)} of the gap."
+            "**Adding adapters up can be worse than not using them.** On the pool `papers` (gaussian A from one seed, "
+            "heads trained with the adapter, as in both papers) the base with the tasks' heads answers "
+            f"{papers.percent(BASE)} and each adapter alone {papers.percent(ALONE)}. Their plain sum at λ = 1 answers "
+            f"{papers.percent('task_arithmetic', 1.0)}; DO-Merging, from the same files, {lead}. With λ tuned on "
+            f"validation the sum reaches {papers.percent('task_arithmetic')} and DO-Merging "
+            f"{papers.percent('do_merging')}: {share(papers.gap('task_arithmetic').mean)} and "
+            f"{share(papers.gap('do_merging').mean)} of the gap."
         )
     if papers.best and osrm.best:
         pairs = [(f"at λ = {at:g}", at) for at in (0.3, 1.0)] + [("at each one's best λ", None)]
@@ -81,31 +84,36 @@ def findings(tables: Path) -> str:
             for where, at in pairs
         )
         parts.append(
-            f"**OSRM's start merges better than OSRM's own baseline.** The plain sum of the pool `osrm` answers {said}. How much of that is the "
-            "size of the baseline's A, how much its shared seed and how much the data is what `mergescope experiment osrm` measures "
-            "([results](assets/results.md))."
+            "**OSRM's start merges better than OSRM's own baseline.** The plain sum of the pool `osrm` answers "
+            f"{said}. How much of that is the size of the baseline's A, how much its shared seed and how much the data "
+            "is what `mergescope experiment osrm` measures ([results](assets/results.md))."
         )
     if default.best:
         free, texts = default.ranked(frozenset()), default.ranked(frozenset({"data"}))
         best_free, best_texts = free[0], texts[0] if texts else ""
         said = (
-            f"**What helps most, on adapters as strangers make them** (`default`): the plain sum recovers "
-            f"{share(default.gap('task_arithmetic').mean)} of the gap, the best method that needs nothing but the adapters "
-            f"({CONTENDERS[best_free].title}) {share(default.gap(best_free).mean)}"
+            "**What helps most, on adapters as strangers make them** (`default`): the plain sum recovers "
+            f"{share(default.gap('task_arithmetic').mean)} of the gap, the best method that needs nothing but the "
+            f"adapters ({CONTENDERS[best_free].title}) {share(default.gap(best_free).mean)}"
         )
         if best_texts:
-            said += f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) {share(default.gap(best_texts).mean)}"
+            said += (
+                f", the best with 100 unlabelled texts a task ({CONTENDERS[best_texts].title}) "
+                f"{share(default.gap(best_texts).mean)}"
+            )
         if "do_merging" in easy.best:
             said += (
-                f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) there is little to carry: "
-                f"the plain sum answers {easy.percent('task_arithmetic')}, DO-Merging {easy.percent('do_merging')}"
+                f". Where heads already work on the bare base (`easy`: {easy.percent(BASE)} of {easy.percent(ALONE)}) "
+                f"there is little to carry: the plain sum answers {easy.percent('task_arithmetic')}, DO-Merging "
+                f"{easy.percent('do_merging')}"
             )
         parts.append(f"{said}.")
     return "\n\n".join(parts)
 
 
 def adapters(tables: Path) -> str:
-    """Return the table of the shipped adapters alone, of the pools on the encoder, and of those on the language model."""
+    """Return the table of the shipped adapters alone, of the pools on the encoder, and of those on the language
+    model."""
     from ..shipped import load_pool  # noqa: PLC0415 - reads files
 
     encoder = [pool for pool in POOLS if load_pool(pool)]

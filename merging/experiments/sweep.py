@@ -1,10 +1,11 @@
-"""Sweeps: a method's accuracy against its scaling on validation; on test at 0.3, at 1 and at the scaling that validation prefers.
+"""Sweeps: a method's accuracy against its scaling on validation; on test at 0.3, at 1 and at the scaling that
+validation prefers.
 
-Papers fix the scaling, users do not: so each table has the three. The bare base under the tasks' heads and each adapter alone are measured
-on the same rows, since a merge is judged by how much of the gap between them it recovers.
+Papers fix the scaling, users do not: so each table has the three. The bare base under the tasks' heads and each adapter
+alone are measured on the same rows, since a merge is judged by how much of the gap between them it recovers.
 
-Tables are long (a row per method, scaling and task, with counts and the hits themselves), so that every average, interval and
-paired difference can be computed again from the shipped files.
+Tables are long (a row per method, scaling and task, with counts and the hits themselves), so that every average,
+interval and paired difference can be computed again from the shipped files.
 """
 
 from __future__ import annotations
@@ -74,8 +75,18 @@ CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, 
 }
 """Every method as it is, and each plug-in in front of the simplest one."""
 MAIN = (
-    "task_arithmetic", "do_merging", "orthogonalize", "decouple", "soft_osrm", "average", "ties", "knots", "tsv", "regmean", "emr",
-)  # fmt: skip
+    "task_arithmetic",
+    "do_merging",
+    "orthogonalize",
+    "decouple",
+    "soft_osrm",
+    "average",
+    "ties",
+    "knots",
+    "tsv",
+    "regmean",
+    "emr",
+)
 """What every pool is measured with; the rest only where it is asked for."""
 
 
@@ -111,7 +122,9 @@ def measure(
 def measure_ends(
     model: nn.Module, tokenizer: Any, adapters: Sequence[Adapter], tasks: Sequence[EncodedTask], bf16: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """Yield the rows of the base under the adapters' heads, then those of each adapter alone: what a merge lies between."""
+    """Yield the rows of the base under the adapters' heads, then those of each adapter alone: what a merge lies
+    between.
+    """
     heads = {adapter.task: own_head(adapter) for adapter in adapters}
     yield as_rows(measure(model, tokenizer, None, tasks, bf16, heads), BASE, 0.0)
     alone: dict[str, str] = {}
@@ -206,7 +219,9 @@ def append(path: Path, rows: pd.DataFrame) -> None:
 def missing_points(
     table: pd.DataFrame, methods: Sequence[str], scalings: Sequence[float] = SCALINGS
 ) -> list[tuple[str, float]]:
-    """Return the (method, scaling) that ``table`` lacks: the grid, then what extends it where the best value is at its edge."""
+    """Return the (method, scaling) that ``table`` lacks: the grid, then what extends it where the best value is at its
+    edge.
+    """
     measured = averages(table[table.method.isin(methods)])
     missing = []
     for method in methods:
@@ -217,7 +232,8 @@ def missing_points(
 
 
 def beyond_edge(measured: pd.DataFrame) -> list[float]:
-    """Return the next scaling to try if the best of one method's so far is its smallest (half of it) or largest (twice it).
+    """Return the next scaling to try if the best of one method's so far is its smallest (half of it) or largest (twice
+    it).
 
     At most two steps each way: what wants a λ near 0 wants no merge at all.
     """

@@ -1,4 +1,6 @@
-"""The measured tables that ship: sweeps on validation, test results, rank curves; and the text of assets/results.md made from them."""
+"""The measured tables that ship: sweeps on validation, test results, rank curves; and the text of assets/results.md
+made from them.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ REFERENCE = "task_arithmetic"
 def measure_pool(pool: str, folder: Path, methods: Sequence[str] | None, rows: int, test_rows: int) -> Iterator[str]:
     """Fill ``sweep_<pool>.csv`` (validation) and ``test_<pool>.csv``; yields a line per merge.
 
-    Validation only chooses scalings, so it may be computed in bfloat16. On test, in float32: the base and each adapter alone on the
-    whole split, since the app shows them beside merges on any number of rows; each method at the fixed and its best scaling.
+    Validation only chooses scalings, so it may be computed in bfloat16. On test, in float32: the base and each adapter
+    alone on the whole split, since the app shows them beside merges on any number of rows; each method at the fixed and
+    its best scaling.
     """
     names = list(methods or MAIN)
     adapters, spec = load_pool(pool), check_pool(pool)
@@ -105,7 +108,9 @@ def write_rank_curves(folder: Path) -> None:
 
 
 def markdown_results(folder: Path) -> str:
-    """Return a table per measured pool: each method on test at λ 0.3, 1 and its best, as gap recovered and average accuracy."""
+    """Return a table per measured pool: each method on test at λ 0.3, 1 and its best, as gap recovered and average
+    accuracy.
+    """
     parts = [
         _pool_table(pool, read_table(folder / f"test_{pool}.csv"), read_table(folder / f"sweep_{pool}.csv"))
         for pool in SHIPPED
@@ -114,7 +119,8 @@ def markdown_results(folder: Path) -> str:
 
 
 def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
-    """Return the table of shipped adapters on one base: test accuracy of each beside the probe's and the bare base's."""
+    """Return the table of shipped adapters on one base: test accuracy of each beside the probe's and the bare
+    base's."""
     lines = [
         "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in pools) + " |",
         "|---|---|" + "---|" * len(pools),
@@ -136,8 +142,8 @@ def _pool_table(pool: str, test: pd.DataFrame, validation: pd.DataFrame) -> str:
     base, alone = (marks_of(test, name, rows=rows) for name in (BASE, ALONE))
     best = best_scalings(validation)
     lines = [
-        f"**Pool `{pool}`** ({SHIPPED[pool].title}): base {average(base)[0]:.3f}, each adapter alone {average(alone)[0]:.3f}, "
-        f"{len(base)} tasks, up to {rows} test rows each",
+        f"**Pool `{pool}`** ({SHIPPED[pool].title}): base {average(base)[0]:.3f}, each adapter alone "
+        f"{average(alone)[0]:.3f}, {len(base)} tasks, up to {rows} test rows each",
         "",
         f"| method | {' | '.join(f'λ {scaling:g}' for scaling in FIXED)} | best λ | gap recovered there (95 %) | "
         "average accuracy there | worst task there | against Task Arithmetic there, points (95 %, paired) |",
@@ -172,7 +178,8 @@ def _signed(interval: tuple[float, float, float]) -> str:
 
 
 def markdown_osrm(folder: Path) -> str:
-    """Return the tables of the OSRM experiment: the answer, arms, each method at λ 0.3, 1 and best, effects and axes."""
+    """Return the tables of the OSRM experiment: the answer, arms, each method at λ 0.3, 1 and best, effects and
+    axes."""
     ledger = Ledger(folder, "osrm")
     summary, effects, runs = (ledger.table(name) for name in ("summary", "effects", "runs"))
     if summary.empty:

@@ -1,7 +1,7 @@
 """The whole model with the merge in its weights, written shard by shard: no more than one shard is ever in memory.
 
-The keys, the tensors that no adapter changes and the tokenizer are the base's own. A pooled head has no place in a transformers
-model and lies beside it; the base architecture's own head takes the place of the base's.
+The keys, the tensors that no adapter changes and the tokenizer are the base's own. A pooled head has no place in a
+transformers model and lies beside it; the base architecture's own head takes the place of the base's.
 """
 
 from __future__ import annotations
@@ -59,15 +59,16 @@ def save_full_model(
     folder : a place that is free or an empty folder
     dtype : "float32", "bfloat16" or "float16" for every floating-point tensor; None = each as the base has it
     max_shard_size : bytes, or a text such as "500MB"; a single larger tensor gets a file of its own
-    head : task whose head is written: the architecture's own in place of the base's, a pooled one as ``head.safetensors``
+    head : task whose head is written: the architecture's own in place of the base's, a pooled one as
+        ``head.safetensors``
     on_shard : ``on_shard(file name, done, total)`` after each file; raising merging.Cancelled stops and leaves nothing
     accuracy : what was measured of this merge, for the card
 
     Raises
     ------
     MergeError
-        If the base cannot be read or is not the adapters' (module, shape, fingerprint), the folder is taken, there is no space
-        left, ``head`` names no task that has one, or a weight does not fit into the type.
+        If the base cannot be read or is not the adapters' (module, shape, fingerprint), the folder is taken, there is
+        no space left, ``head`` names no task that has one, or a weight does not fit into the type.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -104,7 +105,8 @@ class _Plan:
     ----------
     sources : {written key: key in the base, or a tensor of the head}
     modules : {written key: module whose update is added}
-    parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update is added
+    parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update
+        is added
     transposed : modules that store their weight as (in, out)
     untied : the configuration must say that embeddings are not tied
     repeated : keys in the base that are written under several, which must not share their memory
@@ -135,7 +137,8 @@ class _Plan:
         if key in self.modules or key in self.parts:
             if not stored.is_floating_point():
                 raise MergeError(
-                    f"{source} is stored as {stored.dtype} in {self.checkpoint.name}: take a base that is not quantized."
+                    f"{source} is stored as {stored.dtype} in {self.checkpoint.name}: take a base that is not "
+                    "quantized."
                 )
             precise = torch.promote_types(stored.dtype, torch.float32)
             result = stored.to(precise)
@@ -147,7 +150,8 @@ class _Plan:
             result = result.to(self.dtype or stored.dtype)
             if not torch.isfinite(result).all():
                 raise MergeError(
-                    f"{source} would hold infinite values as {result.dtype}: choose dtype float32, or a smaller scaling."
+                    f"{source} would hold infinite values as {result.dtype}: choose dtype float32, or a smaller "
+                    "scaling."
                 )
         elif self.dtype is not None and stored.is_floating_point():
             result = stored.to(self.dtype)
@@ -160,14 +164,17 @@ class _Plan:
         value = self.merged.part(name, stored, owner)
         if value.shape != stored.shape:
             raise MergeError(
-                f"{name} is {tuple(value.shape)} in an adapter but {tuple(stored.shape)} in {self.checkpoint.name}, as after a change of "
-                "the vocabulary: resize the base the same way, save it, and give that folder as the base."
+                f"{name} is {tuple(value.shape)} in an adapter but {tuple(stored.shape)} in {self.checkpoint.name}, as "
+                "after a change of the vocabulary: resize the base the same way, save it, and give that folder as the "
+                "base."
             )
         return value
 
 
 def _as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:
-    """Return the adapter with what it trained whole as its head, where the base is a bare encoder that has no place for it."""
+    """Return the adapter with what it trained whole as its head, where the base is a bare encoder that has no place for
+    it.
+    """
     if owner is None or owner.head is not None or all(checkpoint.full_name(name) for name in owner.trained):
         return owner
     return replace(owner, head=Head("model", {owner.full_name(name): tensor for name, tensor in owner.trained.items()}))
@@ -220,7 +227,9 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
 
 
 def _separate(checkpoint: Checkpoint, sources: dict[str, str | Tensor], name: str, alone: bool) -> tuple[str, bool]:
-    """Give a parameter a key of its own in ``sources`` if it is tied to others and they stay as they are; return (key, whether it came apart)."""
+    """Give a parameter a key of its own in ``sources`` if it is tied to others and they stay as they are; return (key,
+    whether it came apart).
+    """
     others = checkpoint.shared_with(name)
     if not others or not alone:
         return checkpoint.source(name), False
@@ -341,8 +350,8 @@ def _write_card(
     notes = ["The merge is in the weights: load it with transformers, without PEFT."]
     if owner is not None and owner.head is not None:
         notes.append(
-            f"`{HEAD_FILE}` is the classifier of the task {owner.task}: a linear layer on the masked mean of the last hidden states, "
-            "which transformers does not load by itself."
+            f"`{HEAD_FILE}` is the classifier of the task {owner.task}: a linear layer on the masked mean of the last "
+            "hidden states, which transformers does not load by itself."
             if owner.head.kind == "pooled"
             else f"The classifier is that of the task {owner.task}."
         )

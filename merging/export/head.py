@@ -1,4 +1,6 @@
-"""What a full model needs beside an architecture's own head: the class that has it, as many labels, and no layer left at random."""
+"""What a full model needs beside an architecture's own head: the class that has it, as many labels, and no layer left
+at random.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ AUTO_CLASSES = {
 
 
 def head_options(config: Mapping[str, Any], owner: Adapter) -> dict[str, Any]:
-    """Return what the configuration must say for transformers to build the head: its class, and as many labels as it has rows."""
+    """Return what the configuration must say for transformers to build the head: its class, and as many labels as it
+    has rows.
+    """
     _, names = _classes(owner)
     name = names.get(str(config.get("model_type")))
     options: dict[str, Any] = {"architectures": [name if isinstance(name, str) else name[0]]} if name else {}
@@ -42,7 +46,8 @@ def head_options(config: Mapping[str, Any], owner: Adapter) -> dict[str, Any]:
 
 
 def check_complete(checkpoint: Checkpoint, owner: Adapter, written: Collection[str]) -> None:
-    """Raise MergeError if the class with the head has a layer that neither the base nor the head supplies: it would be random.
+    """Raise MergeError if the class with the head has a layer that neither the base nor the head supplies: it would be
+    random.
 
     Parameters
     ----------
@@ -57,13 +62,14 @@ def check_complete(checkpoint: Checkpoint, owner: Adapter, written: Collection[s
     with torch.device("meta"):
         wrapper: nn.Module = auto.from_config(config, trust_remote_code=False)
     prefix = f"{wrapper.base_model_prefix}."
-    supplied = {*written, *(owner.head.tensors if owner.head else ()), *wrapper.all_tied_weights_keys}  # type: ignore[misc]
+    tied: Mapping[str, str] = wrapper.all_tied_weights_keys  # type: ignore[assignment]
+    supplied = {*written, *(owner.head.tensors if owner.head else ()), *tied}
     supplied |= {prefixed for name in checkpoint.keys for prefixed in (name, f"{prefix}{name}")}
     for name, _ in wrapper.named_parameters():
         if name not in supplied:
             raise MergeError(
-                f"The head of {owner.task!r} lacks {name}, which {type(wrapper).__name__} needs and the base does not have: "
-                f"train with modules_to_save that has {name.removeprefix(prefix).split('.')[0]} in it too."
+                f"The head of {owner.task!r} lacks {name}, which {type(wrapper).__name__} needs and the base does not "
+                f"have: train with modules_to_save that has {name.removeprefix(prefix).split('.')[0]} in it too."
             )
 
 

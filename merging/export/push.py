@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfApi | None = None) -> str:
-    """Create the repository ``user/name`` and upload a folder written by `Merged.save` or `save_full_model`; return its address.
+    """Create the repository ``user/name`` and upload a folder written by `Merged.save` or `save_full_model`; return its
+    address.
 
-    The login of huggingface_hub is used. The folder goes up as it is: its recipe names the adapters by their paths on this
-    machine unless they came from the hub.
+    The login of huggingface_hub is used. The folder goes up as it is: its recipe names the adapters by their paths on
+    this machine unless they came from the hub.
 
     Parameters
     ----------
@@ -27,8 +28,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, api: HfA
     Raises
     ------
     MergeError
-        If nobody is logged in, the folder is no export, the repository has files already or is visible to others than asked
-        for, or the hub refuses.
+        If nobody is logged in, the folder is no export, the repository has files already or is visible to others than
+        asked for, or the hub refuses.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415 - pulls in an HTTP client
 

@@ -1,7 +1,8 @@
 """Features: what enters each linear layer of the frozen base model, per task, and its second moments.
 
-OSRM, RegMean and the interference diagnostics all start from H^T H of a layer's inputs. Three poolings exist because the
-OSRM paper, its code and common sense differ: every token (the default), the mean of each text, the mean of the task.
+OSRM, RegMean and the interference diagnostics all start from H^T H of a layer's inputs. Three poolings exist because
+the OSRM paper, its code and common sense differ: every token (the default), the mean of each text, the mean of the
+task.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ..tasks.batches import bucketed, encode
 
 POOLINGS = ("token", "mean", "task_mean")
 BLOCK = 50
-"""Texts whose second moments are added up at a time, always in the same order: a prefix does not depend on what was asked before."""
+"""Texts whose second moments are added up at a time, always in the same order: a prefix does not depend on what was
+asked before.
+"""
 LARGEST_MOMENTS = 500_000_000
 """Bytes of second moments that are kept beside the running ones; the least recently used go."""
 
@@ -60,7 +63,8 @@ class Moments:
 
 
 class TokenFile:
-    """Token rows in an unnamed temporary file, float32: a smaller k is read from there, and memory holds none of them."""
+    """Token rows in an unnamed temporary file, float32: a smaller k is read from there, and memory holds none of
+    them."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="mergescope-tokens-")  # noqa: SIM115 - lives as long as the object
@@ -173,7 +177,9 @@ class Features:
         return total / int(rows.ends[k - 1])
 
     def _blocks(self, rows: _Rows, task: str, source: str, count: int) -> Tensor:
-        """Return the sum of h h^T over the first ``count`` whole blocks of texts; a moving k costs no more than what it passes."""
+        """Return the sum of h h^T over the first ``count`` whole blocks of texts; a moving k costs no more than what it
+        passes.
+        """
         width = rows.samples.shape[1]
         if not count:
             return torch.zeros(width, width, dtype=torch.float64)
@@ -220,7 +226,8 @@ def collect_features(
     model : bare or with a head; its weights are not changed
     texts : {task: texts}, unlabelled
     modules : names relative to the bare encoder
-    keep_tokens : keep every token row in a temporary file, so that any smaller k can be asked for; False keeps running moments only
+    keep_tokens : keep every token row in a temporary file, so that any smaller k can be asked for; False keeps running
+        moments only
     moments : where second moments of a smaller k are kept; None = a cache of this object's own
 
     Raises
@@ -252,8 +259,8 @@ def reading_features(
 ) -> Generator[tuple[int, int], None, Features]:
     """Do the work of `collect_features` step by step: yields (texts read, texts to read), returns the features.
 
-    Closing the generator stops between two batches and takes the hooks off the model. Where the features would need more than ``largest``
-    bytes of memory the first batch is the last, with a MergeError.
+    Closing the generator stops between two batches and takes the hooks off the model. Where the features would need
+    more than ``largest`` bytes of memory the first batch is the last, with a MergeError.
     """
     if k < 1:
         raise MergeError(f"k = {k}: at least one text per task is needed.")
@@ -296,7 +303,9 @@ def reading_features(
 
 
 def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Return the part of a model that reads texts: without a head (a vocabulary is wide), and of an encoder-decoder the encoder."""
+    """Return the part of a model that reads texts: without a head (a vocabulary is wide), and of an encoder-decoder the
+    encoder.
+    """
     inner = bare(model)
     if not inner.config.is_encoder_decoder:  # type: ignore[union-attr]
         return inner
@@ -305,7 +314,8 @@ def _reader(model: nn.Module, names: Iterable[str]) -> nn.Module:
     for name in names:
         if id(inner.get_submodule(name)) not in inside:
             raise MergeError(
-                f"{name} is in the decoder, which reads nothing before it writes: methods that need data take adapters of the encoder only."
+                f"{name} is in the decoder, which reads nothing before it writes: methods that need data take "
+                "adapters of the encoder only."
             )
     return encoder
 
@@ -365,8 +375,8 @@ class _Recorder:
         size = sum(8 * width**2 * len(texts) + 4 * width * sum(texts) for width in widths)
         if size > largest:
             raise MergeError(
-                f"The features of {len(texts)} tasks at {len(widths)} layer inputs need {size / 1e9:.1f} GB of memory, more than the "
-                f"{largest / 1e9:.1f} GB that are kept: choose fewer tasks or fewer kinds of modules."
+                f"The features of {len(texts)} tasks at {len(widths)} layer inputs need {size / 1e9:.1f} GB of memory, "
+                f"more than the {largest / 1e9:.1f} GB that are kept: choose fewer tasks or fewer kinds of modules."
             )
 
     def finish(self) -> dict[str, _Rows]:

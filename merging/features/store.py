@@ -122,7 +122,9 @@ class FeatureStore:
 
 
 def texts_for(k: int) -> int:
-    """Return how many texts per task are read for a k: the smallest of `TEXTS` that holds it, so that a slider rarely reads."""
+    """Return how many texts per task are read for a k: the smallest of `TEXTS` that holds it, so that a slider rarely
+    reads.
+    """
     return next((size for size in TEXTS if k <= size), TEXTS[-1])
 
 

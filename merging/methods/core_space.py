@@ -23,10 +23,10 @@ INNER_CORE = Param(
 def core_space(stack: Stack, scaling: float, density: float, inner: str, isotropic: bool) -> LowRank:
     """Merge in the Core Space: small matrices M_t = U_B^T B_t A_t V_A between bases that all tasks share.
 
-    U_B are the left singular vectors of [B_1 .. B_T], V_A the right ones of the stacked A_t; no update loses anything in them. The M_t
-    (sum of ranks on each side) are merged by a sum, TIES or DARE-TIES to M, if wanted made isotropic (all singular values
-    equal to their mean); W = W0 + λ U_B M V_A^T. The sum is Task Arithmetic exactly; the others depend on the basis, which is
-    the paper's: from the factors as they are stored, scaling in B.
+    U_B are the left singular vectors of [B_1 .. B_T], V_A the right ones of the stacked A_t; no update loses anything
+    in them. The M_t (sum of ranks on each side) are merged by a sum, TIES or DARE-TIES to M, if wanted made isotropic
+    (all singular values equal to their mean); W = W0 + λ U_B M V_A^T. The sum is Task Arithmetic exactly; the others
+    depend on the basis, which is the paper's: from the factors as they are stored, scaling in B.
 
     References
     ----------
@@ -64,7 +64,8 @@ def _basis(stacked: Tensor, module: str, inner: str) -> Tensor:
     rank = numerical_rank(S)
     if inner != "sum" and bool((S[: rank - 1] - S[1:rank] <= COINCIDE * S[0]).any()):
         warnings.warn(
-            f"core_space: singular values coincide at {module}; within them the basis, and so the result of {inner}, is arbitrary.",
+            f"core_space: singular values coincide at {module}; within them the basis, and so the result of {inner}, "
+            "is arbitrary.",
             stacklevel=2,
         )
     basis: Tensor = Q @ U
@@ -72,10 +73,21 @@ def _basis(stacked: Tensor, module: str, inner: str) -> Tensor:
 
 
 CORE_SPACE = Method(
-    "core_space", "Core Space", "Panariello et al., NeurIPS 2025, arXiv 2509.17786", "core", core_space,
+    "core_space",
+    "Core Space",
+    "Panariello et al., NeurIPS 2025, arXiv 2509.17786",
+    "core",
+    core_space,
     (
-        SCALING, density_param(0.2, "Share of core entries that survive (ties), or the probability of being kept (dare_ties)."), INNER_CORE,
-        Param("isotropic", "Isotropic", default=False, help="Make all singular values of the merged core equal, as Iso-C does."),
+        SCALING,
+        density_param(0.2, "Share of core entries that survive (ties), or the probability of being kept (dare_ties)."),
+        INNER_CORE,
+        Param(
+            "isotropic",
+            "Isotropic",
+            default=False,
+            help="Make all singular values of the merged core equal, as Iso-C does.",
+        ),
     ),
     random=True,
-)  # fmt: skip
+)

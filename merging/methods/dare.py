@@ -15,9 +15,9 @@ from .ties import DARE_PAPER
 def dare(stack: Stack, scaling: float, density: float) -> Tensor:
     """Drop And REscale: W = W0 + λ sum_i w_i m_i * (B_i A_i) / density, with random masks m_i.
 
-    Each entry survives with probability density and is divided by it, so that the expected update is Task Arithmetic's. The
-    sparser, the less two adapters meet in one entry, and the noisier the result. The random masks depend on the seed, the
-    adapter and the module only: moving λ keeps them.
+    Each entry survives with probability density and is divided by it, so that the expected update is Task Arithmetic's.
+    The sparser, the less two adapters meet in one entry, and the noisier the result. The random masks depend on the
+    seed, the adapter and the module only: moving λ keeps them.
 
     Dialects: divided by the density (PEFT from 0.19 on, KnOTS); mergekit rescales to the L1 norm instead.
 
@@ -32,11 +32,11 @@ def dare(stack: Stack, scaling: float, density: float) -> Tensor:
 def della(stack: Stack, scaling: float, density: float, epsilon: float) -> Tensor:
     """DELLA: drop entries at random, small ones more often, then elect signs and average what agrees.
 
-    Within each row the probability of being kept grows with the rank of the magnitude, from density - ε to density + ε; a kept
-    entry is divided by its probability. Then TIES' election.
+    Within each row the probability of being kept grows with the rank of the magnitude, from density - ε to density + ε;
+    a kept entry is divided by its probability. Then TIES' election.
 
-    Dialects: the paper's 1/p per entry is used (mergekit rescales to the L1 norm); ε is cut where a probability would leave
-    [0, 1] (mergekit refuses), so that density 1 keeps everything.
+    Dialects: the paper's 1/p per entry is used (mergekit rescales to the L1 norm); ε is cut where a probability would
+    leave [0, 1] (mergekit refuses), so that density 1 keeps everything.
 
     References
     ----------
@@ -51,9 +51,9 @@ def della(stack: Stack, scaling: float, density: float, epsilon: float) -> Tenso
 def breadcrumbs(stack: Stack, scaling: float, density: float, gamma: float) -> Tensor:
     """Model Breadcrumbs: drop the largest outliers and the smallest entries of each update, add up what is left.
 
-    Of numel entries the int(γ numel) largest go, then int(density numel) of the next largest are kept. Where that asks for
-    more than there are, fewer outliers go, so that density 1 keeps everything. (mergekit's version returns zeros for a
-    tensor of fewer than 1/γ entries.)
+    Of numel entries the int(γ numel) largest go, then int(density numel) of the next largest are kept. Where that asks
+    for more than there are, fewer outliers go, so that density 1 keeps everything. (mergekit's version returns zeros
+    for a tensor of fewer than 1/γ entries.)
 
     References
     ----------
@@ -80,12 +80,21 @@ DARE = Method(
     (SCALING, density_param(0.1, "Probability with which an entry is kept.")), low_rank=False, random=True,
 )  # fmt: skip
 DELLA = Method(
-    "della", "DELLA", "Deep et al., 2024, arXiv 2406.11617", "full", della,
+    "della",
+    "DELLA",
+    "Deep et al., 2024, arXiv 2406.11617",
+    "full",
+    della,
     (
-        SCALING, density_param(0.5, "Mean probability with which an entry is kept."),
-        Param("epsilon", "Spread ε", 0.0, 0.5, 0.05, 0.15, "How much more often large entries are kept than small ones."),
-    ), low_rank=False, random=True,
-)  # fmt: skip
+        SCALING,
+        density_param(0.5, "Mean probability with which an entry is kept."),
+        Param(
+            "epsilon", "Spread ε", 0.0, 0.5, 0.05, 0.15, "How much more often large entries are kept than small ones."
+        ),
+    ),
+    low_rank=False,
+    random=True,
+)
 BREADCRUMBS = Method(
     "breadcrumbs", "Model Breadcrumbs", "Davari & Belilovsky, ECCV 2024, arXiv 2312.06795", "full", breadcrumbs,
     (

@@ -15,10 +15,10 @@ from .sparsify import merge_by_rows
 def emr(stack: Stack, task: str, rescalers: dict[str, float]) -> Tensor:
     """Elect, Mask and Rescale: one shared update, and per task a mask of signs and one number.
 
-    With δ_t = w_t B_t A_t: γ = sign(sum_t δ_t) (0 counts as -); the unified update takes in every entry γ times the largest |δ_t|
-    that agrees with γ; task t uses λ_t (δ_t γ > 0) * unified, with λ_t = sum_n mean|δ_t| / sum_n mean|masked unified|
-    over all modules n. Nearly as good as the adapters themselves, because it needs to know the task at inference and keeps a full-size
-    mask for each: not one merged model, and not an adapter.
+    With δ_t = w_t B_t A_t: γ = sign(sum_t δ_t) (0 counts as -); the unified update takes in every entry γ times the
+    largest |δ_t| that agrees with γ; task t uses λ_t (δ_t γ > 0) * unified, with λ_t = sum_n mean|δ_t| / sum_n
+    mean|masked unified| over all modules n. Nearly as good as the adapters themselves, because it needs to know the
+    task at inference and keeps a full-size mask for each: not one merged model, and not an adapter.
 
     References
     ----------

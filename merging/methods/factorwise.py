@@ -1,4 +1,6 @@
-"""PEFT's factor-wise combinations, as PEFT does them: A and B merged apart. Baselines and test oracles, not recommendations."""
+"""PEFT's factor-wise combinations, as PEFT does them: A and B merged apart. Baselines and test oracles, not
+recommendations.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from .sparsify import agreeing_mean, kept, trim_to, weighted_total
 def peft_linear(stack: Stack, scaling: float) -> LowRank:
     """PEFT's "linear": A = sum_t sign(w_t) sqrt(|w_t| s_t) A_t, B = sum_t sqrt(|w_t| s_t) B_t, with s_t LoRA's scaling.
 
-    The product holds all cross terms B_i A_j, so it is not Task Arithmetic: on random factors most of it is cross terms. Equal
-    ranks only, as in PEFT. Kept because many published merges were made this way.
+    The product holds all cross terms B_i A_j, so it is not Task Arithmetic: on random factors most of it is cross
+    terms. Equal ranks only, as in PEFT. Kept because many published merges were made this way.
 
     References
     ----------
@@ -30,8 +32,8 @@ def peft_linear(stack: Stack, scaling: float) -> LowRank:
 def peft_ties(stack: Stack, scaling: float, density: float) -> LowRank:
     """PEFT's "ties": TIES applied to the A's and to the B's apart, with the weights of "linear".
 
-    Trimming and electing signs on factors is not TIES on the updates: a factor's entries have no meaning of their own. Equal
-    ranks only, as in PEFT.
+    Trimming and electing signs on factors is not TIES on the updates: a factor's entries have no meaning of their own.
+    Equal ranks only, as in PEFT.
 
     References
     ----------
@@ -52,8 +54,8 @@ def _stored(stack: Stack, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ranks = {low.rank for low in lows}
     if len(ranks) > 1:
         raise MergeError(
-            f"{name} adds factors entry by entry, so all ranks must be equal; at {stack.module} there are ranks {sorted(ranks)}. "
-            "Choose task_arithmetic or svd."
+            f"{name} adds factors entry by entry, so all ranks must be equal; at {stack.module} there are ranks "
+            f"{sorted(ranks)}. Choose task_arithmetic or svd."
         )
     scalings = [stack.scalings[i] for i in stack.present]
     weights = [stack.weights[i] for i in stack.present]

@@ -26,13 +26,13 @@ def knots(
 ) -> LowRank:
     """Knowledge Orientation Through SVD: write all updates in one orthonormal basis, merge their coordinates, map back.
 
-    [B_1 A_1 | .. | B_T A_T] = U diag(s) [V_1^T | .. | V_T^T] (one SVD for all tasks); the parts diag(s) V_t^T (rank x in) are merged by TIES,
-    DARE-TIES or a sum to M; W = W0 + λ U M. LoRA updates of different tasks live in different subspaces, where element-wise
-    methods compare unlike entries; in the shared basis they compare like with like.
+    [B_1 A_1 | .. | B_T A_T] = U diag(s) [V_1^T | .. | V_T^T] (one SVD for all tasks); the parts diag(s) V_t^T (rank x
+    in) are merged by TIES, DARE-TIES or a sum to M; W = W0 + λ U M. LoRA updates of different tasks live in different
+    subspaces, where element-wise methods compare unlike entries; in the shared basis they compare like with like.
 
-    Exact in low-rank form: thin SVDs of the factors and one small SVD replace the dense (out, T in) one. The trim counts
-    entries of the numerical rank x in (exactly k). Sign flips of singular pairs change nothing; with equal singular values
-    the basis, and so TIES' result, is arbitrary.
+    Exact in low-rank form: thin SVDs of the factors and one small SVD replace the dense (out, T in) one. The trim
+    counts entries of the numerical rank x in (exactly k). Sign flips of singular pairs change nothing; with equal
+    singular values the basis, and so TIES' result, is arbitrary.
 
     References
     ----------
@@ -55,8 +55,9 @@ def knots(
 def aligned(stack: Stack) -> tuple[Tensor, dict[int, Tensor]]:
     """Return (U (out, R), {adapter: diag(s) V_t^T (R, in)}), float64, R the numerical rank of all updates together.
 
-    The blocks V_t^T of one adapter are U_t S_t Vh_t seen in the basis, so the singular values of the wide matrix are those of
-    the small one [P^T U_1 S_1 | .. | P^T U_T S_T] with P spanning all columns: its rows Vh_t are orthonormal and apart.
+    The blocks V_t^T of one adapter are U_t S_t Vh_t seen in the basis, so the singular values of the wide matrix are
+    those of the small one [P^T U_1 S_1 | .. | P^T U_T S_T] with P spanning all columns: its rows Vh_t are orthonormal
+    and apart.
     """
     alive = {i: update for i, update in enumerate(stack.updates) if update is not None and update.norm() > 0}
     if not alive:
@@ -92,7 +93,19 @@ def prepare_knots(
 
 
 KNOTS = Method(
-    "knots", "KnOTS", "Stoica et al., ICLR 2025, arXiv 2410.19735", "core", knots,
-    (SCALING, density_param(0.2, "Share of the aligned entries that survive (ties), or the probability of being kept (dare_ties)."), INNER, TRIM),
-    prepare=prepare_knots, random=True,
-)  # fmt: skip
+    "knots",
+    "KnOTS",
+    "Stoica et al., ICLR 2025, arXiv 2410.19735",
+    "core",
+    knots,
+    (
+        SCALING,
+        density_param(
+            0.2, "Share of the aligned entries that survive (ties), or the probability of being kept (dare_ties)."
+        ),
+        INNER,
+        TRIM,
+    ),
+    prepare=prepare_knots,
+    random=True,
+)

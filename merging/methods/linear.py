@@ -26,8 +26,8 @@ def weighted_sum(stack: Stack, scaling: float) -> LowRank:
 def average(stack: Stack) -> LowRank:
     """Take the weighted mean of the updates: W = W0 + sum_i w_i B_i A_i / sum_i w_i.
 
-    The simplest merge: every task gets 1/T of its update. It rarely breaks anything and rarely keeps much. An adapter that
-    lacks a module counts in the denominator, as the zero update that it is.
+    The simplest merge: every task gets 1/T of its update. It rarely breaks anything and rarely keeps much. An adapter
+    that lacks a module counts in the denominator, as the zero update that it is.
 
     References
     ----------
@@ -45,8 +45,8 @@ def task_arithmetic(stack: Stack, scaling: float) -> LowRank:
     """Add the updates up and scale the sum: W = W0 + λ sum_i w_i B_i A_i.
 
     The reference that every other method is measured against. With T tasks that do not touch each other λ = 1 would be
-    right; interference makes the best λ smaller, often near 0.3 for six to eight tasks. Exact: the factors are put side by
-    side, rank sum_i r_i.
+    right; interference makes the best λ smaller, often near 0.3 for six to eight tasks. Exact: the factors are put side
+    by side, rank sum_i r_i.
 
     References
     ----------
@@ -56,16 +56,18 @@ def task_arithmetic(stack: Stack, scaling: float) -> LowRank:
 
 
 def do_merging(stack: Stack, scaling: float) -> LowRank:
-    """Nudge the adapters to be mutually orthogonal, split each update into magnitude and direction, merge the two apart.
+    """Nudge the adapters to be mutually orthogonal, split each update into magnitude and direction, merge the two
+    apart.
 
     W = W0 + λ sum_i w_i B_i' A_i' diag(ᾱ / α_i), where A', B' are the nudged factors, α_i holds the column norms of
-    B_i' A_i' and ᾱ is their mean over the adapters. It is Task Arithmetic with both plug-ins on: Orthogonalize (see its page
-    for the loss) and Decouple at strength 1. It helps where adapters differ much in magnitude or share directions.
+    B_i' A_i' and ᾱ is their mean over the adapters. It is Task Arithmetic with both plug-ins on: Orthogonalize (see its
+    page for the loss) and Decouple at strength 1. It helps where adapters differ much in magnitude or share directions.
 
     A reconstruction: no official code was published. Ours are the balanced gauge, the penalty, the solver in core
-    coordinates, the scale ᾱ (with equal magnitudes the result is Task Arithmetic with the same λ), and what Decouple lets you
-    choose: the strength γ, one magnitude per column or per module (granularity), a limit on what is amplified (max_up), and
-    whether the sum of the directions is brought to length 1 before it gets its magnitude (renormalise, off by default).
+    coordinates, the scale ᾱ (with equal magnitudes the result is Task Arithmetic with the same λ), and what Decouple
+    lets you choose: the strength γ, one magnitude per column or per module (granularity), a limit on what is amplified
+    (max_up), and whether the sum of the directions is brought to length 1 before it gets its magnitude (renormalise,
+    off by default).
 
     References
     ----------
@@ -81,6 +83,13 @@ TASK_ARITHMETIC = Method(
     "task_arithmetic", "Task Arithmetic", TASK_ARITHMETIC_PAPER, "factor", task_arithmetic, (SCALING,), linear="sum"
 )
 DO_MERGING = Method(
-    "do_merging", "DO-Merging (reconstruction)", "Zheng et al., 2025, arXiv 2505.15875", "factor", do_merging, (SCALING,),
-    orthogonalize="balanced", decouple=1.0, linear="sum",
-)  # fmt: skip
+    "do_merging",
+    "DO-Merging (reconstruction)",
+    "Zheng et al., 2025, arXiv 2505.15875",
+    "factor",
+    do_merging,
+    (SCALING,),
+    orthogonalize="balanced",
+    decouple=1.0,
+    linear="sum",
+)

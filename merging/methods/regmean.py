@@ -15,12 +15,13 @@ RIDGE = 1e-6
 def regmean(stack: Stack, scaling: float, reduction: float) -> LowRank:
     """Regression mean: minimise sum_t E_t ||(W - W_t) h||^2 over one W for all tasks, in closed form.
 
-    ΔW = λ sum_t w_t B_t [A_t G_t (sum_j G_j)^-1], with G_t the second moment of the layer's inputs on task t's texts (k unlabelled
-    texts are enough). Exact low-rank form: B side by side, the bracket stacked; only updates are needed, since the base
-    cancels. ``reduction`` shrinks the off-diagonal of G_t; a ridge of 1e-6 of the mean eigenvalue is in numerator and denominator.
+    ΔW = λ sum_t w_t B_t [A_t G_t (sum_j G_j)^-1], with G_t the second moment of the layer's inputs on task t's texts (k
+    unlabelled texts are enough). Exact low-rank form: B side by side, the bracket stacked; only updates are needed,
+    since the base cancels. ``reduction`` shrinks the off-diagonal of G_t; a ridge of 1e-6 of the mean eigenvalue is in
+    numerator and denominator.
 
-    Dialect: the moments are the base model's; the original takes those of each fine-tuned model. An adapter that lacks the
-    module still counts with its data: there the merge should do nothing.
+    Dialect: the moments are the base model's; the original takes those of each fine-tuned model. An adapter that lacks
+    the module still counts with its data: there the merge should do nothing.
 
     References
     ----------
@@ -49,7 +50,22 @@ def reduced(G: Tensor, reduction: float) -> Tensor:
 
 
 REGMEAN = Method(
-    "regmean", "RegMean", "Jin et al., ICLR 2023, arXiv 2212.09849", "factor", regmean,
-    (SCALING, Param("reduction", "Off-diagonal factor", 0.0, 1.0, 0.05, 0.9, "1 uses the full second moment, 0 its diagonal only.")),
+    "regmean",
+    "RegMean",
+    "Jin et al., ICLR 2023, arXiv 2212.09849",
+    "factor",
+    regmean,
+    (
+        SCALING,
+        Param(
+            "reduction",
+            "Off-diagonal factor",
+            0.0,
+            1.0,
+            0.05,
+            0.9,
+            "1 uses the full second moment, 0 its diagonal only.",
+        ),
+    ),
     needs=frozenset({"data"}),
-)  # fmt: skip
+)

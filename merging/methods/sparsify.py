@@ -1,7 +1,8 @@
 """Pruning and sign election on tensors: the steps that TIES, DARE, DELLA and Breadcrumbs are made of.
 
-Each function takes and returns plain tensors. Exactly k = int(density * numel) entries survive a trim, also where magnitudes
-are equal (then the earlier ones), which is PEFT's count; the official TIES code keeps k + 1 and all equal ones.
+Each function takes and returns plain tensors. Exactly k = int(density * numel) entries survive a trim, also where
+magnitudes are equal (then the earlier ones), which is PEFT's count; the official TIES code keeps k + 1 and all equal
+ones.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def agreeing_mean(parts: Tensor, weights: Tensor, election: str) -> Tensor:
     Parameters
     ----------
     weights : (T,)
-    election : "unweighted" (PEFT, and the official code but for its zeros): the sign of the plain sum; the weighted parts
-        that agree are added and divided by their number. "weighted" (mergekit): the sign of the weighted sum; divided by
-        the sum of the agreeing weights, so that weights are relative.
+    election : "unweighted" (PEFT, and the official code but for its zeros): the sign of the plain sum; the weighted
+        parts that agree are added and divided by their number. "weighted" (mergekit): the sign of the weighted sum;
+        divided by the sum of the agreeing weights, so that weights are relative.
     """
     shape = (-1,) + (1,) * (parts.ndim - 1)
     w = weights.to(parts).reshape(shape)
@@ -90,10 +91,11 @@ def drop(x: Tensor, density: float, generator: torch.Generator) -> Tensor:
 
 
 def drop_by_rank(x: Tensor, density: float, epsilon: float, generator: torch.Generator) -> Tensor:
-    """DELLA's step: as `drop`, but within a row larger entries are kept more often, from density - epsilon to + epsilon.
+    """DELLA's step: as `drop`, but within a row larger entries are kept more often, from density - epsilon to +
+    epsilon.
 
-    Each kept entry is divided by its own probability, as in the paper (mergekit rescales to the L1 norm instead). The spread
-    is cut where a probability would leave [0, 1]; a row of one entry has no ranks and gets ``density``.
+    Each kept entry is divided by its own probability, as in the paper (mergekit rescales to the L1 norm instead). The
+    spread is cut where a probability would leave [0, 1]; a row of one entry has no ranks and gets ``density``.
     """
     epsilon = min(epsilon, density, 1.0 - density)
     width = x.shape[-1]

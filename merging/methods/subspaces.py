@@ -24,7 +24,8 @@ class Thin:
 
 
 def thin_svds(updates: Sequence[LowRank]) -> list[Thin]:
-    """Return the SVD of every update, cut at 1e-6 of its own largest singular value (a small adapter keeps its rank)."""
+    """Return the SVD of every update, cut at 1e-6 of its own largest singular value (a small adapter keeps its
+    rank)."""
     return [Thin(*update.svd()) for update in updates]
 
 
@@ -41,7 +42,8 @@ def span(directions: Sequence[Tensor]) -> Tensor:
 
 
 def polar(stacked: Tensor) -> Tensor:
-    """Return the polar factor of (n, r) columns: the nearest matrix with orthonormal columns, cut at the numerical rank.
+    """Return the polar factor of (n, r) columns: the nearest matrix with orthonormal columns, cut at the numerical
+    rank.
 
     Without the cut, duplicated directions would fill up with round-off.
     """

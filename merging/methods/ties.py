@@ -14,9 +14,13 @@ from .sparsify import Trim, agreeing_mean, dense_updates, drop, kept, merge_by_r
 from .threshold import model_trim
 
 TRIM = Param(
-    "trim", "Trim within", default="module", choices=("module", "model"),
-    help="Where the largest entries are picked: in every module (PEFT, mergekit) or over the whole model (official code).",
-)  # fmt: skip
+    "trim",
+    "Trim within",
+    default="module",
+    choices=("module", "model"),
+    help="Where the largest entries are picked: in every module (PEFT, mergekit) or over the whole model (official "
+    "code).",
+)
 ELECTION = Param(
     "election", "Election", default="unweighted", choices=("unweighted", "weighted"),
     help="Sign of the plain sum (PEFT, official) or of the weighted one, with weights made relative (mergekit).",
@@ -26,7 +30,8 @@ ELECTION = Param(
 def ties(
     stack: Stack, scaling: float, density: float, trim: str, election: str, trims: list[dict[str, Trim]] | None = None
 ) -> Tensor:
-    """TrIm, Elect Sign and merge: keep each update's largest entries, let every entry vote on its sign, average the agreeing.
+    """TrIm, Elect Sign and merge: keep each update's largest entries, let every entry vote on its sign, average the
+    agreeing.
 
     1. Trim: keep the int(density * numel) entries of largest magnitude of each B_i A_i, the rest becomes 0.
     2. Elect: the sign of the sum over adapters, per entry (a sum of 0 elects +).
@@ -35,8 +40,9 @@ def ties(
     It helps where a few large entries carry a task. On LoRA updates, whose entries are spread evenly, it often loses to
     methods that work on subspaces. Dense: it needs the whole B A of one module at a time.
 
-    Dialects: PEFT's per-tensor one is the default (trim "module", election "unweighted"); the official code trims over the
-    whole model and keeps k + 1; mergekit weighs before the election and divides by the agreeing weights ("weighted").
+    Dialects: PEFT's per-tensor one is the default (trim "module", election "unweighted"); the official code trims over
+    the whole model and keeps k + 1; mergekit weighs before the election and divides by the agreeing weights
+    ("weighted").
 
     References
     ----------
@@ -78,12 +84,13 @@ def prepare_ties(stacks: Callable[[], Iterator[Stack]], density: float, trim: st
 def dare_ties(stack: Stack, scaling: float, density: float) -> Tensor:
     """Drop entries at random and rescale (DARE), then elect signs and average what agrees (TIES without its trim).
 
-    Each entry of B_i A_i survives with probability density and is divided by it; then as in TIES. The random masks depend
-    on the seed, the adapter and the module only, so that moving a slider keeps them.
+    Each entry of B_i A_i survives with probability density and is divided by it; then as in TIES. The random masks
+    depend on the seed, the adapter and the module only, so that moving a slider keeps them.
 
     References
     ----------
-    Yu et al., "Language Models are Super Mario" (DARE), ICML 2024, arXiv 2311.03099; Yadav et al. (TIES), arXiv 2306.01708.
+    Yu et al., "Language Models are Super Mario" (DARE), ICML 2024, arXiv 2311.03099; Yadav et al. (TIES), arXiv
+    2306.01708.
     """
     prunes = [partial(drop, density=density, generator=stack.generator(i)) for i in stack.present]
     return merge_by_rows(stack, prunes, partial(agreeing_mean, election="unweighted"), scaling)

@@ -1,4 +1,5 @@
-"""Modules that adapters trained whole (embeddings, norms, a language model's head): their differences to the base are merged as well.
+"""Modules that adapters trained whole (embeddings, norms, a language model's head): their differences to the base are
+merged as well.
 
 Plug-ins leave them as they are: they have no factors.
 """
@@ -36,8 +37,8 @@ def merged_part(
     for value in values:
         if value is not None and value.shape != start.shape:
             raise MergeError(
-                f"{stack.module} is {tuple(value.shape)} in an adapter but {tuple(start.shape)} in the base, as after a change of the "
-                "vocabulary: resize the base the same way, save it, and name that folder as the base."
+                f"{stack.module} is {tuple(value.shape)} in an adapter but {tuple(start.shape)} in the base, as after "
+                "a change of the vocabulary: resize the base the same way, save it, and name that folder as the base."
             )
     W0 = start.float()
     if method.linear:  # a weighted sum needs no factors
@@ -48,7 +49,8 @@ def merged_part(
         return result
     if method.needs or not method.plugins or params.get("trim") == "model":
         raise MergeError(
-            f"{method.name} cannot merge {stack.module}, which was trained whole: choose another method, or an adapter without it."
+            f"{method.name} cannot merge {stack.module}, which was trained whole: choose another method, or an "
+            "adapter without it."
         )
     updates = tuple(None if value is None else _as_update(value.float() - W0) for value in values)
     shape = next(update.shape for update in updates if update is not None)

@@ -12,12 +12,12 @@ from .subspaces import SUM_TOLERANCE, polar, span, thin_svds
 def tsv(stack: Stack, scaling: float) -> LowRank:
     """Task Singular Vectors: put all tasks' singular vectors side by side and make them orthogonal to each other.
 
-    With B_i A_i = U_i S_i V_i^T: W = W0 + λ U⊥ diag(w_1 S_1, .., w_T S_T) V⊥^T, where U⊥ is the polar factor of [U_1 .. U_T] (the
-    nearest orthonormal columns) and V⊥ that of [V_1 .. V_T]. Orthogonal tasks give Task Arithmetic; it helps where tasks
-    share directions, and usually lets λ near 1 work.
+    With B_i A_i = U_i S_i V_i^T: W = W0 + λ U⊥ diag(w_1 S_1, .., w_T S_T) V⊥^T, where U⊥ is the polar factor of [U_1 ..
+    U_T] (the nearest orthonormal columns) and V⊥ that of [V_1 .. V_T]. Orthogonal tasks give Task Arithmetic; it helps
+    where tasks share directions, and usually lets λ near 1 work.
 
-    Dialect: each task keeps the r_i directions that its update has. The published code keeps min(out, in) / T of the dense
-    matrix, which for LoRA fills up with arbitrary null-space directions.
+    Dialect: each task keeps the r_i directions that its update has. The published code keeps min(out, in) / T of the
+    dense matrix, which for LoRA fills up with arbitrary null-space directions.
 
     References
     ----------
@@ -36,11 +36,11 @@ def tsv(stack: Stack, scaling: float) -> LowRank:
 def iso_c(stack: Stack, scaling: float) -> LowRank:
     """Isotropic merging: add the updates up, then give all directions of the sum the same strength.
 
-    sum_i w_i B_i A_i = U S V^T; W = W0 + λ mean(S) U V^T. Weak directions, often those of the less dominant tasks, come up to the
-    strength of the strong ones. One adapter does not merge to itself: it becomes isotropic too.
+    sum_i w_i B_i A_i = U S V^T; W = W0 + λ mean(S) U V^T. Weak directions, often those of the less dominant tasks, come
+    up to the strength of the strong ones. One adapter does not merge to itself: it becomes isotropic too.
 
-    Dialect: the mean goes over the numerical rank of the sum. The published code takes it over all min(out, in) singular
-    values, which for LoRA are mostly zeros with arbitrary directions.
+    Dialect: the mean goes over the numerical rank of the sum. The published code takes it over all min(out, in)
+    singular values, which for LoRA are mostly zeros with arbitrary directions.
 
     References
     ----------

@@ -64,7 +64,8 @@ def added(
                 path = named_in(model, paths, name)
                 if path is None or part_of is None:
                     raise MergeError(
-                        f"The model has no {name}, which an adapter trained whole: load it with its head, or another base."
+                        f"The model has no {name}, which an adapter trained whole: load it with its head, or another "
+                        "base."
                     )
                 owner, _, leaf = path.rpartition(".")
                 start = originals[path]

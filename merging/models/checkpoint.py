@@ -58,8 +58,9 @@ class Checkpoint:
     published : its name on the hub; None for a folder
     folder : of its configuration
     files : {key: safetensors file}, in the files' own order
-    keys : {parameter of the bare encoder: key in the files}; they differ by the architecture's prefix, and where transformers has
-        renamed layers since (ViT's ``encoder.layer.0.attention.attention.query`` is ``layers.0.attention.q_proj`` now)
+    keys : {parameter of the bare encoder: key in the files}; they differ by the architecture's prefix, and where
+        transformers has renamed layers since (ViT's ``encoder.layer.0.attention.attention.query`` is
+        ``layers.0.attention.q_proj`` now)
     skeleton : the bare encoder on the meta device: names, shapes and kinds of layers, no weights
     whole : the model with its head, as the configuration names it; a bare encoder's is the encoder
     """
@@ -100,7 +101,8 @@ class Checkpoint:
     def key(self, name: str) -> str:
         """Return the key of a parameter, named relative to the bare encoder or outside it.
 
-        One expert's matrix has a key in files of older transformers, even where today's model has all experts in one tensor.
+        One expert's matrix has a key in files of older transformers, even where today's model has all experts in one
+        tensor.
 
         Raises
         ------
@@ -146,13 +148,16 @@ class Checkpoint:
         return self.key(name)
 
     def check_separable(self, name: str) -> None:
-        """Raise MergeError unless a tied parameter can be given a value of its own by the configuration (tie_word_embeddings)."""
+        """Raise MergeError unless a tied parameter can be given a value of its own by the configuration
+        (tie_word_embeddings).
+        """
         others = self.shared_with(name)
         config: Any = copy.deepcopy(self.whole.config)
         for part in (config, config.get_text_config()):
             part.tie_word_embeddings = False
         with torch.device("meta"):
-            apart = dict(type(self.whole)._from_config(config).named_parameters(remove_duplicate=False))  # type: ignore[attr-defined]
+            untied = type(self.whole)._from_config(config)  # type: ignore[attr-defined]
+            apart = dict(untied.named_parameters(remove_duplicate=False))
         full = str(self.full_name(name))
         if stuck := [other for other in others if other not in apart or apart[other] is apart.get(full)]:
             raise MergeError(
@@ -214,12 +219,14 @@ class Reader:
 
 
 def find_checkpoint(source: str | Path) -> Checkpoint:
-    """Return the base model at ``source``: "minilm", "smollm2", a folder in the hub's layout, or a hub id (fetched at its present commit).
+    """Return the base model at ``source``: "minilm", "smollm2", a folder in the hub's layout, or a hub id (fetched at
+    its present commit).
 
     Raises
     ------
     MergeError
-        If nothing is there, the weights are pickled, damaged or quantized, or transformers does not know the architecture.
+        If nothing is there, the weights are pickled, damaged or quantized, or transformers does not know the
+        architecture.
     """
     if source in EMBEDDED:
         published: str | None = base_name(source)
@@ -230,7 +237,8 @@ def find_checkpoint(source: str | Path) -> Checkpoint:
         published, folder = source.partition("@")[0], _fetched(source)
     else:
         raise MergeError(
-            f"There is no base model {str(source)!r}: give {' or '.join(EMBEDDED)}, a folder, or a hub id such as user/name."
+            f"There is no base model {str(source)!r}: give {' or '.join(EMBEDDED)}, a folder, or a hub id such as "
+            "user/name."
         )
     name = published or str(source)
     files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
@@ -259,7 +267,8 @@ def _weight_files(folder: Path, names: Collection[str], where: str) -> list[str]
     if INDEX_FILE not in names:
         if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
             raise MergeError(
-                f"{where} has pickled weights only, which can run code when opened: save the model with safetensors first."
+                f"{where} has pickled weights only, which can run code when opened: save the model with safetensors "
+                "first."
             )
         raise MergeError(f"{where} has no {SINGLE_FILE} and no {INDEX_FILE}: is it a model?")
     weight_map = read_object(folder / INDEX_FILE, f"{where}: {INDEX_FILE}", MAX_INDEX_BYTES).get("weight_map")

@@ -44,7 +44,8 @@ EMBEDDED: dict[str, EmbeddedModel] = {
     "smollm2": EmbeddedModel(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "SmolLM2-135M-Instruct",
-        "a decoder, 134.5 M parameters (Allal et al. 2025), here as 4-bit weights made float32 again: not bit-equal to the hub's",
+        "a decoder, 134.5 M parameters (Allal et al. 2025), here as 4-bit weights made float32 again: not bit-equal "
+        "to the hub's",
         93,
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         ("q_proj", "v_proj"),
@@ -73,7 +74,9 @@ def base_name(source: str | Path) -> str:
 
 
 def _dequantised(folder: Path) -> None:
-    """Write SmolLM2 into ``folder`` as transformers saves models, float32; dequantising takes half a minute, reloading does not."""
+    """Write SmolLM2 into ``folder`` as transformers saves models, float32; dequantising takes half a minute, reloading
+    does not.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - takes seconds
     from transformers.utils import is_gguf_available  # noqa: PLC0415 - takes seconds
 

@@ -30,7 +30,9 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def linear_kinds(model: nn.Module) -> tuple[str, ...]:
-    """Return the last parts of the names of the encoder's linear layers, in their order; a pooler or a head does not count."""
+    """Return the last parts of the names of the encoder's linear layers, in their order; a pooler or a head does not
+    count.
+    """
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
     names = [name for name, module in bare(model).named_modules() if isinstance(module, nn.Linear | Conv1D)]
@@ -40,15 +42,16 @@ def linear_kinds(model: nn.Module) -> tuple[str, ...]:
 
 
 def usual_targets(architecture: str) -> Sequence[str]:
-    """Return the last parts of the names that PEFT adapts by default in an architecture; none where it has no default."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as defaults  # noqa: PLC0415, N811
+    """Return the last parts of the names that PEFT adapts by default in an architecture, if any."""
+    from peft.utils import constants  # noqa: PLC0415
 
-    known: dict[str, Sequence[str]] = {**defaults, "distilbert": ["q_lin", "v_lin"]}
-    return known.get(architecture, ())
+    known: dict[str, Sequence[str]] = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    return ["q_lin", "v_lin"] if architecture == "distilbert" else known.get(architecture, ())
 
 
 def named_in(model: nn.Module, names: Mapping[str, T], name: str) -> T | None:
-    """Return what ``names`` of a model with a head hold for a name relative to its encoder, outside it, or with the architecture's prefix.
+    """Return what ``names`` of a model with a head hold for a name relative to its encoder, outside it, or with the
+    architecture's prefix.
 
     ``names`` are the model's own; inside the encoder they carry the prefix of ``model``, if it has one.
     """
@@ -76,8 +79,8 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module
         layer = named_in(model, known, name)
         if layer is None and re.search(r"\.experts\.\d+\.", name):
             raise MergeError(
-                f"The model holds no {name!r} of its own (transformers has all experts of a layer in one tensor since version 5): write the "
-                "whole model instead, whose files have it."
+                f"The model holds no {name!r} of its own (transformers has all experts of a layer in one tensor since "
+                "version 5): write the whole model instead, whose files have it."
             )
         if layer is None:
             raise MergeError(
@@ -118,7 +121,9 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def fingerprint_of(names: Iterable[str], parameter_of: Callable[[str], Tensor]) -> str:
-    """Return the `fingerprint` of an encoder whose parameters are asked for one by one, by name relative to the bare encoder."""
+    """Return the `fingerprint` of an encoder whose parameters are asked for one by one, by name relative to the bare
+    encoder.
+    """
     digest = hashlib.sha256()
     for name in sorted(names):
         if any(part in NOT_ENCODER for part in name.split(".")):
@@ -142,7 +147,10 @@ def relative_norms(model: nn.Module, updates: Mapping[str, LowRank]) -> dict[str
         See `linear_layers`.
     """
     layers = linear_layers(model, updates)
-    return {name: updates[name].norm() / float(layer.weight.detach().float().norm()) for name, layer in layers.items()}  # type: ignore[operator]
+    return {
+        name: updates[name].norm() / float(layer.weight.detach().float().norm())  # type: ignore[operator]
+        for name, layer in layers.items()
+    }
 
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
@@ -152,10 +160,13 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def pooled_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean-pooled last hidden states (batch, hidden) of the bare encoder; an encoder-decoder is refused (MergeError)."""
+    """Return the mean-pooled last hidden states (batch, hidden) of the bare encoder; an encoder-decoder is refused
+    (MergeError).
+    """
     if bare(model).config.is_encoder_decoder:  # type: ignore[union-attr]
         raise MergeError(
-            "An encoder-decoder has no state of a text that a classifier could read: let it write the labels (a Verbaliser)."
+            "An encoder-decoder has no state of a text that a classifier could read: let it write the labels (a "
+            "Verbaliser)."
         )
     return mean_pool(bare(model)(**batch).last_hidden_state, batch["attention_mask"])
 

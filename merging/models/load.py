@@ -30,7 +30,8 @@ def load_base(source: str | Path, dtype: str = "float32", device_map: Any = None
 
     Parameters
     ----------
-    source : an `merging.models.embedded.EMBEDDED` name ("minilm", "smollm2"), a folder in the hub's layout, or a hub id with an optional @revision
+    source : an `merging.models.embedded.EMBEDDED` name ("minilm", "smollm2"), a folder in the hub's layout, or a hub id
+        with an optional @revision
     dtype : see `DTYPES`
     device_map : as transformers takes it ("auto" spreads a large model over what there is); None = the CPU
 
@@ -47,7 +48,8 @@ def load_base(source: str | Path, dtype: str = "float32", device_map: Any = None
 
 
 def load_language_model(source: str | Path, dtype: str = "float32", device_map: Any = None) -> tuple[nn.Module, Any]:
-    """Return (model with its language-model head in eval mode, tokenizer); updates go to the bare model inside, see `bare`.
+    """Return (model with its language-model head in eval mode, tokenizer); updates go to the bare model inside, see
+    `bare`.
 
     Parameters
     ----------

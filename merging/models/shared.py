@@ -124,7 +124,9 @@ def _stored_width(config: Any) -> int:
 
 
 def free_gigabytes(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how much memory a new model could take: of the machine, or of the container (``group``) where that has less."""
+    """Return how much memory a new model could take: of the machine, or of the container (``group``) where that has
+    less.
+    """
     free = float(psutil.virtual_memory().available)
     limit = group / "memory.max"
     if limit.exists() and limit.read_text().strip().isdecimal():
@@ -140,8 +142,8 @@ def check_memory(description: Description, free: float | None = None) -> None:
     free = free_gigabytes() if free is None else free
     if description.gigabytes * HEADROOM > free:
         raise MergeError(
-            f"{description.title} needs {description.gigabytes:.1f} GB and a quarter more for the layers that a merge changes; {free:.1f} GB are "
-            "free here: choose bfloat16, a smaller base, or a larger machine."
+            f"{description.title} needs {description.gigabytes:.1f} GB and a quarter more for the layers that a merge "
+            f"changes; {free:.1f} GB are free here: choose bfloat16, a smaller base, or a larger machine."
         )
 
 
@@ -199,7 +201,9 @@ class Bases:
 
 
 def base_of(adapters: Sequence[Adapter], given: str | None = None) -> str:
-    """Return the base to load for adapters: the one ``given``, else the one that they record, embedded if there is one of that name."""
+    """Return the base to load for adapters: the one ``given``, else the one that they record, embedded if there is one
+    of that name.
+    """
     recorded = next((adapter.base for adapter in adapters if adapter.base), "")
     embedded = {base_key(base.name): source for source, base in EMBEDDED.items()}
     return given or embedded.get(base_key(recorded)) or recorded or "minilm"
@@ -210,4 +214,7 @@ def described(description: Description) -> str:
     size = description.parameters
     count = f"{size / 1e9:.2f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
     words = ", answers in words" if description.writes else ""
-    return f"{description.title}: {description.kind}{words}, {count} parameters, {description.gigabytes:.2f} GB; {free_gigabytes():.1f} GB are free."
+    return (
+        f"{description.title}: {description.kind}{words}, {count} parameters, {description.gigabytes:.2f} GB; "
+        f"{free_gigabytes():.1f} GB are free."
+    )

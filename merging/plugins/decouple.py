@@ -20,14 +20,42 @@ GRANULARITIES = ("column", "module")
 
 
 DECOUPLE_PARAMS = (
-    Param("strength", "Strength γ", 0.0, 1.0, 0.05, 1.0, "0 keeps every magnitude, 1 gives all tasks the same one. (Ours.)"),
-    Param("granularity", "One magnitude per", default="column", choices=GRANULARITIES,
-          help="What is made equal: the norm of every column (input feature), as in the paper's figure, or of every module. (Ours.)"),
-    Param("max_up", "Amplify at most", 1.0, 20.0, 0.5, None,
-          "No update is made larger by more than this factor; 1 = magnitudes only shrink. (Ours.)", optional=True, open_above=True),
-    Param("renormalise", "Renormalise the sum", default=False,
-          help="Bring the sum of the directions to length 1 before it gets its magnitude: its best λ is about sqrt(T) times larger. (Ours.)"),
-)  # fmt: skip
+    Param(
+        "strength",
+        "Strength γ",
+        0.0,
+        1.0,
+        0.05,
+        1.0,
+        "0 keeps every magnitude, 1 gives all tasks the same one. (Ours.)",
+    ),
+    Param(
+        "granularity",
+        "One magnitude per",
+        default="column",
+        choices=GRANULARITIES,
+        help="What is made equal: the norm of every column (input feature), as in the paper's figure, or of every "
+        "module. (Ours.)",
+    ),
+    Param(
+        "max_up",
+        "Amplify at most",
+        1.0,
+        20.0,
+        0.5,
+        None,
+        "No update is made larger by more than this factor; 1 = magnitudes only shrink. (Ours.)",
+        optional=True,
+        open_above=True,
+    ),
+    Param(
+        "renormalise",
+        "Renormalise the sum",
+        default=False,
+        help="Bring the sum of the directions to length 1 before it gets its magnitude: its best λ is about sqrt(T) "
+        "times larger. (Ours.)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +66,10 @@ class Decouple:
     ----------
     strength : γ from 0 (off, whatever the others say) to 1 (equal magnitudes)
     granularity : what has one magnitude: "column", as the paper's overview figure has it, or "module" (Frobenius norm)
-    max_up : no update is amplified by more than this factor, at least 1; None or inf = no limit, 1 = magnitudes only shrink
-    renormalise : the sum of the directions is brought to length 1 before it gets its magnitude, so that directions that agree or cancel
-        change nothing of its size. Not subject to ``max_up``.
+    max_up : no update is amplified by more than this factor, at least 1; None or inf = no limit, 1 = magnitudes only
+        shrink
+    renormalise : the sum of the directions is brought to length 1 before it gets its magnitude, so that directions that
+        agree or cancel change nothing of its size. Not subject to ``max_up``.
     """
 
     strength: float = 1.0
@@ -72,16 +101,16 @@ class Decouple:
 def decouple(updates: Updates, options: Decouple) -> Updates:
     """Give all tasks the same magnitude in every column and keep their directions (DO-Merging's decoupling).
 
-    A column is what one input feature contributes. With α_i its norm in adapter i and ᾱ the mean of α over the adapters in
-    which it is alive, column j of adapter i is multiplied by (ᾱ / α_i)^γ: γ = 0 changes nothing, γ = 1 equalises fully. In
-    exact low-rank form: A_i diag((ᾱ / α_i)^γ). Full equalisation can also hurt an adapter whose large norm carries its
-    skill, hence the strength.
+    A column is what one input feature contributes. With α_i its norm in adapter i and ᾱ the mean of α over the adapters
+    in which it is alive, column j of adapter i is multiplied by (ᾱ / α_i)^γ: γ = 0 changes nothing, γ = 1 equalises
+    fully. In exact low-rank form: A_i diag((ᾱ / α_i)^γ). Full equalisation can also hurt an adapter whose large norm
+    carries its skill, hence the strength.
 
     Ours are: the mean ᾱ; the strength γ; the granularity (one α per column, or one per module); the limit max_up on
-    (ᾱ / α_i)^γ, since a column that is nearly silent is mostly noise; and renormalise, which multiplies column j of every
-    adapter by (ᾱ / ||s_j||)^γ, where s_j is the sum of the adapters' columns after the step above (before weights and λ).
-    At γ = 1 the column of a sum with weights 1 then has exactly the norm λ ᾱ. Where the adapters' B are orthogonal, s_j has
-    the norm ᾱ sqrt(T): renormalising is the sum over sqrt(T), or the mean times sqrt(T).
+    (ᾱ / α_i)^γ, since a column that is nearly silent is mostly noise; and renormalise, which multiplies column j of
+    every adapter by (ᾱ / ||s_j||)^γ, where s_j is the sum of the adapters' columns after the step above (before weights
+    and λ). At γ = 1 the column of a sum with weights 1 then has exactly the norm λ ᾱ. Where the adapters' B are
+    orthogonal, s_j has the norm ᾱ sqrt(T): renormalising is the sum over sqrt(T), or the mean times sqrt(T).
 
     References
     ----------

@@ -4,8 +4,9 @@ At every module, with the rows of all adapters' A stacked to V (likewise the col
 
     L(V) = sum_{i != j} ||V_i V_j^T||_F^2 + g ||V - V0||_F^2
 
-because <W_i, W_j>_F = tr((B_i^T B_j)(A_j A_i^T)) vanishes with either factor. Every gradient is a square matrix times V, plus a
-multiple of V0, so V = C V0 all along: it is solved for the small C with the Gram matrix V0 V0^T, whatever the layer's width.
+because <W_i, W_j>_F = tr((B_i^T B_j)(A_j A_i^T)) vanishes with either factor. Every gradient is a square matrix times
+V, plus a multiple of V0, so V = C V0 all along: it is solved for the small C with the Gram matrix V0 V0^T, whatever the
+layer's width.
 """
 
 from __future__ import annotations
@@ -31,10 +32,28 @@ PATIENCE = 3
 """Steps in a row that the change must stay below: momentum makes a single small one possible far from the end."""
 DUPLICATE = 1e-6
 ORTHOGONALIZE_PARAMS = (
-    Param("penalty", "Penalty g", 0.05, 1.0, 0.05, 0.1,
-          "How strongly each factor is held where it was: small g separates the tasks further and changes them more.", open_above=True, open_below=True),
-    Param("steps", "Steps at most", 1, 2000, 50, 500, "Cap on the descent; it stops earlier when the loss stands still.", integer=True),
-)  # fmt: skip
+    Param(
+        "penalty",
+        "Penalty g",
+        0.05,
+        1.0,
+        0.05,
+        0.1,
+        "How strongly each factor is held where it was: small g separates the tasks further and changes them more.",
+        open_above=True,
+        open_below=True,
+    ),
+    Param(
+        "steps",
+        "Steps at most",
+        1,
+        2000,
+        50,
+        500,
+        "Cap on the descent; it stops earlier when the loss stands still.",
+        integer=True,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,8 @@ class Orthogonalize:
 
     Attributes
     ----------
-    mode : "off", "balanced" (default: independent of how each product is split into B and A) or "raw" (factors as stored)
+    mode : "off", "balanced" (default: independent of how each product is split into B and A) or "raw" (factors as
+        stored)
     penalty : g, how strongly each factor is held to where it was; None = 0.1 balanced, 1.0 raw
     steps : cap on the descent's steps; it stops earlier when the loss no longer changes
     """
@@ -69,10 +89,11 @@ class Orthogonalize:
 def orthogonalize(updates: Updates, options: Orthogonalize) -> Updates:
     """Nudge A_i and B_i, separately, so that different tasks' factors become orthogonal to each other (data-free).
 
-    L_A = sum_{i != j} ||A_i A_j^T||_F^2 + g sum_i ||A_i - A_i^0||_F^2, the same for B. Each task gives a little of its update for not
-    being disturbed by the others; a smaller g separates more and changes more. Mode "balanced" first splits each product
-    evenly between B and A and gives all factors norm 1, so that the result depends on the updates only; mode "raw" takes
-    the factors as they are stored. Adapters of one update stay one update (the loss has a saddle there).
+    L_A = sum_{i != j} ||A_i A_j^T||_F^2 + g sum_i ||A_i - A_i^0||_F^2, the same for B. Each task gives a little of its
+    update for not being disturbed by the others; a smaller g separates more and changes more. Mode "balanced" first
+    splits each product evenly between B and A and gives all factors norm 1, so that the result depends on the updates
+    only; mode "raw" takes the factors as they are stored. Adapters of one update stay one update (the loss has a saddle
+    there).
 
     References
     ----------
@@ -136,7 +157,9 @@ def _problems(module: str, present: list[int], lows: Sequence[LowRank], mode: st
 
 
 def _merge_duplicates(lows: list[LowRank]) -> list[LowRank]:
-    """Give updates of one direction the very same factors: between two of them the loss has a saddle that amplifies round-off."""
+    """Give updates of one direction the very same factors: between two of them the loss has a saddle that amplifies
+    round-off.
+    """
     norms = [low.norm() for low in lows]
     result = list(lows)
     for i in range(len(lows)):

@@ -17,9 +17,27 @@ RIDGE = 1e-6
 
 
 SOFT_OSRM_PARAMS = (
-    Param("mu", "Soft OSRM μ", 0.0, 2.0, 0.05, 0.3, "How much the other tasks' features count. 0 changes nothing, 1 is RegMean.", open_above=True),
-    Param("ridge", "Ridge", 0.0, 1.0, 1e-6, RIDGE, "Added to every second moment, as a share of its mean eigenvalue.", open_above=True),
-)  # fmt: skip
+    Param(
+        "mu",
+        "Soft OSRM μ",
+        0.0,
+        2.0,
+        0.05,
+        0.3,
+        "How much the other tasks' features count. 0 changes nothing, 1 is RegMean.",
+        open_above=True,
+    ),
+    Param(
+        "ridge",
+        "Ridge",
+        0.0,
+        1.0,
+        1e-6,
+        RIDGE,
+        "Added to every second moment, as a share of its mean eigenvalue.",
+        open_above=True,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +54,10 @@ class SoftOSRM:
 def soft_osrm(updates: Updates, features: Features, tasks: Sequence[str], options: SoftOSRM) -> Updates:
     """Turn each adapter's A away from the other tasks' features, without training (post-hoc OSRM).
 
-    A_t' = A_t G_t (G_t + mu sum_{j != t} G_j)^-1 minimises E_t ||(A' - A_t) h||^2 + mu sum_{j != t} E_j ||A' h||^2: keep what the
-    adapter does on its own texts, do little on the others'. It keeps B and the rank. With mu = 1 the sum over tasks
-    is RegMean on the updates. It needs k unlabelled texts per task; G_t are second moments of the base model's
-    features plus a ridge; without one, texts that leave a direction empty are refused.
+    A_t' = A_t G_t (G_t + mu sum_{j != t} G_j)^-1 minimises E_t ||(A' - A_t) h||^2 + mu sum_{j != t} E_j ||A' h||^2:
+    keep what the adapter does on its own texts, do little on the others'. It keeps B and the rank. With mu = 1 the sum
+    over tasks is RegMean on the updates. It needs k unlabelled texts per task; G_t are second moments of the base
+    model's features plus a ridge; without one, texts that leave a direction empty are refused.
 
     References
     ----------
@@ -72,7 +90,8 @@ def _cholesky(D: torch.Tensor, module: str) -> torch.Tensor:
 
 
 def ridged(features: Features, task: str, module: str, ridge: float = RIDGE) -> torch.Tensor:
-    """Return the token second moment of a task at a module plus ``ridge`` times its mean eigenvalue, (in, in) float64."""
+    """Return the token second moment of a task at a module plus ``ridge`` times its mean eigenvalue, (in, in)
+    float64."""
     G = features.second_moment(task, module)
     return G + ridge * G.trace() / len(G) * torch.eye(len(G), dtype=G.dtype)
 

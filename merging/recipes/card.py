@@ -45,7 +45,8 @@ def model_card(
     library: str = "peft",
     notes: Sequence[str] = (),
 ) -> str:
-    """Return a model card in the hub's format: parents with source and licence, method, accuracy, what was lost, recipe.
+    """Return a model card in the hub's format: parents with source and licence, method, accuracy, what was lost,
+    recipe.
 
     Parameters
     ----------

@@ -18,7 +18,8 @@ from .spec import K, MergeSpec
 
 
 class AdapterEntry(BaseModel):
-    """One adapter of a recipe: where it is (an absolute path, two files, ``user/name@commit``), what the caller said about it, its weight.
+    """One adapter of a recipe: where it is (an absolute path, two files, ``user/name@commit``), what the caller said
+    about it, its weight.
 
     ``license`` is what the hub says; it changes nothing.
     """
@@ -68,8 +69,8 @@ class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
     ``dtype`` is that of the files (none named = float32, for a full model the base's own).
-    ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output path, so
-    merging from a recipe writes the same recipe again.
+    ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output
+    path, so merging from a recipe writes the same recipe again.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -164,7 +165,8 @@ class Recipe(BaseModel):
 
     @property
     def spec(self) -> MergeSpec:
-        """The merge as a value, what the recipe leaves out filled in; raises MergeError for values that make no sense."""
+        """The merge as a value, what the recipe leaves out filled in; raises MergeError for values that make no
+        sense."""
         soft, ortho, magnitude = self.soft_osrm, self.orthogonalize, self.decouple
         return MergeSpec.of(
             self.method,

@@ -87,7 +87,8 @@ class MergeSpec:
             raise MergeError(f"seed = {self.seed!r} is not a whole number.")
         if not method.plugins and self.plugged:
             raise MergeError(
-                f"{self.method} works on the factors as they are stored; a plug-in before it would make it another method."
+                f"{self.method} works on the factors as they are stored; a plug-in before it would make it another "
+                "method."
             )
 
     @property
@@ -176,7 +177,8 @@ class MergeSpec:
         return " · ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the flat form: method, its parameters by name, `PLUGIN_VALUES`, weights, seed, k; plain values only."""
+        """Return the flat form: method, its parameters by name, `PLUGIN_VALUES`, weights, seed, k; plain values
+        only."""
         soft, ortho, magnitude = self.soft_osrm, self.orthogonalize, self.decouple
         return {
             "method": self.method,

@@ -63,7 +63,8 @@ def write_zip(
     if "task_id" in merged.needs:
         if head is None:
             raise MergeError(
-                f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to write."
+                f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to "
+                "write."
             )
         merged = merged.for_task(head)
     name = f"mergescope_{settings.spec.method}_{kind}"
@@ -92,7 +93,9 @@ def contents(archive: Path) -> dict[str, int]:
 
 
 def push_zip(archive: Path, repo_id: str, private: bool, api: HfApi) -> str:
-    """Unpack a zip file of `write_zip` and push it, see `merging.export.push.push_to_hub`; return the repository's address."""
+    """Unpack a zip file of `write_zip` and push it, see `merging.export.push.push_to_hub`; return the repository's
+    address.
+    """
     with TemporaryDirectory(dir=archive.parent) as place:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(place)

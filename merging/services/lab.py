@@ -1,4 +1,5 @@
-"""Lab: what the OSRM panel asks of the core. Read the texts, solve the subspace, fine-tune, compare; plain values out."""
+"""Lab: what the OSRM panel asks of the core. Read the texts, solve the subspace, fine-tune, compare; plain values
+out."""
 
 from __future__ import annotations
 
@@ -67,9 +68,17 @@ class Plan:
     def settings(self, task: str) -> TrainingSettings:
         """Return the trainer's settings for one task."""
         training = TrainingSettings(
-            rank=self.rank, alpha=2.0 * self.rank, k=self.k, epochs=self.epochs, learning_rate=self.learning_rate, rows=self.rows,
-            validation_rows=300, freeze_A=self.freeze_A, modules=self.modules, max_length=MAX_LENGTH,
-        )  # fmt: skip
+            rank=self.rank,
+            alpha=2.0 * self.rank,
+            k=self.k,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            rows=self.rows,
+            validation_rows=300,
+            freeze_A=self.freeze_A,
+            modules=self.modules,
+            max_length=MAX_LENGTH,
+        )
         return self._variant.settings(training, self.tasks.index(task), self.seed)
 
     @property
@@ -86,16 +95,19 @@ class SubspaceView:
     Attributes
     ----------
     spectrum : DataFrame
-        index (1 = least energy), eigenvalue, chosen (bool): of the others' second moment; chosen are the rank directions of A.
+        index (1 = least energy), eigenvalue, chosen (bool): of the others' second moment; chosen are the rank
+        directions of A.
     seen : DataFrame
-        task, own (bool), share = ||A H^T|| / ||H|| of that task's texts, random (what a random orthonormal A would see).
+        task, own (bool), share = ||A H^T|| / ||H|| of that task's texts, random (what a random orthonormal A would
+        see).
     null_dimension, unique, energy : see `merging.osrm.Subspace`
     change : float or None
         1 - overlap with the subspace from all texts that were read: 0 the same, 1 orthogonal.
     texts : dict of str to int
         How many texts of each task were used; fewer than k where a task has no more.
     erased : float or None
-        The share of its energy that OSRM's post-hoc variant would leave to an adapter trained before (`merging.osrm.erase`).
+        The share of its energy that OSRM's post-hoc variant would leave to an adapter trained before
+        (`merging.osrm.erase`).
     """
 
     spectrum: pd.DataFrame
@@ -223,7 +235,8 @@ class Lab:
         return self.store.features(plan.texts, plan.k)
 
     def subspace(self, plan: Plan, task: str, module: str) -> SubspaceView:
-        """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been read."""
+        """Solve the subspace of one task at one module from the first k texts; milliseconds once they have been
+        read."""
         everything = replace(self.features(plan), limit=None)
         A, found = self._start(plan, everything, task, module)
         at_all = self._start(replace(plan, k=everything.k), everything, task, module)[0]
@@ -336,9 +349,17 @@ class Lab:
     @staticmethod
     def _event(plan: Plan, place: int, progress: Progress) -> Trained:
         return Trained(
-            plan.tasks[place], place, len(plan.tasks), progress.step, progress.steps, progress.loss, progress.validation,
-            progress.drift, progress.seconds, progress.left,
-        )  # fmt: skip
+            plan.tasks[place],
+            place,
+            len(plan.tasks),
+            progress.step,
+            progress.steps,
+            progress.loss,
+            progress.validation,
+            progress.drift,
+            progress.seconds,
+            progress.left,
+        )
 
     # -- after training ------------------------------------------------------------------------------------------------
 
@@ -349,7 +370,8 @@ class Lab:
         method: str = "task_arithmetic",
         rows: int = 100,
     ) -> Iterator[tuple[str, float, float, float, int, int]]:
-        """Merge trained adapters {task: folder} and yield (task, accuracy, low, high, done, total) as `evaluate` does."""
+        """Merge trained adapters {task: folder} and yield (task, accuracy, low, high, done, total) as `evaluate`
+        does."""
         adapters = [Adapter.load(folder, task=task) for task, folder in folders.items()]
         model, tokenizer = self.base(base_of(adapters), "float32")
         merged = merge(adapters, method, scaling=scaling)

@@ -1,7 +1,8 @@
 """A merge as the query of an address, and back; a recipe back as the settings of the screen.
 
-A link writes out everything that decides the merge, so that it stays the same merge when the tuned values change. Its keys are the
-names of the parameters; one that is left out of a query written by hand takes the value that the app starts from.
+A link writes out everything that decides the merge, so that it stays the same merge when the tuned values change. Its
+keys are the names of the parameters; one that is left out of a query written by hand takes the value that the app
+starts from.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
 DEEPEST = 6
 """Levels of nesting in one."""
 
-ONLY_HERE = "This set of adapters exists only in your session, so no link and no program leads to it: download the adapters instead."
+ONLY_HERE = (
+    "This set of adapters exists only in your session, so no link and no program leads to it: download the "
+    "adapters instead."
+)
 
 
 # -- settings <-> query ------------------------------------------------------------------------------------------------
@@ -70,7 +74,8 @@ def from_query(query: str, workbench: Workbench) -> tuple[Settings, int] | None:
     Raises
     ------
     MergeError
-        With one sentence that names the key, for what is unknown, twice there, no value, or outside its control's range.
+        With one sentence that names the key, for what is unknown, twice there, no value, or outside its control's
+        range.
     """
     pairs = [(k, v) for k, v in parse_qsl(query, keep_blank_values=True) if not _hosts(k)]
     if not pairs:
@@ -208,8 +213,8 @@ def settings_of_recipe(recipe_yaml: str, workbench: Workbench) -> Settings:
     Raises
     ------
     MergeError
-        With one sentence, for text that is no recipe, adapters that are no shipped pool's (they are known by their fingerprints), and
-        values that no control shows.
+        With one sentence, for text that is no recipe, adapters that are no shipped pool's (they are known by their
+        fingerprints), and values that no control shows.
     """
     _require_plain(recipe_yaml)
     recipe = Recipe.from_yaml(recipe_yaml)
@@ -271,8 +276,8 @@ def _place(recipe: Recipe, workbench: Workbench) -> tuple[str, list[float]]:
             f"choose the pool {RETIRED.get(old[0], old[0])!r} and set the recipe's values there."
         )
     raise MergeError(
-        "The recipe's adapters are not those of a pool that ships with Mergescope (compared by fingerprint): the command line merges "
-        "it, with mergescope merge recipe.yaml -o folder."
+        "The recipe's adapters are not those of a pool that ships with Mergescope (compared by fingerprint): the "
+        "command line merges it, with mergescope merge recipe.yaml -o folder."
     )
 
 
@@ -283,7 +288,9 @@ def runnable(recipe_yaml: str, settings: Settings, workbench: Workbench) -> str:
 
 
 def exact_rank(settings: Settings, workbench: Workbench) -> int | None:
-    """Return the rank at which an adapter holds a dense merge exactly; None where it is low-rank anyway, or no single adapter."""
+    """Return the rank at which an adapter holds a dense merge exactly; None where it is low-rank anyway, or no single
+    adapter.
+    """
     method = METHODS[settings.spec.method]
     if method.low_rank or "task_id" in method.needs:
         return None

@@ -1,4 +1,6 @@
-"""Memory that is free goes back to the system: glibc keeps what each of its arenas has freed, and threads have an arena each."""
+"""Memory that is free goes back to the system: glibc keeps what each of its arenas has freed, and threads have an arena
+each.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class Settings:
         return replace(self, spec=self.spec.canonical())
 
     def changed(self, **values: Any) -> Settings:
-        """Return the same with other values, by their names in `to_dict`; another method starts from its own defaults."""
+        """Return the same with other values, by their names in `to_dict`; another method starts from its own
+        defaults."""
         known = self.to_dict()
         if values.get("method", self.spec.method) != self.spec.method:
             known = {name: known[name] for name in known if name not in self.spec.values}

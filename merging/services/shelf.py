@@ -1,4 +1,6 @@
-"""Shelf: adapters that somebody brings along, checked against the base and each other, and made into a pool that can be merged and measured."""
+"""Shelf: adapters that somebody brings along, checked against the base and each other, and made into a pool that can be
+merged and measured.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class Brought:
 
 
 def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brought:
-    """Load an adapter and hold it against the base; what is wrong with it becomes its ``problem``, so that it can be shown.
+    """Load an adapter and hold it against the base; what is wrong with it becomes its ``problem``, so that it can be
+    shown.
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brough
 
 
 def held_against(brought: Brought, model: nn.Module) -> Brought:
-    """Return the same adapter with what keeps it from being added to ``model``; one that could not be loaded stays as it is."""
+    """Return the same adapter with what keeps it from being added to ``model``; one that could not be loaded stays as
+    it is.
+    """
     adapter = brought.adapter
     if adapter is None:
         return brought
@@ -92,7 +97,8 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
 
 
 def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
-    """Return a row per adapter: name, problem, base, rank, alpha, modules, size (||ΔW|| / ||W_0||), megabytes, labels, licence.
+    """Return a row per adapter: name, problem, base, rank, alpha, modules, size (||ΔW|| / ||W_0||), megabytes, labels,
+    licence.
 
     An adapter that fits the base but not the first usable one on the shelf is a problem too: they could not be merged.
     """
@@ -155,8 +161,8 @@ def prepare(
 ) -> Iterator[Prepared]:
     """Give every adapter its task and a head, measure it alone, and write it to ``root/<task>``: a pool; closing stops.
 
-    An adapter without a head gets one: a language model answers with the names of the labels, any other base gets a logistic-regression
-    probe on the task's training rows.
+    An adapter without a head gets one: a language model answers with the names of the labels, any other base gets a
+    logistic-regression probe on the task's training rows.
 
     Parameters
     ----------
@@ -206,7 +212,8 @@ def prepare(
 
 
 def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
-    """Write the usable adapters of a shelf below ``root`` as they are, without task and measurement; returns {name: folder}.
+    """Write the usable adapters of a shelf below ``root`` as they are, without task and measurement; returns {name:
+    folder}.
 
     Raises
     ------
@@ -260,12 +267,14 @@ def fitted(head: Head, task: Task, name: str) -> Head:
         count = len(next(iter(head.tensors.values())))
         if head.kind == "pooled" and count != len(task.labels):
             raise MergeError(
-                f"The head of {name} has {count} labels, the task {task.title} has {len(task.labels)}: choose its own task."
+                f"The head of {name} has {count} labels, the task {task.title} has {len(task.labels)}: choose its own "
+                "task."
             )
         return head
     if sorted(head.labels) != sorted(task.labels):
         raise MergeError(
-            f"The head of {name} knows the labels {', '.join(head.labels)}, the task {task.title} has {', '.join(task.labels)}: choose its own task."
+            f"The head of {name} knows the labels {', '.join(head.labels)}, the task {task.title} has "
+            f"{', '.join(task.labels)}: choose its own task."
         )
     if head.kind != "pooled":
         return head  # evaluation finds its labels by name

@@ -1,4 +1,5 @@
-"""Workbench: the shipped pools and what the app asks of them. Caches over pure functions; sessions share it read-only."""
+"""Workbench: the shipped pools and what the app asks of them. Caches over pure functions; sessions share it
+read-only."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class MergeView:
 
     Attributes
     ----------
-    magnitude : task, module, column, log10_norm (after plug-ins and weights); None until the texts that soft OSRM needs are read
+    magnitude : task, module, column, log10_norm (after plug-ins and weights); None until the texts that soft OSRM needs
+        are read
     magnitude_variance : module, variance, norm_ratio (likewise)
     """
 
@@ -198,7 +200,9 @@ class Workbench:
         )
 
     def published(self, pool: str) -> list[Adapter]:
-        """Return a pool's adapters under the names that their owner gave them: none of a session, no path of this machine."""
+        """Return a pool's adapters under the names that their owner gave them: none of a session, no path of this
+        machine.
+        """
         if pool in self.pools:
             return list(self.adapters(pool))
         return [self._published(adapter) for adapter in self.adapters(pool)]
@@ -270,7 +274,9 @@ class Workbench:
         return [estimate(task, marks[task][:limit]) for task in sizes]
 
     def hardness(self, pool: str) -> Recovered | None:
-        """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not measured."""
+        """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not
+        measured.
+        """
         test, validation = self._known_tests(pool), read_table(self.tables / f"sweep_{pool}.csv")
         best = best_scalings(validation).get(PLAIN)
         mine = marks_of(test, PLAIN, best) if best is not None and len(test) else {}
@@ -284,12 +290,15 @@ class Workbench:
         return SHIPPED[pool].help if pool in self.pools else ""
 
     def starts(self, pool: str) -> set[str]:
-        """Return how the A's of a pool's adapters started, as far as they record it: "default", "gaussian", "osrm" .."""
+        """Return how the A's of a pool's adapters started, as far as they record it: "default", "gaussian", "osrm"
+        .."""
         recorded = [adapter.metadata.get("training") for adapter in self.adapters(pool)]
         return {str(training["init"]) for training in recorded if training}
 
     def _sweep(self, pool: str) -> pd.DataFrame:
-        """Return the shipped validation sweep: method, scaling, average, low, high; base and adapters alone are methods in it."""
+        """Return the shipped validation sweep: method, scaling, average, low, high; base and adapters alone are methods
+        in it.
+        """
         measured = averages(read_table(self.tables / f"sweep_{pool}.csv"))
         return measured[measured.method.isin([*METHODS, BASE, ALONE])]
 
@@ -375,7 +384,8 @@ class Workbench:
         moved = dict(zip((a.task for a in adapters), nudges([a.deltas for a in adapters], updates), strict=True))
         most = max(moved, key=moved.__getitem__)
         return [
-            f"The plug-ins moved the adapters by {min(moved.values()):.0%} to {moved[most]:.0%} of their norm, {self.title(most)} most."
+            f"The plug-ins moved the adapters by {min(moved.values()):.0%} to {moved[most]:.0%} of their norm, "
+            f"{self.title(most)} most."
         ]
 
     # -- measurements --------------------------------------------------------------------------------------------------
@@ -435,7 +445,9 @@ class Workbench:
         yield from measure(working_copy(base, self.modules(pool)), tokenizer, adapters, merge_of, tasks)
 
     def rank_curve(self, pool: str, task: str, module: str, k: int) -> pd.DataFrame:
-        """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped table)."""
+        """Return k, rank, energy_rank of a module's inputs on a task's training texts, up to ``k`` texts (shipped
+        table).
+        """
         table = self._rank_curves
         layer_input = table[(table.task == task) & (table.module == module) & (table.k <= k)]
         return layer_input[["k", "rank", "energy_rank"]].reset_index(drop=True)
@@ -443,7 +455,9 @@ class Workbench:
     # -- features ------------------------------------------------------------------------------------------------------
 
     def read(self, settings: Settings) -> Iterator[Progress]:
-        """Load the base and read the texts that a merge needs, as far as nobody has; closing the iterator stops between two batches."""
+        """Load the base and read the texts that a merge needs, as far as nobody has; closing the iterator stops between
+        two batches.
+        """
         if not self.bases.loaded(*self.base_of(settings.pool)):
             # here, and not first where a GPU is only borrowed
             yield Progress("loading", 0, 1)
@@ -455,7 +469,8 @@ class Workbench:
             yield from self.read_moments(settings)
 
     def read_moments(self, settings: Settings) -> Iterator[Progress]:
-        """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its diagnosis."""
+        """Read the texts of a pool's tasks, as far as nobody has, whether the merge needs them or only its
+        diagnosis."""
         if self.texts_read(settings) or not self.measured(settings.pool):
             return
         for step in self.lab.store.reading(self._texts_of(settings.pool), settings.spec.k):
@@ -513,7 +528,9 @@ class Workbench:
 
 
 def _contender(spec: MergeSpec) -> tuple[str, float] | None:
-    """Return (name in `merging.experiments.sweep.CONTENDERS`, scaling) of a merge that is one of them; None for any other."""
+    """Return (name in `merging.experiments.sweep.CONTENDERS`, scaling) of a merge that is one of them; None for any
+    other.
+    """
     scaling = 1.0 if spec.scaling is None else spec.scaling
     for name, contender in CONTENDERS.items():
         if contender.method == spec.method and contender.spec(scaling).canonical() == spec:

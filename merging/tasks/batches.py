@@ -58,8 +58,9 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int, pairs: Sequenc
 def bucketed(lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> list[list[int]]:
     """Return all rows in batches of similar lengths, in random order if a ``generator`` is given.
 
-    The rows are shuffled, sorted by length within stretches of 50 batches, cut, and the batches shuffled: little padding,
-    nearly random batches. Without a generator: one sort by length, longest first (a shortage of memory shows at once).
+    The rows are shuffled, sorted by length within stretches of 50 batches, cut, and the batches shuffled: little
+    padding, nearly random batches. Without a generator: one sort by length, longest first (a shortage of memory shows
+    at once).
     """
     if generator is None:
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])

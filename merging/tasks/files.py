@@ -60,8 +60,8 @@ def read_table(
 
     Parameters
     ----------
-    text, pair, label, split : columns with the texts, second texts, labels and train/validation/test; None guesses from the usual names,
-        "" says that there is none
+    text, pair, label, split : columns with the texts, second texts, labels and train/validation/test; None guesses from
+        the usual names, "" says that there is none
     format : see `merging.tasks.records.opened`
     classes : all labels in their order; without it, numbers by value and names by alphabet
     rows : keep a sample of so many, chosen by ``seed`` (see `Table.sample`)
@@ -70,8 +70,9 @@ def read_table(
     Raises
     ------
     MergeError
-        With one sentence: as `merging.tasks.records.opened`; for a column that is not there or cannot be guessed, an empty text, a missing or
-        unknown label, an unknown split, fewer than 2 or more than 500 labels, more than 2 million rows.
+        With one sentence: as `merging.tasks.records.opened`; for a column that is not there or cannot be guessed, an
+        empty text, a missing or unknown label, an unknown split, fewer than 2 or more than 500 labels, more than 2
+        million rows.
     """
     records = opened(path, format, max_bytes)
     chosen, _ = choose(records.columns, {"text": text, "label": label, "pair": pair, "split": split}, records.where)
@@ -99,7 +100,8 @@ def preview(
     Raises
     ------
     MergeError
-        For what cannot be read at all and for a named column that is not there; what is wrong with the rows is in ``problem``.
+        For what cannot be read at all and for a named column that is not there; what is wrong with the rows is in
+        ``problem``.
     """
     records = opened(path, format, max_bytes)
     chosen, guessed = choose(
@@ -112,7 +114,9 @@ def preview(
 def looked_through(
     empty: Preview, rows: Iterable[tuple[str, Sequence[Any], str | None]], classes: Sequence[str] | None = None
 ) -> Preview:
-    """Return ``empty`` with what its rows hold; a row is (how messages call it, cells, its split where no column says so)."""
+    """Return ``empty`` with what its rows hold; a row is (how messages call it, cells, its split where no column says
+    so).
+    """
     checked = Checked(empty.name, empty.columns, empty.chosen, classes, keep=False)
     unknown = empty.chosen.missing
     problems = [missing_sentence(empty.chosen, empty.columns, empty.name)] if unknown else []

@@ -67,22 +67,23 @@ def hub_task(
     rows: int | None = None,
     seed: int = 0,
 ) -> Task:
-    """Read a data set of the Hugging Face hub, or a folder in its layout, with the library `datasets`; no code of theirs is run.
+    """Read a data set of the Hugging Face hub, or a folder in its layout, with the library `datasets`; no code of
+    theirs is run.
 
     Parameters
     ----------
     name, config : as `datasets.load_dataset` takes them ("nyu-mll/glue", "rte")
-    split : one split to be divided as in `Task.from_rows`, or {"train": .., "validation": .., "test": ..} with splits of the data set
-        (slices such as "validation[:50%]" too); by default those that it has. Splits without labels are left out, and
-        `merging.tasks.splitting.completed` says what becomes of those that are missing then.
+    split : one split to be divided as in `Task.from_rows`, or {"train": .., "validation": .., "test": ..} with splits
+        of the data set (slices such as "validation[:50%]" too); by default those that it has. Splits without labels are
+        left out, and `merging.tasks.splitting.completed` says what becomes of those that are missing then.
     text, pair, label : columns; None guesses from the usual names, "" says that there is none
     rows : keep a stratified sample of so many, chosen by ``seed``
 
     Raises
     ------
     MergeError
-        With one sentence if the data set cannot be reached or found, for splits or columns that cannot be told apart, and as
-        `merging.tasks.files.read_table` for its rows.
+        With one sentence if the data set cannot be reached or found, for splits or columns that cannot be told apart,
+        and as `merging.tasks.files.read_table` for its rows.
     """
     found = _found(name, config, split, {"text": text, "pair": pair, "label": label})
     if found.chosen.missing:
@@ -126,7 +127,8 @@ def _found(name: str, config: str | None, split: SplitChoice | None, named: Mapp
     if total > MAX_ROWS:
         first = next(iter(parts))
         raise MergeError(
-            f'{where} has {total:,} rows, at most {MAX_ROWS:,} can be kept: choose a slice such as split="{first}[:{MAX_ROWS}]".'
+            f"{where} has {total:,} rows, at most {MAX_ROWS:,} can be kept: choose a slice such as "
+            f'split="{first}[:{MAX_ROWS}]".'
         )
     return _Found(where, parts, columns, chosen, guessed)
 
@@ -170,6 +172,7 @@ def _named(value: Any, names: tuple[str, ...]) -> str | None:
 def _split_name(split: str, there: list[str], where: str) -> str:
     if split not in SPLIT_NAMES:
         raise MergeError(
-            f'{where} has the splits {", ".join(there)}: say which are which with split={{"train": .., "test": ..}}, or choose one to divide.'
+            f'{where} has the splits {", ".join(there)}: say which are which with split={{"train": .., "test": ..}}, '
+            "or choose one to divide."
         )
     return split

@@ -47,7 +47,9 @@ class Table:
         return len(self.texts)
 
     def sample(self, rows: int, seed: int = 0) -> Table:
-        """Return ``rows`` of the rows in their order, of each label in each split its share and at least one, chosen by hash."""
+        """Return ``rows`` of the rows in their order, of each label in each split its share and at least one, chosen by
+        hash.
+        """
         if rows < 1:
             raise MergeError(f"rows = {rows}: a sample has at least one row.")
         if rows >= len(self):
@@ -59,7 +61,8 @@ class Table:
         return replace(self, **kept)  # type: ignore[arg-type]
 
     def task(self, name: str = "", seed: int = 0) -> Task:
-        """Return the rows as a task, called ``name`` or as the file; `merging.tasks.splitting.completed` supplies splits that are missing.
+        """Return the rows as a task, called ``name`` or as the file; `merging.tasks.splitting.completed` supplies
+        splits that are missing.
 
         Raises
         ------
@@ -121,7 +124,8 @@ class Checked:
         if len(self.labels) > MAX_LABELS:
             del self.labels[row["label"]]
             raise MergeError(
-                f"{self.where}: the column {self.chosen.label!r} has more than {MAX_LABELS} different labels; it does not hold classes."
+                f"{self.where}: the column {self.chosen.label!r} has more than {MAX_LABELS} different labels; it does "
+                "not hold classes."
             )
         if self.keep:
             if len(self._kept["text"]) >= MAX_ROWS:
@@ -178,7 +182,8 @@ class Checked:
         split = SPLIT_NAMES.get(str(value).strip().lower())
         if split is None:
             raise MergeError(
-                f'{self.where}: {place} is in split {shown(value)!r}; call it train, validation or test, or say split="" to ignore the column.'
+                f"{self.where}: {place} is in split {shown(value)!r}; call it train, validation or test, or say "
+                'split="" to ignore the column.'
             )
         self.splits[split] += 1
         return split

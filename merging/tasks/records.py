@@ -1,6 +1,8 @@
-"""Records of a text file that anybody may have written (CSV, TSV, JSON lines), one by one, measured before they are read.
+"""Records of a text file that anybody may have written (CSV, TSV, JSON lines), one by one, measured before they are
+read.
 
-The libraries do the parsing (`csv` in its strict mode, `json`); what is added here is where a file is wrong, in one sentence.
+The libraries do the parsing (`csv` in its strict mode, `json`); what is added here is where a file is wrong, in one
+sentence.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Records:
     format : a key of `FORMATS`
     delimiter : between cells; "" for JSON lines
     columns : of the header, or the keys of the first JSON object
-    rows : (line on which it begins, counted from 1; cells in the order of ``columns``, None where a JSON object has no such key)
+    rows : (line on which it begins, counted from 1; cells in the order of ``columns``, None where a JSON object has no
+        such key)
     """
 
     where: str
@@ -48,14 +51,14 @@ def opened(path: str | Path, format: str | None = None, max_bytes: int = MAX_BYT
 
     Parameters
     ----------
-    format : "csv" (quoted cells; comma, semicolon or tab, as the header has them), "tsv" (no quoting: a quote is a sign as any other,
-        as IANA's text/tab-separated-values has it) or "jsonl"; by default what the file's name ends in
+    format : "csv" (quoted cells; comma, semicolon or tab, as the header has them), "tsv" (no quoting: a quote is a sign
+        as any other, as IANA's text/tab-separated-values has it) or "jsonl"; by default what the file's name ends in
 
     Raises
     ------
     MergeError
-        If there is no such file, it is too large (nothing has been read then), not UTF-8, holds NUL bytes, or is not of this format; while
-        reading, for a record that is broken.
+        If there is no such file, it is too large (nothing has been read then), not UTF-8, holds NUL bytes, or is not of
+        this format; while reading, for a record that is broken.
     """
     path = Path(path)
     kind = format or SUFFIXES.get(path.suffix.lower())
@@ -76,7 +79,8 @@ def opened(path: str | Path, format: str | None = None, max_bytes: int = MAX_BYT
     header = next(rows, None)
     if header is None:
         raise MergeError(
-            f"{path.name} is no {FORMATS[kind]} table: it is empty, and should begin with a header such as text and label."
+            f"{path.name} is no {FORMATS[kind]} table: it is empty, and should begin with a header such as text and "
+            "label."
         )
     columns = tuple(cell.strip() for cell in header[1])
     twice = next((column for column in columns if columns.count(column) > 1), None)
@@ -86,7 +90,9 @@ def opened(path: str | Path, format: str | None = None, max_bytes: int = MAX_BYT
 
 
 def check_text(path: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Raise MergeError unless ``path`` is a file of at most ``max_bytes`` bytes of UTF-8 (a byte order mark is fine) without NUL."""
+    """Raise MergeError unless ``path`` is a file of at most ``max_bytes`` bytes of UTF-8 (a byte order mark is fine)
+    without NUL.
+    """
     if not path.is_file():
         raise MergeError(f"There is no file {path}.")
     size = path.stat().st_size
@@ -104,12 +110,14 @@ def check_text(path: Path, max_bytes: int = MAX_BYTES) -> None:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 raise MergeError(
-                    f"{path.name} is not UTF-8 text (byte {position - pending + error.start:,}, counted from 0): save it as UTF-8."
+                    f"{path.name} is not UTF-8 text (byte {position - pending + error.start:,}, counted from 0): save "
+                    "it as UTF-8."
                 ) from error
             if b"\0" in chunk:
                 found = position + chunk.index(b"\0")
                 raise MergeError(
-                    f"{path.name} has a NUL byte (byte {found:,}, counted from 0): it is no text, or UTF-16; save it as UTF-8."
+                    f"{path.name} has a NUL byte (byte {found:,}, counted from 0): it is no text, or UTF-16; save it "
+                    "as UTF-8."
                 )
             if not chunk:
                 return
@@ -141,11 +149,17 @@ def _cells(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, list
 
 def _explained(error: str, line: int) -> str:
     if "field larger" in error:
-        return f"a cell in line {line} has more than {csv.field_size_limit():,} characters; perhaps a quote is never closed"
+        return (
+            f"a cell in line {line} has more than {csv.field_size_limit():,} characters; perhaps a quote is never "
+            "closed"
+        )
     if "unexpected end" in error:
         return f"the quotes are unbalanced, one that opens in the row of line {line} is never closed"
     if "expected after" in error:
-        return f"a quoted cell in the row of line {line} goes on after its closing quote; a quote within quotes is written twice"
+        return (
+            f"a quoted cell in the row of line {line} goes on after its closing quote; a quote within quotes is "
+            "written twice"
+        )
     return f"line {line} cannot be read ({error})"
 
 
@@ -156,7 +170,8 @@ def _full_rows(
     for line, cells in rows:
         if len(cells) != len(columns):
             raise MergeError(
-                f"{where}: line {line} has {len(cells)} cells, the header {len(columns)}; does a cell hold a {name} that should be quoted?"
+                f"{where}: line {line} has {len(cells)} cells, the header {len(columns)}; does a cell hold a {name} "
+                "that should be quoted?"
             )
         yield line, cells
 

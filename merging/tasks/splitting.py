@@ -1,4 +1,6 @@
-"""Rows to train, validation and test by a hash of their text: a split depends neither on the order of the rows nor on a generator."""
+"""Rows to train, validation and test by a hash of their text: a split depends neither on the order of the rows nor on a
+generator.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,9 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
 def completed(rows: Sequence[Row], splits: Sequence[str], seed: int = 0) -> list[str] | None:
     """Return one's own splits with what they lack; None if there is only one of them, which `stratified` then divides.
 
-    Without a test split the validation rows are the test (as usual for GLUE, whose test labels are secret); without a validation split
-    a fifth of each class of train (one row at least, if it has two) is taken for it, duplicates together. What is given as test stays as it is.
+    Without a test split the validation rows are the test (as usual for GLUE, whose test labels are secret); without a
+    validation split a fifth of each class of train (one row at least, if it has two) is taken for it, duplicates
+    together. What is given as test stays as it is.
     """
     names = set(splits)
     if len(names) < 2:
@@ -96,7 +99,9 @@ def completed(rows: Sequence[Row], splits: Sequence[str], seed: int = 0) -> list
 
 
 def sampled(rows: Sequence[Row], groups: Sequence[tuple[str, int]], total: int, seed: int) -> list[int]:
-    """Return the places of ``total`` rows in their order: of every group its share and at least one, those of the smallest hash."""
+    """Return the places of ``total`` rows in their order: of every group its share and at least one, those of the
+    smallest hash.
+    """
     members: dict[tuple[str, int], list[int]] = {}
     for place, group in enumerate(groups):
         members.setdefault(group, []).append(place)

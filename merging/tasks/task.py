@@ -136,13 +136,14 @@ class Task:
         seed : int
             Chooses the split and the order of the rows in it.
         classes : sequence of str, optional
-            All class names in their order (a head's outputs follow it); without it, numbers by value and names by alphabet.
+            All class names in their order (a head's outputs follow it); without it, numbers by value and names by
+            alphabet.
 
         Raises
         ------
         MergeError
-            If a text is empty, a label is missing or not in ``classes``, lengths differ, a split name is unknown, there are fewer than two
-            classes, or a class is absent from train or too small to be split.
+            If a text is empty, a label is missing or not in ``classes``, lengths differ, a split name is unknown, there
+            are fewer than two classes, or a class is absent from train or too small to be split.
         """
         columns = {"labels": labels, "pairs": pairs, "splits": splits}
         for column, given in columns.items():
@@ -152,7 +153,8 @@ class Task:
             for i, cell in enumerate(cells):
                 if not isinstance(cell, str) or not cell.strip():
                     raise MergeError(
-                        f"Row {i} (counted from 0) of task {name!r} has no {column} (it is {cell!r}): fill it in or drop the row."
+                        f"Row {i} (counted from 0) of task {name!r} has no {column} (it is {cell!r}): fill it in or "
+                        "drop the row."
                     )
         names, indices = _class_names(name, labels, classes)
         seconds = [""] * len(texts) if pairs is None else pairs
@@ -172,7 +174,8 @@ class Task:
             for i, (row, split) in enumerate(zip(rows, splits, strict=True)):
                 if split not in parts:
                     raise MergeError(
-                        f"Row {i} (counted from 0) of task {name!r} is in split {split!r}: call it one of {', '.join(SPLITS)}."
+                        f"Row {i} (counted from 0) of task {name!r} is in split {split!r}: call it one of "
+                        f"{', '.join(SPLITS)}."
                     )
                 parts[split].append(row)
             absent = set(range(len(names))) - {row.label for row in parts["train"]}
@@ -197,7 +200,9 @@ def _shuffled(rows: Iterable[Row], seed: int, paired: bool) -> Split:
 def _class_names(
     name: str, labels: Sequence[str | int], classes: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], list[int]]:
-    """Return the class names (without ``classes``: numbers by value, others by alphabet), and the index of each row's class."""
+    """Return the class names (without ``classes``: numbers by value, others by alphabet), and the index of each row's
+    class.
+    """
     for row, label in enumerate(labels):
         if not isinstance(label, (str, Integral)) or not str(label).strip():
             missing = label is None or isinstance(label, str) or (isinstance(label, float) and math.isnan(label))

@@ -12,8 +12,9 @@ from torch import Tensor
 def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float, float]:
     """Return how far training moved A, over all modules: (Frobenius, Procrustes), both relative to the start.
 
-    ||A_T - A_0|| / ||A_0||, and min over orthogonal Q of ||A_T - Q A_0|| / ||A_0||, which is 0 where the rows only turned among
-    themselves (the subspace is the same). The smallest distance is sqrt(||A_T||^2 + ||A_0||^2 - 2 ||A_T A_0^T||_*), * the nuclear norm.
+    ||A_T - A_0|| / ||A_0||, and min over orthogonal Q of ||A_T - Q A_0|| / ||A_0||, which is 0 where the rows only
+    turned among themselves (the subspace is the same). The smallest distance is sqrt(||A_T||^2 + ||A_0||^2 - 2 ||A_T
+    A_0^T||_*), * the nuclear norm.
 
     Parameters
     ----------

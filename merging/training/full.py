@@ -1,7 +1,8 @@
 """Full fine-tuning of the weights that a LoRA would adapt: the reference that adapters' magnitudes are compared with.
 
-Everything but what is trained is `merging.training.trainer.fine_tune`'s: loop, schedule, seed and order of the rows, start of the classifier,
-choice of the epoch. The learning rate is the exception by necessity: one that suits two thin factors is too large for a whole matrix.
+Everything but what is trained is `merging.training.trainer.fine_tune`'s: loop, schedule, seed and order of the rows,
+start of the classifier, choice of the epoch. The learning rate is the exception by necessity: one that suits two thin
+factors is too large for a whole matrix.
 """
 
 from __future__ import annotations
@@ -30,22 +31,24 @@ def full_fine_tune(
     head: Head | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Fine-tune the weights of the target modules and a pooled head; yields as `fine_tune` does, the update comes with the last.
+    """Fine-tune the weights of the target modules and a pooled head; yields as `fine_tune` does, the update comes with
+    the last.
 
-    Biases and every other parameter stay as they are. Closing the generator is a clean cancel that keeps nothing; the base model is
-    restored bit for bit in any case.
+    Biases and every other parameter stay as they are. Closing the generator is a clean cancel that keeps nothing; the
+    base model is restored bit for bit in any case.
 
     Parameters
     ----------
-    model : bare encoder or decoder in float32; its weights move while the generator runs and are themselves again afterwards
+    model : bare encoder or decoder in float32; its weights move while the generator runs and are themselves again
+        afterwards
     settings : what concerns LoRA's factors alone (init, rank, alpha, k, pooling, freeze_A) has no effect
     head, stop : see `fine_tune`
 
     Returns
     -------
     Iterator of Progress
-        The last one's adapter holds B = W - W_0 (out, in) and A = 1 (in, in) per module, so that whatever takes adapters takes it;
-        ``metadata["full"]`` is True. ``drift`` is None: there is no A that could move.
+        The last one's adapter holds B = W - W_0 (out, in) and A = 1 (in, in) per module, so that whatever takes
+        adapters takes it; ``metadata["full"]`` is True. ``drift`` is None: there is no A that could move.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""What a fine-tuning minimises and how it is scored: a classifier on pooled states, or a language model's words for the labels."""
+"""What a fine-tuning minimises and how it is scored: a classifier on pooled states, or a language model's words for the
+labels.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,15 @@ class PooledClassifier:
     """A linear classifier on the mean-pooled states, trained with the adapter (cross-entropy)."""
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, task: Task, train: Split, validation: Split, max_length: int | None, head: Head | None
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        task: Task,
+        train: Split,
+        validation: Split,
+        max_length: int | None,
+        head: Head | None,
+    ) -> None:
         """``head`` is where the classifier starts; None = the logistic-regression probe on the training rows."""
         self.model, self.classes = model, task.labels
         self.encoded, self.labels = encoded_split(tokenizer, task, train, max_length)
@@ -74,13 +83,22 @@ class PooledClassifier:
 
 
 class LabelWords:
-    """A language model that writes the label: the negative log-likelihood of the right words after the prompt, no classifier."""
+    """A language model that writes the label: the negative log-likelihood of the right words after the prompt, no
+    classifier.
+    """
 
     parameters: Sequence[nn.Parameter] = ()
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, task: Task, train: Split, validation: Split, max_length: int | None, verbaliser: Verbaliser
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        task: Task,
+        train: Split,
+        validation: Split,
+        max_length: int | None,
+        verbaliser: Verbaliser,
+    ) -> None:
         self.verbaliser, length = verbaliser, task.shortened(max_length)
         self.labels, self.expected = torch.tensor(train.labels), torch.tensor(validation.labels)
         self.lengths = encode(tokenizer, train.texts, length, train.pairs).lengths
@@ -144,7 +162,8 @@ def _check_labels(labels: Tensor, names: Sequence[str]) -> None:
 def scratch_head(model: nn.Module, names: tuple[str, ...], seed: int) -> Head:
     """Return a new classifier on pooled states: weights N(0, 0.02²) as transformers draws them, biases 0."""
     generator = torch.Generator().manual_seed(seed)
-    weight = 0.02 * torch.randn(len(names), bare(model).config.hidden_size, generator=generator)  # type: ignore[union-attr, arg-type]
+    hidden: int = bare(model).config.hidden_size  # type: ignore[union-attr, assignment]
+    weight = 0.02 * torch.randn(len(names), hidden, generator=generator)
     return Head("pooled", {"weight": weight, "bias": torch.zeros(len(names))}, names)
 
 

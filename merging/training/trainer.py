@@ -1,9 +1,10 @@
 """LoRA fine-tuning with a chosen initialisation of A: PEFT's default, PEFT's gaussian, random orthonormal, or OSRM.
 
-A classifier starts from small random weights and is trained together with the adapter, as both papers do it, or from the
-logistic-regression probe on the frozen base, which then knows most of the task already. The epoch with the best validation
-accuracy is kept; a language model may learn to write the label instead. The loop knows neither what it trains (`Attached`:
-`merging.training.full` puts the weights themselves through it) nor what for (`merging.training.objectives`).
+A classifier starts from small random weights and is trained together with the adapter, as both papers do it, or from
+the logistic-regression probe on the frozen base, which then knows most of the task already. The epoch with the best
+validation accuracy is kept; a language model may learn to write the label instead. The loop knows neither what it
+trains (`Attached`: `merging.training.full` puts the weights themselves through it) nor what for
+(`merging.training.objectives`).
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ class TrainingSettings:
     Attributes
     ----------
     init : "default" (PEFT's Kaiming-uniform A), "gaussian" (PEFT's N(0, 1/rank²)), "orthonormal" (random) or "osrm"
-    row_norm : length to which every row of A is brought at the start: a number, or "gaussian" for sqrt(in) / rank, which PEFT's
-        gaussian rows have on average; None = as the init gives them (orthonormal and OSRM: 1)
-    head : where a classifier starts: "scratch" (small random weights) or "probe" (logistic regression on the frozen base)
+    row_norm : length to which every row of A is brought at the start: a number, or "gaussian" for sqrt(in) / rank,
+        which PEFT's gaussian rows have on average; None = as the init gives them (orthonormal and OSRM: 1)
+    head : where a classifier starts: "scratch" (small random weights) or "probe" (logistic regression on the frozen
+        base)
     seed : of A, of a head from scratch, of the order of the rows, and of nothing else
     checkpoints : epochs (counted from 1) after which the adapter is handed out as it is then, out of this one run
     k : texts per task from which OSRM's second moments are taken
     pooling : of those moments; "official" is OSRM's released code (task means, see `merging.osrm.official_init`)
-    rows, validation_rows : so many rows of the splits (the first, whose order is random, and one of each label missing there)
-    modules : last parts of the names to adapt; none = query and value projections, as PEFT picks them for the architecture
+    rows, validation_rows : so many rows of the splits (the first, whose order is random, and one of each label missing
+        there)
+    modules : last parts of the names to adapt; none = query and value projections, as PEFT picks them for the
+        architecture
     max_length : cuts texts below the task's own limit
     bf16 : autocast to bfloat16; None = on a GPU only
     checkpointing : recompute activations in the backward pass; None = on a GPU only
@@ -83,7 +87,8 @@ class Progress:
 
     Attributes
     ----------
-    validation, drift : accuracy and (Frobenius, Procrustes) drift of A, see `merging.training.drift.drift`; after an epoch only
+    validation, drift : accuracy and (Frobenius, Procrustes) drift of A, see `merging.training.drift.drift`; after an
+        epoch only
     seconds, left : gone by, and the estimate of what remains
     checkpoint : the adapter as it is after an epoch that `TrainingSettings.checkpoints` names
     adapter : at the end only, the epoch with the best validation accuracy
@@ -137,8 +142,8 @@ def fine_tune(
     ----------
     model : bare encoder or decoder; it carries the LoRA layers while the generator runs and is itself again afterwards
     A_init : {module: A (rank, in)} for init "osrm", from `merging.osrm.osrm_init`
-    head : where the classifier starts; None = as ``settings.head`` says. With a `Verbaliser` there is none: a language model learns to
-        write its words, which the adapter's metadata keep.
+    head : where the classifier starts; None = as ``settings.head`` says. With a `Verbaliser` there is none: a language
+        model learns to write its words, which the adapter's metadata keep.
     stop : asked after every step; True ends the training early and keeps the best state so far
 
     Raises
@@ -189,8 +194,8 @@ def train_attached(
 ) -> Generator[Progress, None, None]:
     """Train what ``attach`` puts on the model, and a pooled head if it has one; see `fine_tune` for the rest.
 
-    AdamW without weight decay, a linear schedule with warm-up, gradients clipped to length 1 over everything that is trained; the state
-    of the epoch with the best validation accuracy (then the lowest loss) counts.
+    AdamW without weight decay, a linear schedule with warm-up, gradients clipped to length 1 over everything that is
+    trained; the state of the epoch with the best validation accuracy (then the lowest loss) counts.
 
     Parameters
     ----------
@@ -300,7 +305,8 @@ class _Finished:
             head=None if isinstance(state.head, Verbaliser) else state.head,
             base_fingerprint=self.base_hash,
             metadata=metadata | ({"verbaliser": asdict(state.head)} if isinstance(state.head, Verbaliser) else {}),
-            # a language model's adapter is put on the model with its language-model head, where the names have its prefix
+            # a language model's adapter is put on the model with its language-model head, where the names have its
+            # prefix
             prefix=f"{self.model.base_model_prefix}." if words else "",
             config={"task_type": task_type(self.model)} if words else {},
         )
@@ -414,15 +420,11 @@ def with_row_norm(A: Tensor, row_norm: float | Literal["gaussian"] | None) -> Te
     return scaled.to(A.dtype)
 
 
-def _read_A(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {name: layer.lora_A["default"].weight.detach().cpu().clone() for name, layer in layers.items()}  # type: ignore[union-attr, index]
+def _read_A(layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: layer.lora_A["default"].weight.detach().cpu().clone() for name, layer in layers.items()}
 
 
-def _read_lora(layers: Mapping[str, nn.Module]) -> dict[str, LowRank]:
-    return {
-        name: LowRank(
-            (layer.lora_B["default"].weight.detach() * layer.scaling["default"]).cpu(),  # type: ignore[union-attr, index]
-            layer.lora_A["default"].weight.detach().cpu().clone(),  # type: ignore[union-attr, index]
-        )
-        for name, layer in layers.items()
-    }
+def _read_lora(layers: Mapping[str, Any]) -> dict[str, LowRank]:
+    As = _read_A(layers)
+    Bs = {name: layer.lora_B["default"].weight.detach() * layer.scaling["default"] for name, layer in layers.items()}
+    return {name: LowRank(Bs[name].cpu(), As[name]) for name in layers}

@@ -1,7 +1,9 @@
-"""Ways to start A that the OSRM experiment compares and the OSRM panel offers, each with its seed rule, length of rows and shipped pool.
+"""Ways to start A that the OSRM experiment compares and the OSRM panel offers, each with its seed rule, length of rows
+and shipped pool.
 
-OSRM's own baseline is PEFT's gaussian A from one seed for all tasks. Between it and OSRM lie four changes: an own A for each task,
-orthonormal rows, rows of length 1 instead of sqrt(in) / rank, and the data; so there is an arm for each step.
+OSRM's own baseline is PEFT's gaussian A from one seed for all tasks. Between it and OSRM lie four changes: an own A for
+each task, orthonormal rows, rows of length 1 instead of sqrt(in) / rank, and the data; so there is an arm for each
+step.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Variant:
     pool: str | None = None
 
     def seed(self, task: int, repetition: int) -> int:
-        """Return the seed of the run of one task (its place) in one repetition; in the first one, that of the shipped pools."""
+        """Return the seed of the run of one task (its place) in one repetition; in the first one, that of the shipped
+        pools.
+        """
         return 100 * repetition + (0 if self.shared_seed else task + 1)
 
     def settings(self, training: TrainingSettings, task: int, repetition: int) -> TrainingSettings:

@@ -1,7 +1,8 @@
 """From a slider's move to the redrawn figures of the Diagnose panel: `python tests/benchmarks/diagnose_slider.py`.
 
-Starts the app, moves λ, a weight and γ in Chromium and prints, as a Markdown table, the milliseconds from the input event until Plotly has
-finished the last figure that changes: median and 95th percentile. Nothing is asserted; the goal is 100 ms.
+Starts the app, moves λ, a weight and γ in Chromium and prints, as a Markdown table, the milliseconds from the input
+event until Plotly has finished the last figure that changes: median and 95th percentile. Nothing is asserted; the goal
+is 100 ms.
 """
 
 from __future__ import annotations
@@ -29,14 +30,19 @@ MEASURE = """async ([name, moves, pause]) => {
   const frame = () => new Promise(requestAnimationFrame);
   let finished = 0;
   for (const plot of document.querySelectorAll("#ms-diag .ms-plot")) {
-    if (plot.on && !plot.measured) { plot.measured = true; plot.on("plotly_afterplot", () => { window.plotted = performance.now(); }); }
+    if (plot.on && !plot.measured) {
+      plot.measured = true;
+      plot.on("plotly_afterplot", () => { window.plotted = performance.now(); });
+    }
   }
   const found = [];
   for (let i = 0; i < moves; i += 1) {
-    await new Promise((done) => setTimeout(done, pause)); // what the server sends after the last move has been drawn too
+    // what the server sends after the last move has been drawn too
+    await new Promise((done) => setTimeout(done, pause));
     const [least, most] = [Number(slider.min), Number(slider.max)];
     slider.value = least + ((i * 7) % 19 + 1) / 20 * (most - least);
-    const drawn = new Promise((done) => document.addEventListener("ms-drawn", () => done(performance.now()), { capture: true, once: true }));
+    const drawn = new Promise((done) =>
+      document.addEventListener("ms-drawn", () => done(performance.now()), { capture: true, once: true }));
     const began = performance.now();
     window.plotted = began;
     slider.dispatchEvent(new Event("input", { bubbles: true }));

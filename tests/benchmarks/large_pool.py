@@ -1,7 +1,8 @@
-"""A pool with Llama-3-8B's shapes: load, merge, save against plain safetensors; `python tests/benchmarks/large_pool.py`.
+"""A pool with Llama-3-8B's shapes: load, merge, save against plain safetensors; `python
+tests/benchmarks/large_pool.py`.
 
-Random factors for q, k, v, o of 32 layers, rank 16, 8 adapters (436 MB). Each step runs in its own process, so that its peak
-memory is its own. Nothing is asserted; the goals are in the README.
+Random factors for q, k, v, o of 32 layers, rank 16, 8 adapters (436 MB). Each step runs in its own process, so that its
+peak memory is its own. Nothing is asserted; the goals are in the README.
 """
 
 from __future__ import annotations
@@ -110,14 +111,16 @@ def main() -> None:
             ours = child(root, f"merge:{method}")
             ratio, memory = ours["seconds"] / base["seconds"], ours["peak"] / size
             print(
-                f"load, merge ({method}), save: {ours['seconds']:.2f} s ({ratio:.1f}x), peak {ours['peak']:.0f} MB ({memory:.1f}x the pool)"
+                f"load, merge ({method}), save: {ours['seconds']:.2f} s ({ratio:.1f}x), peak {ours['peak']:.0f} MB "
+                f"({memory:.1f}x the pool)"
             )
         for method in ("ties", "dare"):
             ours = child(root, f"stream:{method}:4")
             dense = 4096 * 4096 * 4 / 2**20
             extra = (ours["peak"] - size) / dense
             print(
-                f"{method}, 4 modules streamed: {ours['seconds']:.1f} s, peak pool + {extra:.1f} dense float32 modules of 4096 x 4096"
+                f"{method}, 4 modules streamed: {ours['seconds']:.1f} s, peak pool + {extra:.1f} dense float32 "
+                "modules of 4096 x 4096"
             )
 
 

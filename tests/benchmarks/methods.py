@@ -1,7 +1,8 @@
 """Each method against PEFT and against its dense float64 form, in one run: `python tests/benchmarks/methods.py`.
 
-Prints a Markdown table of milliseconds per module: ours, PEFT's combination type of the same name where there is one, the
-literal dense form, and how many times slower the others are. Medians of repeated runs; random factors; nothing is asserted.
+Prints a Markdown table of milliseconds per module: ours, PEFT's combination type of the same name where there is one,
+the literal dense form, and how many times slower the others are. Medians of repeated runs; random factors; nothing is
+asserted.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from merging.plugins.orthogonalize import descend
 
 MODULE = "layer"
 SIZES = ((384, 8, 6), (1024, 8, 6), (4096, 16, 8))
-PEFT_TYPES = {"task_arithmetic": "cat", "svd": "svd", "ties": "ties_svd", "dare": "dare_linear_svd", "dare_ties": "dare_ties_svd",
-              "do_merging": "cat", "peft_linear": "linear", "peft_ties": "ties"}  # fmt: skip
+PEFT_TYPES = {
+    "task_arithmetic": "cat",
+    "svd": "svd",
+    "ties": "ties_svd",
+    "dare": "dare_linear_svd",
+    "dare_ties": "dare_ties_svd",
+    "do_merging": "cat",
+    "peft_linear": "linear",
+    "peft_ties": "ties",
+}
 LIMIT = 20.0
 """Seconds after which a peer is not repeated."""
 
@@ -152,7 +161,8 @@ def orthogonalize_line(width: int, rank: int, count: int) -> str:
     mine, theirs = milliseconds(ours, 3), milliseconds(lambda: adam(V0.float(), ranks, 0.1), 3)
     return (
         f"orthogonalize, {count} adapters, r {rank}, width {width}: {mine:.0f} ms (loss {loss(ours()):.5f}); "
-        f"100 full-space Adam steps {theirs:.0f} ms (loss {loss(adam(V0.float(), ranks, 0.1).double()):.5f}): {theirs / mine:.1f}x"
+        f"100 full-space Adam steps {theirs:.0f} ms (loss {loss(adam(V0.float(), ranks, 0.1).double()):.5f}): "
+        f"{theirs / mine:.1f}x"
     )
 
 
@@ -170,7 +180,8 @@ def main() -> None:
         adapters = pool(width, rank, count)
         peer = peft_model(adapters)
         print(
-            f"\n{width} x {width}, rank {rank}, {count} adapters, milliseconds a module, {torch.get_num_threads()} threads\n"
+            f"\n{width} x {width}, rank {rank}, {count} adapters, milliseconds a module, {torch.get_num_threads()} "
+            "threads\n"
         )
         print("| method | Mergescope | PEFT | dense float64 SVD |\n|---|---|---|---|")
         for method, spec in METHODS.items():

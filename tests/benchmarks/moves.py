@@ -1,4 +1,6 @@
-"""What a move of λ costs at the server, and `mergescope --help`, beside what they cost before: python tests/benchmarks/moves.py"""
+"""What a move of λ costs at the server, and `mergescope --help`, beside what they cost before: python
+tests/benchmarks/moves.py
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A browser and the app for the tests here: no Chromium skips them, unless REQUIRE_BROWSER=1 says that there must be one."""
+"""A browser and the app for the tests here: no Chromium skips them, unless REQUIRE_BROWSER=1 says that there must be
+one.
+"""
 
 import os
 import shutil

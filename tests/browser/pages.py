@@ -32,7 +32,9 @@ PATIENCE = 90  # seconds until the app answers, on a busy machine
 
 @contextmanager
 def served(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
-    """Run `python <arguments>` as a server on a free port, with environment variables, and give its address when it answers."""
+    """Run `python <arguments>` as a server on a free port, with environment variables, and give its address when it
+    answers.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,6 @@
-"""Bring your own, by clicking only: adapters and a task in, compatibility, a TIES merge with its accuracy, a zip out that PEFT loads."""
+"""Bring your own, by clicking only: adapters and a task in, compatibility, a TIES merge with its accuracy, a zip out
+that PEFT loads.
+"""
 
 import json
 import zipfile

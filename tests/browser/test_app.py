@@ -17,7 +17,9 @@ PINNED = "document.querySelector('#ms-accuracy .ms-plot').data.filter(trace => t
 
 
 def opened(page: Page, quick: bool = True) -> Page:
-    """Wait for the figures and for a finished run, which ships with the app; a quick one has 50 rows a task instead of the usual 200."""
+    """Wait for the figures and for a finished run, which ships with the app; a quick one has 50 rows a task instead of
+    the usual 200.
+    """
     for name in FIGURES:
         expect(page.locator(f"#ms-{name} .main-svg").first).to_be_visible(timeout=60_000)
     if quick:
@@ -138,7 +140,8 @@ def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> Non
 def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
     page = opened(open_page(), quick=False)
     page.evaluate(
-        """() => { const plot = document.querySelector('#ms-sweep .ms-plot'), react = window.Plotly.react; window.drawn = [];
+        """() => { const plot = document.querySelector('#ms-sweep .ms-plot'), react = window.Plotly.react;
+                   window.drawn = [];
                    window.Plotly.react = (...given) => {
                      if (given[0] === plot) window.drawn.push(given[2].shapes[0].x0);
                      return react(...given);

@@ -1,4 +1,6 @@
-"""Other bases, by clicking only: a language model that answers in words, and one that reads pictures and can only be merged."""
+"""Other bases, by clicking only: a language model that answers in words, and one that reads pictures and can only be
+merged.
+"""
 
 import zipfile
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The Diagnose panel in a real browser: what JavaScript draws is what Python computes, and selection, pins and sliders hold together."""
+"""The Diagnose panel in a real browser: what JavaScript draws is what Python computes, and selection, pins and sliders
+hold together.
+"""
 
 import csv
 import io
@@ -61,7 +63,8 @@ def shows(page: Page, path: str, expected: np.ndarray, absolute: float = 1e-3, r
     page.wait_for_function(
         f"""([expected, absolute, relative]) => {{ {PLOTS}
               const found = ({path}).flat();
-              return found.length === expected.length && found.every((value, i) => (value === null) === (expected[i] === null)
+              return found.length === expected.length && found.every((value, i) =>
+                (value === null) === (expected[i] === null)
                 && Math.abs(value - expected[i]) <= absolute + relative * Math.abs(expected[i])); }}""",
         arg=[[None if np.isnan(value) else float(value) for value in np.ravel(expected)], absolute, relative],
     )

@@ -1,4 +1,6 @@
-"""The same screen again: from the copied link, from the address after a reload, from a pasted recipe; the same bits from its file."""
+"""The same screen again: from the copied link, from the address after a reload, from a pasted recipe; the same bits
+from its file.
+"""
 
 import os
 import re

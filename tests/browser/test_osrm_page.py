@@ -1,4 +1,6 @@
-"""The OSRM panel in a real browser: figures answer to the plan, a set is trained, cancelled, downloaded and used as a pool."""
+"""The OSRM panel in a real browser: figures answer to the plan, a set is trained, cancelled, downloaded and used as a
+pool.
+"""
 
 import re
 import zipfile

@@ -55,7 +55,8 @@ MODULES = {
 QUERY = next(iter(MODULES))
 
 quick = settings(deadline=None, max_examples=15, derandomize=True, database=None)
-"""For property tests: few examples, the same ones every time, and no verdict that depends on how busy the machine is."""
+"""For property tests: few examples, the same ones every time, and no verdict that depends on how busy the machine is.
+"""
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -97,7 +98,9 @@ def random_adapter(
     scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Adapter:
-    """Return the adapter ``task-<seed>`` with independent normal factors; ``ranks`` are dealt out to the modules in turn."""
+    """Return the adapter ``task-<seed>`` with independent normal factors; ``ranks`` are dealt out to the modules in
+    turn.
+    """
     ranks = [ranks] if isinstance(ranks, int) else list(ranks)
     deltas = {
         module: random_update(100 * seed + i, *MODULES[module], ranks[i % len(ranks)], dtype) * scale
@@ -107,7 +110,8 @@ def random_adapter(
 
 
 def mixed_pool(dtype: torch.dtype = torch.float32) -> list[Adapter]:
-    """Return five adapters: ranks from 2 to 16, also within an adapter, norms up to ten times apart, partial coverage."""
+    """Return five adapters: ranks from 2 to 16, also within an adapter, norms up to ten times apart, partial
+    coverage."""
     names = tuple(MODULES)
     return [
         random_adapter(0, 2, scale=0.1, dtype=dtype),
@@ -296,7 +300,8 @@ def unchanged(model: nn.Module, before: Mapping[str, Tensor]) -> bool:
 
 @contextmanager
 def dense_added(model: nn.Module, updates: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Yield a copy of ``model`` with dense updates added to the weights of modules by full name: the oracle of a merge."""
+    """Yield a copy of ``model`` with dense updates added to the weights of modules by full name: the oracle of a
+    merge."""
     changed = copy.deepcopy(model)
     for name, update in updates.items():
         weight = changed.get_submodule(name).weight

@@ -1,4 +1,6 @@
-"""A small HTTP server in the place of the Hugging Face hub: the endpoints that huggingface_hub uses for models, from memory."""
+"""A small HTTP server in the place of the Hugging Face hub: the endpoints that huggingface_hub uses for models, from
+memory.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ OFF: dict[str, Any] = {"orthogonalize": "off", "decouple": 0.0}
 
 
 def decoupled(adapters: Sequence[Adapter], gamma: float = 1.0) -> list[Updates]:
-    """Return the adapters' dense updates, column j of adapter i times (mean alpha_j / alpha_ij)^gamma: the formula itself."""
+    """Return the adapters' dense updates, column j of adapter i times (mean alpha_j / alpha_ij)^gamma: the formula
+    itself.
+    """
     updates = [dense(adapter) for adapter in adapters]
     for module in {module for update in updates for module in update}:
         have = [update for update in updates if module in update]
@@ -444,14 +446,24 @@ REFUSED: dict[str, tuple[list[Adapter], str, dict[str, Any], list[str]]] = {
     "no weights": (equal_pool(2), "average", {"weights": []}, ["0 weights"]),
     "a weight that is NaN": (equal_pool(2), "average", {"weights": [1.0, math.nan]}, ["task-1", "nan"]),
     "a weight that is a text": (equal_pool(2), "average", {"weights": [1.0, "2"]}, ["task-1", "2"]),
-    "a weight pattern that matches nothing": (equal_pool(2), "average", {"weights": [{"*.qeury": 2.0}, 1.0]}, ["task-0", "*.qeury"]),
-    "a weight of a pattern that is infinite": (equal_pool(2), "average", {"weights": [{"*": math.inf}, 1.0]}, ["task-0", "inf"]),
+    "a weight pattern that matches nothing": (
+        equal_pool(2),
+        "average",
+        {"weights": [{"*.qeury": 2.0}, 1.0]},
+        ["task-0", "*.qeury"],
+    ),
+    "a weight of a pattern that is infinite": (
+        equal_pool(2),
+        "average",
+        {"weights": [{"*": math.inf}, 1.0]},
+        ["task-0", "inf"],
+    ),
     "a strength above one": (equal_pool(2), "average", {"decouple": 1.5}, ["decouple", "1.5"]),
     "a strength that is NaN": (equal_pool(2), "average", {"decouple": math.nan}, ["decouple", "nan"]),
     "an unknown mode": (equal_pool(2), "average", {"orthogonalize": "sideways"}, ["sideways", "balanced"]),
     "a mode that is no text": (equal_pool(2), "average", {"orthogonalize": 3}, ["orthogonalize", "3"]),
     "a mu that is NaN": (equal_pool(2), "average", {"soft_osrm": math.nan}, ["soft_osrm", "nan"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("pool", "method", "arguments", "words"), REFUSED.values(), ids=REFUSED)

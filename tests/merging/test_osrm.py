@@ -1,4 +1,6 @@
-"""OSRM's A: orthonormal, least energy of the others' features (Ky Fan), and a deliberate choice where that is not unique."""
+"""OSRM's A: orthonormal, least energy of the others' features (Ky Fan), and a deliberate choice where that is not
+unique.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,9 @@ class FakePools:
 
 
 def train(plan: dict[str, Any], root: str, stop: str) -> Iterator[Trained]:
-    """Write a file per task, as `Lab.train` writes a folder; a stop file ends the current task early and starts no other."""
+    """Write a file per task, as `Lab.train` writes a folder; a stop file ends the current task early and starts no
+    other.
+    """
     made = Plan(**plan)
     for place, task in enumerate(made.tasks):
         if Path(stop).exists():

@@ -66,7 +66,8 @@ def sent(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(values["linked"])
 
 
-# -- handlers --------------------------------------------------------------------------------------------------------------
+# -- handlers
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_taking_a_merge_over_sets_the_controls_and_draws(workbench: FakeWorkbench, panel: DiagnoseHandlers) -> None:
@@ -253,7 +254,8 @@ def test_form_of_is_read_backwards(method: str, data: st.DataObject) -> None:
     assert read(FakeWorkbench(), REAL_METHODS, shown | {"pool": "default", "method": method}) == settings
 
 
-# -- what the browser gets -------------------------------------------------------------------------------------------------
+# -- what the browser gets
+# -------------------------------------------------------------------------------------------------
 
 
 def small_diagnosis(strength: float = 0.0, drop: str = "") -> Diagnosis:
@@ -334,7 +336,9 @@ console.log(JSON.stringify(decoupled(columns, living(columns, news.dead), news.a
 @pytest.mark.skipif(NODE is None, reason="there is no node, which runs the browser's arithmetic here")
 @pytest.mark.parametrize("strength", [0.0, 0.6, 1.0])
 def test_the_browsers_arithmetic_leaves_the_same_columns_alone_as_python(strength: float) -> None:
-    """Columns at round-off of their adapter are no zeros, and yet have no direction: both sides must take the same for dead."""
+    """Columns at round-off of their adapter are no zeros, and yet have no direction: both sides must take the same for
+    dead.
+    """
     adapters = small_adapters("default")
     faint = torch.ones(SMALL_IN).index_fill(0, torch.tensor([0, 3, 4]), 1e-8)
     adapters[0] = replace(
@@ -423,7 +427,8 @@ def test_titles_are_escaped_where_plotly_reads_html_and_nowhere_else() -> None:
     assert news["names"][0] == "a <b>"
 
 
-# -- figures ---------------------------------------------------------------------------------------------------------------
+# -- figures
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -462,7 +467,8 @@ def test_nothing_measured_is_an_empty_figure() -> None:
     assert figure["layout"]["shapes"] == figure["data"][0]["z"] == []
 
 
-# -- on demand -------------------------------------------------------------------------------------------------------------
+# -- on demand
+# -------------------------------------------------------------------------------------------------------------
 
 
 def steps_of(settings: dict[str, Any], part: str, limit: int) -> Iterator[Step]:

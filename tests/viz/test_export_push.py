@@ -1,4 +1,6 @@
-"""Export to the hub: shown first, pushed as shown, with the right login only; and the card has the accuracy of exactly this merge."""
+"""Export to the hub: shown first, pushed as shown, with the right login only; and the card has the accuracy of exactly
+this merge.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ def files_of(hub: Hub, name: str) -> dict[str, bytes]:
     return {file: content for file, content in repo.commits[repo.branches["main"]].items() if file != ".gitattributes"}
 
 
-# -- shown, then pushed --------------------------------------------------------------------------------------------------
+# -- shown, then pushed
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_push_is_shown_whole_and_writes_nothing_before(session: ExportSession, hub: Hub, written: Path) -> None:
@@ -159,7 +162,8 @@ def test_a_repository_with_files_is_left_alone(session: ExportSession, hub: Hub)
     assert files_of(hub, "me/merge") == before
 
 
-# -- whose login ---------------------------------------------------------------------------------------------------------
+# -- whose login
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,8 @@ def test_the_section_starts_private_with_a_closed_button(whose: str, monkeypatch
     assert demo.expects_oauth == (whose == "oauth")
 
 
-# -- accuracy for the card -----------------------------------------------------------------------------------------------
+# -- accuracy for the card
+# -----------------------------------------------------------------------------------------------
 
 
 def run(**changes: Any) -> Run:

@@ -1,4 +1,6 @@
-"""Your own task: what is looked at is what becomes a task, columns are named by hand, and what is wrong is said in a sentence."""
+"""Your own task: what is looked at is what becomes a task, columns are named by hand, and what is wrong is said in a
+sentence.
+"""
 
 from __future__ import annotations
 

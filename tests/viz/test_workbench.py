@@ -1,4 +1,5 @@
-"""The workbench: features are read once, step by step, and an evaluation merged step by step gives the usual numbers."""
+"""The workbench: features are read once, step by step, and an evaluation merged step by step gives the usual
+numbers."""
 
 import gc
 import weakref
@@ -160,7 +161,8 @@ def test_the_command_line_reads_the_very_features_of_the_app(bench: Workbench, s
             assert torch.equal(here.second_moment(task, module), there.second_moment(task, module))
 
 
-# -- accuracies that ship --------------------------------------------------------------------------------------------------
+# -- accuracies that ship
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [50, 130, 200])
@@ -184,7 +186,9 @@ MEASURED = ("do_merging", "task_arithmetic", "orthogonalize", "decouple", "soft_
 
 @pytest.fixture(scope="module")
 def measured(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    """Return a workbench on the same adapters whose table has made-up marks, others for each method, at λ = 1 and 60 rows."""
+    """Return a workbench on the same adapters whose table has made-up marks, others for each method, at λ = 1 and 60
+    rows.
+    """
     root, draw = tmp_path_factory.mktemp("assets"), np.random.default_rng(0)
     (root / "adapters").symlink_to(bench.root / "adapters")
     for name in (BASE, ALONE, *MEASURED):

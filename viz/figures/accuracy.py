@@ -71,7 +71,8 @@ def accuracy_per_task(
 
 
 def _limits(table: pd.DataFrame, pins: pd.DataFrame | None) -> list[float]:
-    """Round the lower end down to a tenth, so that the axis stands still while estimates come in and their bars shrink."""
+    """Round the lower end down to a tenth, so that the axis stands still while estimates come in and their bars
+    shrink."""
     known = table[["base", "single", "accuracy"]].to_numpy(dtype=float).ravel()
     if pins is not None:
         known = np.append(known, pins["accuracy"].to_numpy(dtype=float))

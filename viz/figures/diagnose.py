@@ -1,4 +1,6 @@
-"""The linked figures of the Diagnose panel without their numbers: assets/js/diagnose.js fills them in, at every move of a slider."""
+"""The linked figures of the Diagnose panel without their numbers: assets/js/diagnose.js fills them in, at every move of
+a slider.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,6 @@
-"""DO-Merging's figures as measured here: a function per figure, from the frames of `merging.experiments.do_pieces.results`."""
+"""DO-Merging's figures as measured here: a function per figure, from the frames of
+`merging.experiments.do_pieces.results`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -94,7 +96,8 @@ def imbalance(scores: pd.DataFrame, titled: Titled) -> Figure:
     Parameters
     ----------
     scores : DataFrame
-        `pool`, `scaled`, `factor`, `variant`, `scaling`, `average`, `variance`, `own` (accuracy of the scaled adapter alone).
+        `pool`, `scaled`, `factor`, `variant`, `scaling`, `average`, `variance`, `own` (accuracy of the scaled adapter
+        alone).
     titled : callable
         Gives a variant's title.
     """
@@ -117,10 +120,16 @@ def imbalance(scores: pd.DataFrame, titled: Titled) -> Figure:
                     "name": titled(str(variant)),
                     "legendgroup": str(variant),
                     "showlegend": scaling == 1.0,
-                    "marker": {"size": 9, "symbol": symbol, "color": OKABE_ITO[place], "line": {"width": 1.5, "color": OKABE_ITO[place]}},
-                    "hovertemplate": f"%{{text}}<br>variance %{{x:.3f}}, λ {scaling:g}: %{{y:.3f}}<extra>{titled(str(variant))}</extra>",
+                    "marker": {
+                        "size": 9,
+                        "symbol": symbol,
+                        "color": OKABE_ITO[place],
+                        "line": {"width": 1.5, "color": OKABE_ITO[place]},
+                    },
+                    "hovertemplate": f"%{{text}}<br>variance %{{x:.3f}}, λ {scaling:g}: "
+                    f"%{{y:.3f}}<extra>{titled(str(variant))}</extra>",
                 }
-            )  # fmt: skip
+            )
     x = axis("magnitude variance (over squared mean)")
     return {"data": traces, "layout": layout(330, x, axis(ACCURACY), showlegend=True, hovermode="closest")}
 
@@ -217,7 +226,8 @@ def directions(scores: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     Parameters
     ----------
     scores : DataFrame
-        `pool`, `side`, `strength`, `method`, `scaling`, `average`, `low`, `high`, `cosine`; Task Arithmetic and "alone" are drawn.
+        `pool`, `side`, `strength`, `method`, `scaling`, `average`, `low`, `high`, `cosine`; Task Arithmetic and "alone"
+        are drawn.
     titles : mapping
         Pool -> title.
     """
@@ -246,8 +256,8 @@ def against(
     Parameters
     ----------
     scores : DataFrame
-        `key`, `method`, `scaling`, `best`, `average`, `low`, `high`, `gap`; `alone` and `base` where they belong to the set, or rows of the
-        method "alone".
+        `key`, `method`, `scaling`, `best`, `average`, `low`, `high`, `gap`; `alone` and `base` where they belong to the
+        set, or rows of the method "alone".
     key : str
         The column of the horizontal axis; its values are set side by side, whatever their distance.
     ticks : mapping, optional
@@ -286,7 +296,9 @@ def against(
 
 
 def _lines(rows: pd.DataFrame, x: dict, y: dict) -> Figure:
-    """Draw a line per `name`; `series` gives the colour (grey for what is no merge), `dash` the λ. The legend names each series once."""
+    """Draw a line per `name`; `series` gives the colour (grey for what is no merge), `dash` the λ. The legend names
+    each series once.
+    """
     plain = [name for name in dict.fromkeys(rows["series"]) if not str(name).startswith(("each alone", "base"))]
     colours = {name: OKABE_ITO[place % len(OKABE_ITO)] for place, name in enumerate(plain)}
     traces, seen = [], set()
@@ -355,7 +367,8 @@ def _note(text: str, y: float, shift: float) -> dict:
 
 
 def titles_of(sources: Sequence[str], pools: Mapping[str, str]) -> dict[str, str]:
-    """Give what a variance was measured of its title: full fine-tunes, pools, pools after decoupling (in this order)."""
+    """Give what a variance was measured of its title: full fine-tunes, pools, pools after decoupling (in this
+    order)."""
     full = [source for source in sources if source == "full" or source.startswith("full,")]
     plain = [source for source in sources if source in pools]
     found = {source: source.replace("full", "full fine-tunes", 1) for source in sorted(full)}

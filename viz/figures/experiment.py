@@ -17,14 +17,17 @@ WIDEST = 46  # letters that fit over a forest plot on a phone
 def accuracy_per_variant(
     curve: pd.DataFrame, x: str, titles: Mapping[str, str], label: str, quantity: str = "average accuracy (validation)"
 ) -> Figure:
-    """Draw the average accuracy against λ, the number of tasks or another quantity, a line per initialisation and series.
+    """Draw the average accuracy against λ, the number of tasks or another quantity, a line per initialisation and
+    series.
 
-    Without series one seed for all tasks is dashed, own seeds are solid; with them the first is solid, and only it is in the legend.
+    Without series one seed for all tasks is dashed, own seeds are solid; with them the first is solid, and only it is
+    in the legend.
 
     Parameters
     ----------
     curve : DataFrame
-        `variant`, `average`, the column that `x` names, and perhaps `series` (in the order in which they are to be told apart).
+        `variant`, `average`, the column that `x` names, and perhaps `series` (in the order in which they are to be told
+        apart).
     titles : mapping
         Variant -> title, in order; it gives the colour.
     label, quantity : str
@@ -51,7 +54,8 @@ def accuracy_per_variant(
                         "showlegend": place == 0,
                         "line": {"color": colours[variant], "width": 2, "dash": dash},
                         "marker": {"size": 6, "color": colours[variant]},
-                        "hovertemplate": f"{title}{f', {one}' if one else ''}<br>{label} %{{x}}: %{{y:.3f}}<extra></extra>",
+                        "hovertemplate": f"{title}{f', {one}' if one else ''}<br>{label} %{{x}}: "
+                        "%{y:.3f}<extra></extra>",
                     }
                 )
     values, lines = sorted(set(curve[x])), curve["variant"].nunique()
@@ -104,7 +108,8 @@ def averages_per_variant(values: pd.DataFrame, titles: Mapping[str, str], x: Axi
                     [titles[row.variant], row.low, row.high, row.n]
                     for row in mine[["variant", "low", "high", "n"]].itertuples()
                 ],
-                "hovertemplate": f"%{{customdata[0]}}<br>{one}: %{{x:.3f}}, 95 % interval %{{customdata[1]:.3f}} to %{{customdata[2]:.3f}}"
+                "hovertemplate": f"%{{customdata[0]}}<br>{one}: %{{x:.3f}}, 95 % interval %{{customdata[1]:.3f}} to "
+                "%{customdata[2]:.3f}"
                 "<br>repetitions: %{customdata[3]}<extra></extra>",
             }
         )

@@ -1,8 +1,8 @@
 """Colours, type and the common layout of every figure.
 
-A figure is a plain dict with Plotly's `data` and `layout`: `plotly.graph_objects.Figure(figure)` accepts it, and building
-it costs microseconds where a `go.Figure` costs milliseconds. Colours that depend on the theme are CSS variables, which the
-browser fills in.
+A figure is a plain dict with Plotly's `data` and `layout`: `plotly.graph_objects.Figure(figure)` accepts it, and
+building it costs microseconds where a `go.Figure` costs milliseconds. Colours that depend on the theme are CSS
+variables, which the browser fills in.
 """
 
 from collections.abc import Sequence

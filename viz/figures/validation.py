@@ -28,23 +28,57 @@ TITLES = {
     "scaling": Title("scaling λ", "λ", "The factor on the merge; 1 for a method that has none."),
     "tasks": Title("number of tasks", "adapters", "How many adapters are merged."),
     "magnitude_variance": Title(
-        "magnitude variance", "0: equal", "Variance of the column norms across adapters over their squared mean: how unequal the adapters' sizes are."
+        "magnitude variance",
+        "0: equal",
+        "Variance of the column norms across adapters over their squared mean: how unequal the adapters' sizes are.",
     ),
-    "norm_ratio": Title("norm ratio", "largest ÷ median, from 1", "How much larger the largest update is than the median one."),
+    "norm_ratio": Title(
+        "norm ratio", "largest ÷ median, from 1", "How much larger the largest update is than the median one."
+    ),
     "cosine": Title("cosine of updates", "−1 to 1", "Mean cosine of two adapters' updates: 0 is orthogonal."),
-    "sign_conflict": Title("sign conflict", "share, 0 to 1", "Share of entries in which the adapters' signs do not all agree."),
-    "sign_lost": Title("cancelled magnitude", "share, 0 to 1", "Share of all magnitude that cancels when the updates are added."),
-    "effective_rank": Title("effective rank", "directions", "How many directions an update spreads over: the exponential of its spectrum's entropy."),
-    "overlap_A": Title("overlap of inputs (A)", "share, 0 to 1", "Mean squared cosine between the input subspaces that two adapters read."),
-    "overlap_B": Title("overlap of outputs (B)", "share, 0 to 1", "Mean squared cosine between the output subspaces that two adapters write."),
-    "merged_norm": Title("size of the merge", "÷ own update", "Norm of the merge over that of each adapter's update, on average."),
-    "distance": Title("distance to the adapters", "÷ own update", "‖M − Wᵢ‖ / ‖Wᵢ‖, on average: how far the merge M is from each update Wᵢ."),
+    "sign_conflict": Title(
+        "sign conflict", "share, 0 to 1", "Share of entries in which the adapters' signs do not all agree."
+    ),
+    "sign_lost": Title(
+        "cancelled magnitude", "share, 0 to 1", "Share of all magnitude that cancels when the updates are added."
+    ),
+    "effective_rank": Title(
+        "effective rank",
+        "directions",
+        "How many directions an update spreads over: the exponential of its spectrum's entropy.",
+    ),
+    "overlap_A": Title(
+        "overlap of inputs (A)",
+        "share, 0 to 1",
+        "Mean squared cosine between the input subspaces that two adapters read.",
+    ),
+    "overlap_B": Title(
+        "overlap of outputs (B)",
+        "share, 0 to 1",
+        "Mean squared cosine between the output subspaces that two adapters write.",
+    ),
+    "merged_norm": Title(
+        "size of the merge", "÷ own update", "Norm of the merge over that of each adapter's update, on average."
+    ),
+    "distance": Title(
+        "distance to the adapters",
+        "÷ own update",
+        "‖M − Wᵢ‖ / ‖Wᵢ‖, on average: how far the merge M is from each update Wᵢ.",
+    ),
     "alignment": Title("alignment", "cosine, −1 to 1", "Mean cosine of the merge with each adapter's update."),
-    "weakest_alignment": Title("weakest alignment", "cosine, −1 to 1", "Cosine of the merge with the update that it follows least."),
-    "interference": Title("interference", "foreign ÷ own update", "How loud other tasks' updates are on a task's own texts: 1 is as loud as its own."),
-    "output_error": Title("output error", "÷ own update", "Distance of the merge to each update, measured on the task's own texts."),
+    "weakest_alignment": Title(
+        "weakest alignment", "cosine, −1 to 1", "Cosine of the merge with the update that it follows least."
+    ),
+    "interference": Title(
+        "interference",
+        "foreign ÷ own update",
+        "How loud other tasks' updates are on a task's own texts: 1 is as loud as its own.",
+    ),
+    "output_error": Title(
+        "output error", "÷ own update", "Distance of the merge to each update, measured on the task's own texts."
+    ),
     "worst_output_error": Title("worst output error", "÷ own update", "The same for the task that is hit most."),
-}  # fmt: skip
+}
 """Every diagnostic of the bank."""
 
 
@@ -54,12 +88,13 @@ def diagnostic_against_gap(bank: pd.DataFrame, diagnostic: str, *, logarithmic: 
     Parameters
     ----------
     bank : DataFrame
-        `gap_recovered` (0 = the base, 1 = the adapters alone), the column of the diagnostic, `group` (a title, gives colour and symbol) and
-        `merge` (what it is, for the hover).
+        `gap_recovered` (0 = the base, 1 = the adapters alone), the column of the diagnostic, `group` (a title, gives
+        colour and symbol) and `merge` (what it is, for the hover).
     diagnostic : str
         A key of `TITLES`.
     logarithmic : bool, optional
-        Whether the horizontal axis is; None = where the values are 20 to 10,000 times apart: zeros and rounding need a linear one.
+        Whether the horizontal axis is; None = where the values are 20 to 10,000 times apart: zeros and rounding need a
+        linear one.
     """
     title, values = TITLES[diagnostic], bank[diagnostic]
     if logarithmic is None:
@@ -72,13 +107,14 @@ def diagnostic_against_gap(bank: pd.DataFrame, diagnostic: str, *, logarithmic: 
 def correlation_forest(correlations: pd.DataFrame) -> Figure:
     """Draw the correlations with their 95 % intervals, a row per diagnostic, the strongest on top.
 
-    In colour where the interval excludes 0. Filled: over all merges. Open: among merges by the same method at the same λ.
+    In colour where the interval excludes 0. Filled: over all merges. Open: among merges by the same method at the same
+    λ.
 
     Parameters
     ----------
     correlations : DataFrame
-        `diagnostic`, `needs_data`, `rho`, `low`, `high`, `predicts`, `within`, `within_low`, `within_high`, `predicts_within`; NaN in
-        `within` where there is none.
+        `diagnostic`, `needs_data`, `rho`, `low`, `high`, `predicts`, `within`, `within_low`, `within_high`,
+        `predicts_within`; NaN in `within` where there is none.
     """
     pairs = zip(correlations["diagnostic"], correlations["needs_data"], strict=True)
     titles = [TITLES[name].name + (", needs texts" if data else "") for name, data in pairs]
@@ -91,9 +127,19 @@ def correlation_forest(correlations: pd.DataFrame) -> Figure:
         *_correlations(within.dropna(subset="rho"), "same method and λ", "diamond-open", 14),
     ]
     notes = [
-        {"text": title, "showarrow": False, "align": "left", "xref": "paper", "x": 0, "xanchor": "left", "y": place, "yanchor": "bottom", "yshift": 4}
+        {
+            "text": title,
+            "showarrow": False,
+            "align": "left",
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "y": place,
+            "yanchor": "bottom",
+            "yshift": 4,
+        }
         for title, place in zip(rows["title"], rows["place"], strict=True)
-    ]  # fmt: skip
+    ]
     height = ROW * len(rows)
     zero = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": INK, "width": 1.5}}
     x = axis("Spearman's ρ with the gap recovered", range=[-1.02, 1.02], dtick=0.5)
@@ -115,9 +161,15 @@ def _points(rows: pd.DataFrame, x: str, name: str, place: int, quantity: str) ->
         "text": rows["merge"].tolist(),
         "mode": "markers",
         "name": name,
-        "marker": {"size": 7, "color": colour, "symbol": SYMBOLS[place % len(SYMBOLS)], "opacity": 0.7, "line": {"width": 1.5, "color": colour}},
+        "marker": {
+            "size": 7,
+            "color": colour,
+            "symbol": SYMBOLS[place % len(SYMBOLS)],
+            "opacity": 0.7,
+            "line": {"width": 1.5, "color": colour},
+        },
         "hovertemplate": f"%{{text}}<br>{quantity} %{{x:.3f}}, recovers %{{y:.2f}}<extra>{name}</extra>",
-    }  # fmt: skip
+    }
 
 
 def _correlations(rows: pd.DataFrame, name: str, symbol: str, below: int) -> list[dict]:
@@ -137,5 +189,6 @@ def _interval_trace(rows: pd.DataFrame, name: str, symbol: str, colour: str, bel
         "marker": {"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.5, "color": colour}},
         "error_x": interval(rows["rho"], rows["low"], rows["high"], colour),
         "customdata": rows[["title", "low", "high"]].to_numpy().tolist(),
-        "hovertemplate": f"%{{customdata[0]}}<br>{name}: ρ %{{x:+.2f}}, 95 % interval %{{customdata[1]:+.2f}} to %{{customdata[2]:+.2f}}<extra></extra>",
+        "hovertemplate": f"%{{customdata[0]}}<br>{name}: ρ %{{x:+.2f}}, 95 % interval %{{customdata[1]:+.2f}} to "
+        "%{customdata[2]:+.2f}<extra></extra>",
     }

@@ -83,7 +83,9 @@ def page(
 
 
 def _register_states(demo: gr.Blocks) -> None:
-    """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has returned it."""
+    """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has
+    returned it.
+    """
     states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
     demo.load(_of_one_visitor, states, states, queue=False, **QUIET)
 

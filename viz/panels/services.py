@@ -28,8 +28,8 @@ class Estimate(Protocol):
 class MergeView(Protocol):
     """What a merge shows before it is evaluated.
 
-    `magnitude` has `task`, `module`, `column`, `log10_norm`, `magnitude_variance` has `module`, `variance`, `norm_ratio`; both are
-    None while texts that they depend on are still to be read.
+    `magnitude` has `task`, `module`, `column`, `log10_norm`, `magnitude_variance` has `module`, `variance`,
+    `norm_ratio`; both are None while texts that they depend on are still to be read.
     """
 
     recipe_yaml: str
@@ -58,8 +58,8 @@ class Param(Protocol):
 class Method(Protocol):
     """A merging method: what it is called, where it comes from, what it needs, which controls it has.
 
-    `plugins` says whether plug-ins may change the updates before it, `random` whether its result depends on the seed, `low_rank`
-    whether it is an adapter as it is.
+    `plugins` says whether plug-ins may change the updates before it, `random` whether its result depends on the seed,
+    `low_rank` whether it is an adapter as it is.
     """
 
     title: str
@@ -138,7 +138,9 @@ class Workbench(Protocol):
         """Read the texts that a merge needs, unless that has been done; closing the iterator stops the work."""
 
     def read_moments(self, settings: Settings) -> Iterator[Progress]:
-        """Read the texts that a merge's diagnosis needs, unless that has been done; closing the iterator stops the work."""
+        """Read the texts that a merge's diagnosis needs, unless that has been done; closing the iterator stops the
+        work.
+        """
 
     def texts_read(self, settings: Settings) -> bool:
         """Tell whether `read_moments` has nothing left to do."""
@@ -153,7 +155,9 @@ class Workbench(Protocol):
         """Give `k`, `rank`, `energy_rank` of a module's inputs, up to k texts."""
 
     def evaluate(self, settings: Settings, limit: int) -> Iterator[Progress | Estimate]:
-        """Yield the progress of reading and merging, then estimates, task after task in turn; closing the iterator stops the work."""
+        """Yield the progress of reading and merging, then estimates, task after task in turn; closing the iterator
+        stops the work.
+        """
 
     def warm_up(self, settings: Settings) -> None:
         """Load and compute what the first look at a merge and its evaluation need."""

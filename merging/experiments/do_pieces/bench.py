@@ -1,4 +1,6 @@
-"""What the pieces share: pools, encoded rows, units of work that processes can share, and tables that are never measured twice."""
+"""What the pieces share: pools, encoded rows, units of work that processes can share, and tables that are never
+measured twice.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Figures 1a, 1b and 5: full fine-tunes of the same tasks on the same rows, from the same heads, beside the LoRAs.
 
-The learning rate is the one thing that differs, by necessity: the full one is the best on validation out of a short list, after few
-rows. Since magnitudes may depend on it, their variance is given at every rate of the list.
+The learning rate is the one thing that differs, by necessity: the full one is the best on validation out of a short
+list, after few rows. Since magnitudes may depend on it, their variance is given at every rate of the list.
 
 References
 ----------
-Zheng et al., DO-Merging, arXiv 2505.15875; the variance's formula was not found, see `merging.diagnostics.measures.magnitude_variance`.
+Zheng et al., DO-Merging, arXiv 2505.15875; the variance's formula was not found, see
+`merging.diagnostics.measures.magnitude_variance`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ FULL = "full"
 
 
 def lora_units(bench: Bench) -> Iterator[Unit]:
-    """Return the LoRA side of figure 1a, and the variance of every shipped pool for 1b: nothing of it needs training."""
+    """Return the LoRA side of figure 1a, and the variance of every shipped pool for 1b: nothing of it needs
+    training."""
     plan = bench.plan
     for pool in bench.whole_pools:
         yield Unit(f"variance-{pool}", partial(_variance, bench, pool), partial(_has_variance, bench, pool))
@@ -52,8 +54,8 @@ def _has_variance(bench: Bench, source: str) -> bool:
 def full_units(bench: Bench) -> list[Unit]:
     """Return the choice of the learning rate, the full fine-tunes, and what is measured of them.
 
-    Tables: ``rates``, ``runs``, ``variance``, ``columns`` (quantiles of log10 column norms), ``methods`` (set, rank; rank 0 = as trained),
-    ``truncation`` (rank) and ``truncation_energy``.
+    Tables: ``rates``, ``runs``, ``variance``, ``columns`` (quantiles of log10 column norms), ``methods`` (set, rank;
+    rank 0 = as trained), ``truncation`` (rank) and ``truncation_energy``.
     """
     plan = bench.plan
     choice = [_choice(bench, rate, task) for rate in plan.rates for task in plan.tasks]
@@ -72,13 +74,21 @@ def full_units(bench: Bench) -> list[Unit]:
     ]
     chosen = [
         replace(unit, ready=lambda: all(made.done() for made in choice))
-        for unit in training_units(bench, FULL, lambda task: settings_for(bench, task, learning_rate=ranked_rates(bench)[0]), measured, full=True)
-    ]  # fmt: skip
+        for unit in training_units(
+            bench,
+            FULL,
+            lambda task: settings_for(bench, task, learning_rate=ranked_rates(bench)[0]),
+            measured,
+            full=True,
+        )
+    ]
     return [*choice, *chosen, *measured]
 
 
 def method_units(bench: Bench, name: str, methods: Sequence[str]) -> Iterator[Unit]:
-    """Return figure 1a on one set. DO-Merging takes full fine-tunes truncated: full matrices cannot be orthogonal to each other."""
+    """Return figure 1a on one set. DO-Merging takes full fine-tunes truncated: full matrices cannot be orthogonal to
+    each other.
+    """
     for method in methods:
         rank = bench.plan.do_rank if name == FULL and method == "do_merging" else 0
         # the singular values of eight full matrices side by side take most of a minute
@@ -151,7 +161,9 @@ def _choice(bench: Bench, rate: float, task: str) -> Unit:
 
 
 def ranked_rates(bench: Bench) -> list[float]:
-    """Return the learning rates by mean validation accuracy over tasks, best first; the smaller one where two are equal."""
+    """Return the learning rates by mean validation accuracy over tasks, best first; the smaller one where two are
+    equal.
+    """
     table = bench.ledger.table("rates")
     means = {rate: float(table[np.isclose(table.learning_rate, rate)].validation.mean()) for rate in bench.plan.rates}
     return sorted(means, key=lambda rate: (-means[rate], rate))
@@ -166,7 +178,9 @@ def _full_magnitudes(bench: Bench) -> Lines:
 
 
 def variance_rows(source: str, adapters: Sequence[Adapter], decoupled: bool = False) -> pd.DataFrame:
-    """Return `magnitude_variance` of a set: source, module, variance, norm_ratio; and once more after full decoupling, if asked."""
+    """Return `magnitude_variance` of a set: source, module, variance, norm_ratio; and once more after full decoupling,
+    if asked.
+    """
     tables = [magnitude_variance(adapters).assign(source=source)]
     if decoupled:
         equalised = decouple([dict(adapter.deltas) for adapter in adapters], Decouple())

@@ -1,4 +1,6 @@
-"""Updates changed on purpose, without training: nudged apart, turned towards each other, scaled, truncated; and how they lie."""
+"""Updates changed on purpose, without training: nudged apart, turned towards each other, scaled, truncated; and how
+they lie.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def nudged(adapters: Sequence[Adapter], penalty: float, steps: int) -> list[Adap
 
     References
     ----------
-    Zheng et al., DO-Merging, arXiv 2505.15875, figure 3; the descent is our reconstruction (`merging.plugins.orthogonalize`).
+    Zheng et al., DO-Merging, arXiv 2505.15875, figure 3; the descent is our reconstruction
+    (`merging.plugins.orthogonalize`).
     """
     updates: Updates = [dict(adapter.deltas) for adapter in adapters]
     if steps == 0:
@@ -62,10 +65,11 @@ def truncated(adapter: Adapter, rank: int) -> tuple[Adapter, float]:
 def aligned(updates: Updates, strength: float, side: str) -> Updates:
     """Turn the adapters' directions towards each other: the opposite of DO-Merging's orthogonalization.
 
-    At every module, U_i are orthonormal columns that span what adapter i writes (side "B") or reads ("A"), C the subspace of the
-    largest rank that is nearest to all of them, and Q_i the rotation of C that is nearest to U_i. U_i becomes the polar factor of
-    (1 - s) U_i + s C Q_i. Nothing else changes, so that every update keeps its singular values and its norm: what a merge loses is due
-    to the directions, not to sizes. An adapter's own task suffers too; it is measured beside.
+    At every module, U_i are orthonormal columns that span what adapter i writes (side "B") or reads ("A"), C the
+    subspace of the largest rank that is nearest to all of them, and Q_i the rotation of C that is nearest to U_i. U_i
+    becomes the polar factor of (1 - s) U_i + s C Q_i. Nothing else changes, so that every update keeps its singular
+    values and its norm: what a merge loses is due to the directions, not to sizes. An adapter's own task suffers too;
+    it is measured beside.
 
     Parameters
     ----------
@@ -79,8 +83,8 @@ def aligned(updates: Updates, strength: float, side: str) -> Updates:
 
     References
     ----------
-    Zheng et al., DO-Merging, arXiv 2505.15875, figure 4b compares directions made non-orthogonal on purpose; how it makes them was
-    not found, this way is ours.
+    Zheng et al., DO-Merging, arXiv 2505.15875, figure 4b compares directions made non-orthogonal on purpose; how it
+    makes them was not found, this way is ours.
     """
     if side not in SIDES:
         raise MergeError(f"side = {side!r}: choose one of {', '.join(SIDES)}.")
@@ -119,7 +123,8 @@ def layout_of(adapters: Sequence[Adapter], before: Sequence[Adapter]) -> dict[st
     """Return how the updates lie to each other, averaged over pairs and modules: cosine, overlap_A, overlap_B, moved.
 
     ``cosine`` is the mean of the absolute cosines between two updates (0 = orthogonal), ``overlap_*`` see
-    `merging.diagnostics.measures.subspace_overlap`, ``moved`` is the mean over adapters of ||W' - W|| / ||W|| against ``before``.
+    `merging.diagnostics.measures.subspace_overlap`, ``moved`` is the mean over adapters of ||W' - W|| / ||W|| against
+    ``before``.
     """
     pairs = list(itertools.combinations([adapter.name for adapter in adapters], 2))
     found = {"cosine": float(cosines(adapters).cosine.abs().mean()) if pairs else math.nan}

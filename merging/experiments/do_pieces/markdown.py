@@ -25,7 +25,8 @@ def markdown_do(folder: Path) -> str:
     lines = [
         "## DO-Merging's figures, measured",
         "",
-        "Our reconstruction of DO-Merging (arXiv 2505.15875) on the shipped pools. Cells at a λ: gap recovered (average accuracy).",
+        "Our reconstruction of DO-Merging (arXiv 2505.15875) on the shipped pools. Cells at a λ: gap recovered "
+        "(average accuracy).",
         "",
         "| figure | the paper's claim | outcome |",
         "|---|---|---|",
@@ -191,6 +192,14 @@ def _epochs(results: Results) -> list[str]:
 
 
 _TABLES: dict[str, Callable[[Results], list[str]]] = {
-    "1a": _methods, "1b": _variance, "1c": _imbalance, "3a": _descent, "3b": _no_table, "4a": _components, "4b": _directions,
-    "4c": _ranks, "5": _truncation, "epochs": _epochs,
-}  # fmt: skip
+    "1a": _methods,
+    "1b": _variance,
+    "1c": _imbalance,
+    "3a": _descent,
+    "3b": _no_table,
+    "4a": _components,
+    "4b": _directions,
+    "4c": _ranks,
+    "5": _truncation,
+    "epochs": _epochs,
+}

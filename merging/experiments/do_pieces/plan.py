@@ -29,8 +29,10 @@ class Plan:
     strengths, sides : of directions turned towards each other (4b)
     methods : compared on LoRA and on full fine-tunes (1a)
     lora_pool : the LoRA side of that comparison; its settings but the learning rate are the full fine-tunes'
-    rates, choice_rows, choice_validation : the full fine-tunes' learning rate is the best on validation after so few rows
-    do_rank : DO-Merging takes full fine-tunes truncated to this rank: eight full matrices cannot be orthogonal to each other
+    rates, choice_rows, choice_validation : the full fine-tunes' learning rate is the best on validation after so few
+        rows
+    do_rank : DO-Merging takes full fine-tunes truncated to this rank: eight full matrices cannot be orthogonal to each
+        other
     truncations : ranks of figure 5
     epochs, checkpoints : one run a task, merged as it is after each checkpoint
     ranks : of figure 4c; ``training.rank`` is the pool's

@@ -1,4 +1,5 @@
-"""What the tables of the DO-Merging experiment say: averages, gaps recovered and paired differences, one frame a figure.
+"""What the tables of the DO-Merging experiment say: averages, gaps recovered and paired differences, one frame a
+figure.
 
 Nothing is measured here; every number follows from the hits in ``do_*.csv``.
 """
@@ -122,7 +123,9 @@ class Results:
         ).reset_index()
 
     def imbalance(self) -> pd.DataFrame:
-        """Figure 1c: pool, scaled, factor, variant, scores, variance, norm_ratio, own (accuracy of the scaled adapter alone)."""
+        """Figure 1c: pool, scaled, factor, variant, scores, variance, norm_ratio, own (accuracy of the scaled adapter
+        alone).
+        """
         keys = ["pool", "scaled", "factor"]
         scores = self.scores("imbalance", [*keys, "variant"], lambda key: str(key["pool"]))
         geometry = self.table("imbalance_geometry")
@@ -154,7 +157,9 @@ class Results:
         return self.changed("directions", ["pool", "side", "strength"])
 
     def components(self) -> pd.DataFrame:
-        """Figure 4a: pool, method, component, λ ("0.3", "1", "best"), gap, accuracy, and the gain over "none": gain, low, high."""
+        """Figure 4a: pool, method, component, λ ("0.3", "1", "best"), gap, accuracy, and the gain over "none": gain,
+        low, high.
+        """
         return self._kept(("components",), self._components)
 
     def _components(self) -> pd.DataFrame:

@@ -1,4 +1,6 @@
-"""Figure 4c and accuracy against epochs: LoRAs trained for this experiment; and how any set is trained, one task a unit."""
+"""Figure 4c and accuracy against epochs: LoRAs trained for this experiment; and how any set is trained, one task a
+unit.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ METHODS = ("task_arithmetic", "do_merging")
 
 
 def settings_for(bench: Bench, task: str, **changes: Any) -> TrainingSettings:
-    """Return the plan's settings with the seed that the LoRA pool has for this task, so that heads and rows start alike."""
+    """Return the plan's settings with the seed that the LoRA pool has for this task, so that heads and rows start
+    alike.
+    """
     return replace(bench.plan.training, seed=SHIPPED[bench.plan.lora_pool].seed(task), **changes)
 
 
 def train(bench: Bench, name: str, task: str, settings: TrainingSettings, full: bool = False) -> Lines:
-    """Train one task and keep it in the cache; checkpoints go to the sets ``<name>-<epoch>``, the end to ``<name>`` unless there are some.
+    """Train one task and keep it in the cache; checkpoints go to the sets ``<name>-<epoch>``, the end to ``<name>``
+    unless there are some.
 
     Table ``runs``: set, task, learning_rate, rank, rows, epochs, seed, validation, norm, seconds.
     """
@@ -42,10 +47,17 @@ def train(bench: Bench, name: str, task: str, settings: TrainingSettings, full: 
     rows = min(settings.rows, len(Task.load(task).train))
     accuracy = last.metadata["validation_accuracy"]
     row = {
-        "set": name, "task": task, "learning_rate": settings.learning_rate, "rank": 0 if full else settings.rank, "rows": rows,
-        "epochs": settings.epochs, "seed": settings.seed, "validation": accuracy,
-        "norm": sum(update.norm() ** 2 for update in last.deltas.values()) ** 0.5, "seconds": round(seconds, 1),
-    }  # fmt: skip
+        "set": name,
+        "task": task,
+        "learning_rate": settings.learning_rate,
+        "rank": 0 if full else settings.rank,
+        "rows": rows,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "validation": accuracy,
+        "norm": sum(update.norm() ** 2 for update in last.deltas.values()) ** 0.5,
+        "seconds": round(seconds, 1),
+    }
     bench.ledger.append("runs", pd.DataFrame([row]))
     yield f"trained {name} {task}: {accuracy:.3f} on validation, {seconds:.0f} s"
 
@@ -62,7 +74,8 @@ def training_units(
         return made or all(unit.done() for unit in measured)
 
     for task in bench.plan.tasks:
-        yield Unit(f"train-{name}-{task}", lambda t=task: train(bench, name, t, settings(t), full), partial(done, task))  # type: ignore[misc]
+        run = partial(train, bench, name, task, settings(task), full)
+        yield Unit(f"train-{name}-{task}", run, partial(done, task))
 
 
 def epoch_units(bench: Bench) -> list[Unit]:

@@ -58,7 +58,9 @@ def _nudged(bench: Bench, pool: str, penalty: float, steps: int) -> list[Adapter
 
 
 def direction_units(bench: Bench, pool: str) -> Iterator[Unit]:
-    """Return figure 4b: directions turned towards each other. Tables ``directions`` and ``directions_geometry``: pool, side, strength."""
+    """Return figure 4b: directions turned towards each other. Tables ``directions`` and ``directions_geometry``: pool,
+    side, strength.
+    """
     for side in bench.plan.sides:
         for strength in bench.plan.strengths:
             key = {"pool": pool, "side": side, "strength": strength}
@@ -101,8 +103,8 @@ def _changed(
 def imbalance_units(bench: Bench) -> Iterator[Unit]:
     """Return figure 1c: one adapter scaled, and the pools as they are, whose budgets differ.
 
-    Tables ``imbalance`` (pool, scaled, factor, variant; the variant "alone" is of the scaled adapter only) and ``imbalance_geometry`` (variance
-    over squared mean and norm ratio, averaged over modules).
+    Tables ``imbalance`` (pool, scaled, factor, variant; the variant "alone" is of the scaled adapter only) and
+    ``imbalance_geometry`` (variance over squared mean and norm ratio, averaged over modules).
     """
     plan = bench.plan
     sets = [(pool, NOBODY, 1.0) for pool in bench.whole_pools]

@@ -1,4 +1,5 @@
-"""Each of DO-Merging's figures in one line: what the paper claims, what was measured here, and whether it was reproduced.
+"""Each of DO-Merging's figures in one line: what the paper claims, what was measured here, and whether it was
+reproduced.
 
 The body of the paper could not be read: claims marked second-hand come from reviews and re-implementations.
 """
@@ -55,20 +56,33 @@ class Verdict:
 
 
 FIGURES: dict[str, tuple[str, str]] = {
-    "1a": ("Methods on LoRA and on full fine-tunes", f"methods that merge full fine-tunes well lose more on LoRA adapters{SECOND_HAND}."),
-    "1b": ("Magnitude variance, LoRA and full", "LoRA adapters of different tasks differ much more in magnitude than full fine-tunes do."),
+    "1a": (
+        "Methods on LoRA and on full fine-tunes",
+        f"methods that merge full fine-tunes well lose more on LoRA adapters{SECOND_HAND}.",
+    ),
+    "1b": (
+        "Magnitude variance, LoRA and full",
+        "LoRA adapters of different tasks differ much more in magnitude than full fine-tunes do.",
+    ),
     "1c": ("Magnitude variance and merged accuracy", "the larger the variance of magnitudes, the worse the merge."),
-    "3a": ("Single tasks during the orthogonal descent", f"the adapters themselves stay as accurate as they were{SECOND_HAND}."),
+    "3a": (
+        "Single tasks during the orthogonal descent",
+        f"the adapters themselves stay as accurate as they were{SECOND_HAND}.",
+    ),
     "3b": ("Orthogonality and merged accuracy", f"the more orthogonal the updates, the better the merge{SECOND_HAND}."),
     "4a": ("Components in front of other methods", f"each component improves other merging methods too{SECOND_HAND}."),
-    "4b": ("Directions made non-orthogonal", f"making directions less orthogonal on purpose hurts the merge{SECOND_HAND}."),
+    "4b": (
+        "Directions made non-orthogonal",
+        f"making directions less orthogonal on purpose hurts the merge{SECOND_HAND}.",
+    ),
     "4c": ("LoRA ranks", f"DO-Merging is ahead at every LoRA rank{SECOND_HAND}."),
     "5": ("Fully fine-tuned models", f"DO-Merging helps on full fine-tunes as well{SECOND_HAND}."),
     "epochs": (
         "Epochs before the merge",
-        "longer training raises single-task accuracy and lowers the merge's (arXiv 2506.14126; not a figure of DO-Merging).",
+        "longer training raises single-task accuracy and lowers the merge's (arXiv 2506.14126; not a figure of "
+        "DO-Merging).",
     ),
-}  # fmt: skip
+}
 """{figure: (title, the claim)}."""
 
 
@@ -108,7 +122,8 @@ def _methods(results: Results, pool: str) -> Judged:
 
 
 def share(gap: float) -> str:
-    """Return a gap recovered as people read it; "no gap" where the adapters alone are not clearly better than the base."""
+    """Return a gap recovered as people read it; "no gap" where the adapters alone are not clearly better than the
+    base."""
     return "no gap" if math.isnan(gap) else f"{gap:.0%}"
 
 
@@ -126,8 +141,8 @@ def _variance(results: Results, pool: str) -> Judged:
     larger = (lora > full.reindex(lora.index)).to_numpy()
     ratio = lora.mean() / full.mean()
     text = (
-        f"variance over squared mean {lora.mean():.3f} for LoRA, {full.mean():.3f} for full fine-tunes ({ratio:.1f} times; "
-        f"larger in {larger.sum()} of {len(larger)} modules)."
+        f"variance over squared mean {lora.mean():.3f} for LoRA, {full.mean():.3f} for full fine-tunes ({ratio:.1f} "
+        f"times; larger in {larger.sum()} of {len(larger)} modules)."
     )
     # it is a property of LoRA only if most modules carry it, and if no learning rate of the full fine-tunes has as much
     others = table[table.source.str.startswith(f"{FULL}, lr")].groupby("source").variance.mean()
@@ -164,7 +179,10 @@ def _descent(results: Results, pool: str) -> Judged:
             change, low, high = difference(after, before)
             words.append(f"{name}, penalty {penalty:g}: {_points(change, low, high)}")
             agree.append(low > STABLE)
-    text = f"change of the adapters alone, in points (stable: surely less than {-100 * STABLE:g} lost): {'; '.join(words)}."
+    text = (
+        f"change of the adapters alone, in points (stable: surely less than {-100 * STABLE:g} lost): "
+        f"{'; '.join(words)}."
+    )
     return (text if words else "", agree)
 
 
@@ -194,7 +212,8 @@ def _components(results: Results, pool: str) -> Judged:
             if len(here):
                 agree += [bool(gain > 0) for gain in here.gain]
                 parts.append(
-                    f"better in {(here.gain > 0).sum()} (clearly in {(here.low > 0).sum()}) of {len(here)} at λ {column}"
+                    f"better in {(here.gain > 0).sum()} (clearly in {(here.low > 0).sum()}) of {len(here)} at λ "
+                    f"{column}"
                 )
         words.append(f"{component} {', '.join(parts)}")
     # a plus of a few rows is no improvement of every case: the general claim holds if most cases agree
@@ -286,6 +305,14 @@ def _points(value: float, low: float, high: float) -> str:
 
 
 _JUDGES: dict[str, Callable[[Results, str], Judged]] = {
-    "1a": _methods, "1b": _variance, "1c": _imbalance, "3a": _descent, "3b": _orthogonality, "4a": _components, "4b": _directions,
-    "4c": _ranks, "5": _truncation, "epochs": _epochs,
-}  # fmt: skip
+    "1a": _methods,
+    "1b": _variance,
+    "1c": _imbalance,
+    "3a": _descent,
+    "3b": _orthogonality,
+    "4a": _components,
+    "4b": _directions,
+    "4c": _ranks,
+    "5": _truncation,
+    "epochs": _epochs,
+}

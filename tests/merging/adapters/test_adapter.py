@@ -1,4 +1,5 @@
-"""PEFT is the oracle: what it writes is read exactly, what we write it loads exactly, and what is neither is refused."""
+"""PEFT is the oracle: what it writes is read exactly, what we write it loads exactly, and what is neither is
+refused."""
 
 from __future__ import annotations
 
@@ -46,19 +47,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rank_pattern": {"r": 4, "lora_alpha": 8, "rank_pattern": {"value": 2, "layer.1.attention.self.query": 16}},
     "alpha_pattern": {"r": 4, "lora_alpha": 8, "alpha_pattern": {"query": 1, "layer.0.attention.self.value": 32}},
     "both patterns with rsLoRA": {
-        "r": 4, "use_rslora": True, "rank_pattern": {"query": 16}, "alpha_pattern": {"query": 3, "layer.1.attention.self.value": 5},
+        "r": 4,
+        "use_rslora": True,
+        "rank_pattern": {"query": 16},
+        "alpha_pattern": {"query": 3, "layer.1.attention.self.value": 5},
     },
     "patterns that overlap, narrow first": {
-        "r": 4, "rank_pattern": {"layer.0.attention.self.query": 2, "query": 8}, "alpha_pattern": {"layer.0.attention.self.query": 32, "query": 1},
+        "r": 4,
+        "rank_pattern": {"layer.0.attention.self.query": 2, "query": 8},
+        "alpha_pattern": {"layer.0.attention.self.query": 32, "query": 1},
     },
     "patterns that overlap, wide first": {
-        "r": 4, "rank_pattern": {"query": 8, "layer.0.attention.self.query": 2}, "alpha_pattern": {"query": 1, "layer.0.attention.self.query": 32},
+        "r": 4,
+        "rank_pattern": {"query": 8, "layer.0.attention.self.query": 2},
+        "alpha_pattern": {"query": 1, "layer.0.attention.self.query": 32},
     },
-    "patterns that are regular expressions": {"r": 4, "rank_pattern": {r".*\.layer\.[0]\..*": 2}, "alpha_pattern": {"^encoder.*query": 5}},
+    "patterns that are regular expressions": {
+        "r": 4,
+        "rank_pattern": {r".*\.layer\.[0]\..*": 2},
+        "alpha_pattern": {"^encoder.*query": 5},
+    },
     "query, key, value, dense": {"r": 2, "target_modules": ALL_LINEAR},
     "one layer": {"r": 4, "target_modules": ["query"], "layers_to_transform": [1]},
     "a regular expression as target": {"r": 4, "target_modules": r".*layer\.1.*(key|output\.dense)"},
-}  # fmt: skip
+}
 
 options = pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -296,15 +308,27 @@ SPOILED = {
     "a missing half": (without(KEY), [QUERY, "lora_B"]),
     "halves of different ranks": (adding(KEY, torch.zeros(3, HIDDEN)), [QUERY, "rank"]),
     "a rank that contradicts the configuration": (lambda folder: edit_config(folder, r=8), [QUERY, "rank", "4", "8"]),
-    "a rank pattern that contradicts the file": (lambda folder: edit_config(folder, rank_pattern={"query": 2}), [QUERY, "rank"]),
+    "a rank pattern that contradicts the file": (
+        lambda folder: edit_config(folder, rank_pattern={"query": 2}),
+        [QUERY, "rank"],
+    ),
     "no rank": (lambda folder: edit_config(folder, r=None), ["r"]),
     "an alpha that is no number": (lambda folder: edit_config(folder, lora_alpha="16"), ["lora_alpha", "16"]),
     "an alpha that is NaN": (lambda folder: edit_config(folder, lora_alpha=float("nan")), ["lora_alpha"]),
     "an alpha pattern that is no mapping": (lambda folder: edit_config(folder, alpha_pattern=[1]), ["alpha_pattern"]),
-    "a pattern that takes forever": (lambda folder: edit_config(folder, rank_pattern={"(a+)+$": 2}), ["rank_pattern", "forever"]),
-    "a pattern with many repetitions": (lambda folder: edit_config(folder, alpha_pattern={".*.*.*.*x": 2}), ["alpha_pattern", "forever"]),
+    "a pattern that takes forever": (
+        lambda folder: edit_config(folder, rank_pattern={"(a+)+$": 2}),
+        ["rank_pattern", "forever"],
+    ),
+    "a pattern with many repetitions": (
+        lambda folder: edit_config(folder, alpha_pattern={".*.*.*.*x": 2}),
+        ["alpha_pattern", "forever"],
+    ),
     "DoRA": (lambda folder: edit_config(folder, use_dora=True), ["DoRA"]),
-    "DoRA's tensors only": (adding(KEY.replace("lora_A.weight", "lora_magnitude_vector"), torch.ones(HIDDEN)), ["DoRA"]),
+    "DoRA's tensors only": (
+        adding(KEY.replace("lora_A.weight", "lora_magnitude_vector"), torch.ones(HIDDEN)),
+        ["DoRA"],
+    ),
     "lora_bias": (lambda folder: edit_config(folder, lora_bias=True), ["lora_bias"]),
     "lora_bias's tensors only": (adding(KEY.replace("A.weight", "B.bias"), torch.ones(HIDDEN)), ["lora_bias"]),
     "trained biases": (lambda folder: edit_config(folder, bias="all"), ["bias", "all"]),
@@ -316,11 +340,16 @@ SPOILED = {
     "another PEFT type": (lambda folder: edit_config(folder, peft_type="LOHA"), ["LOHA"]),
     "no PEFT type": (lambda folder: edit_config(folder, peft_type=None), ["LoRA"]),
     "a convolution": (adding(KEY, torch.zeros(4, HIDDEN, 1, 1)), [QUERY, "convolution"]),
-    "an embedding": (adding("base_model.model.embeddings.word_embeddings.lora_embedding_A", torch.zeros(4, 24)), ["embedding"]),
+    "an embedding": (
+        adding("base_model.model.embeddings.word_embeddings.lora_embedding_A", torch.zeros(4, 24)),
+        ["embedding"],
+    ),
     "a tensor that nobody knows": (adding("base_model.model.surprise", torch.zeros(4)), ["surprise"]),
     "whole numbers": (adding(KEY, torch.zeros(4, HIDDEN, dtype=torch.int64)), ["int64"]),
     "two architectures": (
-        lambda folder: edit_tensors(folder, lambda ts: {n.replace("encoder.layer.0", "bert.encoder.layer.0"): t for n, t in ts.items()}),
+        lambda folder: edit_tensors(
+            folder, lambda ts: {n.replace("encoder.layer.0", "bert.encoder.layer.0"): t for n, t in ts.items()}
+        ),
         ["prefix", "bert."],
     ),
     "no rank at all": (
@@ -330,7 +359,7 @@ SPOILED = {
         ),
         ["rank"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)

@@ -1,4 +1,6 @@
-"""An adapter is the same adapter from a folder, a zip file, two files or the hub; what is unsafe or absent is one sentence."""
+"""An adapter is the same adapter from a folder, a zip file, two files or the hub; what is unsafe or absent is one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -315,12 +317,25 @@ def test_every_honest_header_passes(dtype: torch.dtype, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("r", "8"), ("r", True), ("r", [8]), ("lora_alpha", {}), ("lora_alpha", float("inf")), ("rank_pattern", {"query": "4"}),
-        ("alpha_pattern", "query"), ("alpha_pattern", {"query": None}), ("use_rslora", "yes"), ("fan_in_fan_out", 1), ("modules_to_save", "classifier"),
-        ("modules_to_save", [1]), ("target_modules", {"query": 1}), ("bias", 0), ("init_lora_weights", [1]), ("task_type", ["SEQ_CLS"]),
+        ("r", "8"),
+        ("r", True),
+        ("r", [8]),
+        ("lora_alpha", {}),
+        ("lora_alpha", float("inf")),
+        ("rank_pattern", {"query": "4"}),
+        ("alpha_pattern", "query"),
+        ("alpha_pattern", {"query": None}),
+        ("use_rslora", "yes"),
+        ("fan_in_fan_out", 1),
+        ("modules_to_save", "classifier"),
+        ("modules_to_save", [1]),
+        ("target_modules", {"query": 1}),
+        ("bias", 0),
+        ("init_lora_weights", [1]),
+        ("task_type", ["SEQ_CLS"]),
         ("base_model_name_or_path", {"name": "bert"}),
     ],
-)  # fmt: skip
+)
 def test_an_option_of_the_wrong_type_is_named(option: str, value: Any, folder: Path) -> None:
     edit_config(folder, **{option: value})
     refused(folder, f"{option} = ", "adapter_config.json")

@@ -1,4 +1,6 @@
-"""What the command line says of adapters as people have them: warnings on stderr, and the base that somebody vouches for."""
+"""What the command line says of adapters as people have them: warnings on stderr, and the base that somebody vouches
+for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A recipe.yaml on the command line: merge, inspect, evaluate and sweep take it, and nothing beside it is silently ignored."""
+"""A recipe.yaml on the command line: merge, inspect, evaluate and sweep take it, and nothing beside it is silently
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -77,10 +79,22 @@ SAME = {
     "orthogonalize": ["balanced"], "penalty": [0.2], "weight": [1, 2],
 }  # fmt: skip
 OTHER = {
-    "method": ["ties"], "seed": [0], "rank": [3], "density": [0.4], "scaling": [0.4], "decouple": [0.0], "orthogonalize": ["off"],
-    "penalty": [0.1], "granularity": ["module"], "max-up": [2.0],
-    "weight": [1, 1], "head": ["task-0"], "prefix": ["bert."], "soft-osrm": [0.1], "epsilon": [0.1],
-}  # fmt: skip
+    "method": ["ties"],
+    "seed": [0],
+    "rank": [3],
+    "density": [0.4],
+    "scaling": [0.4],
+    "decouple": [0.0],
+    "orthogonalize": ["off"],
+    "penalty": [0.1],
+    "granularity": ["module"],
+    "max-up": [2.0],
+    "weight": [1, 1],
+    "head": ["task-0"],
+    "prefix": ["bert."],
+    "soft-osrm": [0.1],
+    "epsilon": [0.1],
+}
 
 
 @pytest.mark.parametrize(("option", "values"), OTHER.items(), ids=OTHER)
@@ -135,7 +149,8 @@ def test_a_recipe_stands_alone(command: str, recipe: Path, folders: list[Path]) 
     assert one_sentence(refused(command, recipe.with_name("gone.yaml")), "gone.yaml")
 
 
-# -- accuracy ------------------------------------------------------------------------------------------------------------
+# -- accuracy
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +218,8 @@ def test_adapters_without_a_head_cannot_be_evaluated(recipe: Path) -> None:
     assert one_sentence(refused("evaluate", recipe), "task-0", "head")
 
 
-# -- the options of decouple ---------------------------------------------------------------------------------------------
+# -- the options of decouple
+# ---------------------------------------------------------------------------------------------
 
 
 def test_the_options_of_decouple_make_the_librarys_merge(folders: list[Path], tmp_path: Path) -> None:

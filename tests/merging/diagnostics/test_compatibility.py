@@ -25,7 +25,8 @@ from merging import Adapter, LowRank, MergeError, compatibility, merge
 
 
 def blocked(adapters: list[Adapter], *words: str) -> bool:
-    """Tell whether one of the problems names every word, each is a sentence, and the merge is refused with the first."""
+    """Tell whether one of the problems names every word, each is a sentence, and the merge is refused with the
+    first."""
     report = compatibility(adapters)
     assert not report.ok
     assert any(all(word in problem for word in words) for problem in report.problems), report.problems

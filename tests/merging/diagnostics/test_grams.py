@@ -1,4 +1,6 @@
-"""Grams: every inner product against the dense updates, and what follows from them against the rows of the texts themselves."""
+"""Grams: every inner product against the dense updates, and what follows from them against the rows of the texts
+themselves.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Leaving one out equals merging the rest, changes nothing where nothing was, knows its interval, and hands the model back."""
+"""Leaving one out equals merging the rest, changes nothing where nothing was, knows its interval, and hands the model
+back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The score of a label is transformers' own loss on prompt and label; padding, batches and adapters change nothing else."""
+"""The score of a label is transformers' own loss on prompt and label; padding, batches and adapters change nothing
+else.
+"""
 
 from __future__ import annotations
 

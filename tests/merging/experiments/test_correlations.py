@@ -144,7 +144,8 @@ def test_the_table_is_sorted_and_says_how_much_it_rests_on() -> None:
     assert set(correlations(bank, "accuracy_kept", samples=20).merges) == {120}
 
 
-# -- a forecast that nobody makes ----------------------------------------------------------------------------------------
+# -- a forecast that nobody makes
+# ----------------------------------------------------------------------------------------
 
 
 def test_ridge_is_far_better_than_the_mean_where_there_is_something_to_know_and_only_there() -> None:
@@ -178,7 +179,8 @@ def test_the_sentence_keeps_or_refuses_the_forecast_by_half_the_means_error() ->
     assert "more than half, so there is no forecast here" in statement(table, (0.101, 0.2))
 
 
-# -- tables --------------------------------------------------------------------------------------------------------------
+# -- tables
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_readmes_text_has_every_diagnostic_and_an_empty_state(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The DO-Merging experiment: what is changed on purpose changes only that, and tables with known answers give known verdicts."""
+"""The DO-Merging experiment: what is changed on purpose changes only that, and tables with known answers give known
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -290,8 +292,10 @@ def test_the_quick_experiment_fills_every_table_and_does_nothing_twice(tmp_path:
     done = quick(tmp_path)
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in (tmp_path / "tables").glob("*.csv")}
-    expected = "ends descent descent_geometry imbalance imbalance_geometry directions directions_geometry components methods variance " \
-        "columns rates runs truncation truncation_energy epochs ranks"  # fmt: skip
+    expected = (
+        "ends descent descent_geometry imbalance imbalance_geometry directions directions_geometry components methods "
+        "variance columns rates runs truncation truncation_energy epochs ranks"
+    )
     assert names == {f"do_{name}" for name in expected.split()}
     tables = {name: pd.read_csv(tmp_path / "tables" / f"{name}.csv") for name in names}
     rates = tables["do_rates"].groupby("learning_rate").validation.mean()

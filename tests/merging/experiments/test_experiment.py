@@ -1,4 +1,6 @@
-"""The OSRM experiment runs from end to end in little, resumes, shares its work, and says what changed between two starts of A."""
+"""The OSRM experiment runs from end to end in little, resumes, shares its work, and says what changed between two
+starts of A.
+"""
 
 from __future__ import annotations
 

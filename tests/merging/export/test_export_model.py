@@ -1,4 +1,6 @@
-"""The whole model in files is the base with the merge applied, shard by shard, or nothing; cards and repositories say what it is."""
+"""The whole model in files is the base with the merge applied, shard by shard, or nothing; cards and repositories say
+what it is.
+"""
 
 from __future__ import annotations
 
@@ -266,7 +268,8 @@ def test_tied_weights_outside_the_merge_are_copied(tmp_path: Path) -> None:
     assert again.lm_head.weight.data_ptr() == again.transformer.wte.weight.data_ptr()
 
 
-# -- refusals, and nothing half-written ---------------------------------------------------------------------------------
+# -- refusals, and nothing half-written
+# ---------------------------------------------------------------------------------
 
 
 def only_pickles(place: Path) -> None:
@@ -304,16 +307,21 @@ SPOILED = {
     "an index that leads elsewhere": (index_to("../other/model.safetensors"), ["../other/model.safetensors"]),
     "no configuration": (lambda place: (place / "config.json").unlink(), ["transformers"]),
     "an unknown architecture": (edit_json("config.json", model_type="novel"), ["transformers"]),
-    "a quantized base": (edit_json("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), ["quantized"]),
+    "a quantized base": (
+        edit_json("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        ["quantized"],
+    ),
     "a module that is not stored": (
-        stored(lambda ts: {k: t for k, t in ts.items() if k != f"{QUERY}.weight"}), [QUERY],
+        stored(lambda ts: {k: t for k, t in ts.items() if k != f"{QUERY}.weight"}),
+        [QUERY],
     ),
     "weights in whole numbers": (
-        stored(lambda ts: {k: t.to(torch.int8) if k == f"{QUERY}.weight" else t for k, t in ts.items()}), [QUERY, "int8"],
+        stored(lambda ts: {k: t.to(torch.int8) if k == f"{QUERY}.weight" else t for k, t in ts.items()}),
+        [QUERY, "int8"],
     ),
     "a base of another width": (edit_json("config.json", hidden_size=64), ["64", "32"]),
     "a base of another depth": (edit_json("config.json", num_hidden_layers=1), ["encoder.layer.1"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)
@@ -398,8 +406,10 @@ from merging import Adapter, LowRank, merge
 from merging.export.full_model import save_full_model
 names = [f"encoder.layer.{i}.{part}" for i in range(6) for part in ("attention.self.query", "output.dense")]
 shapes = {name: (768, 3072) if "output" in name else (768, 768) for name in names}
-pool = [Adapter(f"t{i}", {n: LowRank(torch.ones(o, 4), torch.ones(4, k)) for n, (o, k) in shapes.items()}, base="b") for i in range(2)]
-save_full_model(merge(pool[:1], "average"), sys.argv[1], sys.argv[2] + "-first", max_shard_size="20MB")  # loads libraries
+ones = {n: LowRank(torch.ones(o, 4), torch.ones(4, k)) for n, (o, k) in shapes.items()}
+pool = [Adapter(f"t{i}", ones, base="b") for i in range(2)]
+# loads libraries
+save_full_model(merge(pool[:1], "average"), sys.argv[1], sys.argv[2] + "-first", max_shard_size="20MB")
 def resident():
     lines = open("/proc/self/status").read().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon", "RssFile"))}
@@ -458,7 +468,8 @@ def test_the_export_holds_less_than_two_shards_in_memory(tmp_path: Path) -> None
         assert mapped < 2 * 20e6, done.stdout
 
 
-# -- hub bases, the command line ----------------------------------------------------------------------------------------
+# -- hub bases, the command line
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_base_is_fetched_from_the_hub_without_anything_else(hub: Hub, tmp_path: Path, model) -> None:
@@ -506,7 +517,8 @@ def test_the_command_line_writes_the_whole_model_also_from_a_recipe(tmp_path: Pa
     assert not (tmp_path / "no").exists()
 
 
-# -- cards and repositories ---------------------------------------------------------------------------------------------
+# -- cards and repositories
+# ---------------------------------------------------------------------------------------------
 
 
 def from_hub(adapter: Adapter, license_: str | None) -> Adapter:
@@ -525,7 +537,8 @@ def test_a_card_names_parents_licences_method_plugins_weights_seed_accuracy_and_
     accuracy = [Estimate("task-0", 0.875, (0.71, 0.953), 32, 200)]
     card = (merged.save(tmp_path / "out", rank=2, accuracy=accuracy) / "README.md").read_text()
     for words in (
-        "Task Arithmetic", "2212.04089", "scaling = 0.35", "soft OSRM (mu 0.7", "orthogonalize balanced (penalty 0.1", "decouple 0.25",
+        "Task Arithmetic", "2212.04089", "scaling = 0.35", "soft OSRM (mu 0.7", "orthogonalize balanced (penalty "
+                                                                                "0.1", "decouple 0.25",
         "seed: 41", "rank 2, relative error", "me/task-0 at 0123456789ab", "apache-2.0", "| 0.5 |", "query 2",
         "| task-0 | 0.875 | 0.710 to 0.953 | 32 |", (tmp_path / "out" / "recipe.yaml").read_text(),
     ):  # fmt: skip

@@ -1,4 +1,6 @@
-"""Adapters under the names of older transformers: they become today's where the base is at hand, and single experts stay exact."""
+"""Adapters under the names of older transformers: they become today's where the base is at hand, and single experts
+stay exact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Modules that were trained or saved whole, LoRA outside the encoder, tied embeddings, old names: PEFT's reading is ours, everywhere."""
+"""Modules that were trained or saved whole, LoRA outside the encoder, tied embeddings, old names: PEFT's reading is
+ours, everywhere.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,14 @@ ENCODER = {**{k: DECODER[k] for k in list(DECODER)[:5]}, "max_position_embedding
 MODELS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "llama": (AutoModelForCausalLM, lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=False))),
     "tied llama": (AutoModelForCausalLM, lambda: LlamaForCausalLM(LlamaConfig(**DECODER, tie_word_embeddings=True))),
-    "gpt2": (AutoModelForCausalLM, lambda: GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4, n_positions=64))),
-    "mamba": (AutoModelForCausalLM, lambda: MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, state_size=4))),
+    "gpt2": (
+        AutoModelForCausalLM,
+        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4, n_positions=64)),
+    ),
+    "mamba": (
+        AutoModelForCausalLM,
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, state_size=4)),
+    ),
     "t5": (
         AutoModelForSeq2SeqLM,
         lambda: T5ForConditionalGeneration(
@@ -58,7 +66,7 @@ MODELS: dict[str, tuple[Any, Callable[[], Any]]] = {
         AutoModelForSequenceClassification,
         lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**ENCODER, type_vocab_size=0)),
     ),
-}  # fmt: skip
+}
 
 
 def randomised(model: Any) -> Any:
@@ -104,11 +112,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "norms": ("llama", {**LM, **ATTENTION, "modules_to_save": ["norm", "input_layernorm"]}),
     "LoRA on the head": ("llama", {**LM, "target_modules": ["q_proj", "lm_head"]}),
     "LoRA on the head alone": ("llama", {**LM, "target_modules": ["lm_head"]}),
-    "LoRA on the head, embeddings saved": ("llama", {**LM, "target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]}),
+    "LoRA on the head, embeddings saved": (
+        "llama",
+        {**LM, "target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+    ),
     "tied, embeddings": ("tied llama", {**LM, **ATTENTION, "modules_to_save": ["embed_tokens"]}),
     "tied, head": ("tied llama", {**LM, **ATTENTION, "modules_to_save": ["lm_head"]}),
     "tied, both": ("tied llama", {**LM, **ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]}),
-    "tied, kept tied": ("tied llama", {**LM, **ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
+    "tied, kept tied": (
+        "tied llama",
+        {**LM, **ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
     "tied, LoRA on the head": ("tied llama", {**LM, "target_modules": ["q_proj", "lm_head"]}),
     "Conv1D, tied": ("gpt2", {**LM, "target_modules": ["c_attn", "c_proj", "lm_head"], "modules_to_save": ["ln_f"]}),
     "Conv1D, embeddings": ("gpt2", {**LM, "target_modules": ["c_attn"], "modules_to_save": ["wte", "ln_f"]}),
@@ -120,7 +134,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a masked head, saved": ("masked", {"target_modules": ["query"], "modules_to_save": ["LayerNorm", "decoder"]}),
     "pooler and classifier": ("bert", {"target_modules": ["query", "dense", "classifier"]}),
     "a pooler outside the encoder": ("deberta", {"target_modules": ["query_proj", "dense", "classifier"]}),
-}  # fmt: skip
+}
 cases = pytest.mark.parametrize(("kind", "options"), CASES.values(), ids=CASES)
 
 
@@ -228,7 +242,8 @@ def test_without_the_base_one_adapter_is_kept_and_several_need_it_or_a_choice(tm
     )
 
 
-# -- embeddings that PEFT saves beside the LoRA -------------------------------------------------------------------------
+# -- embeddings that PEFT saves beside the LoRA
+# -------------------------------------------------------------------------
 
 
 def with_embeddings(folder: Path, change: float, rows: int = 40) -> Path:

@@ -1,4 +1,6 @@
-"""A merge of PEFT's own adapters reloads exactly on every architecture: as an adapter, as a full model, and with a task's head."""
+"""A merge of PEFT's own adapters reloads exactly on every architecture: as an adapter, as a full model, and with a
+task's head.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,13 @@ from merging.models.checkpoint import find_checkpoint
 from merging.models.layers import bare, fingerprint
 
 TEXT = {
-    "vocab_size": 25, "hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * HIDDEN,
+    "vocab_size": 25,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 2 * HIDDEN,
     "max_position_embeddings": 40,
-}  # fmt: skip
+}
 DECODER = TEXT | {"pad_token_id": 0, "num_key_value_heads": 1}
 DEBERTA = TEXT | {
     "relative_attention": True,
@@ -174,7 +180,9 @@ def logits(model: nn.Module, kind: str) -> Tensor:
 
 
 def oracle(model: nn.Module, merged: Merged) -> Any:
-    """Return a context with a copy of a bare model that has the dense updates in its weights (GPT-2 stores them transposed)."""
+    """Return a context with a copy of a bare model that has the dense updates in its weights (GPT-2 stores them
+    transposed).
+    """
     turned = {name: type(model.get_submodule(name)).__name__ == "Conv1D" for name in merged.modules}
     return dense_added(
         model, {name: merged.delta(name).T if turned[name] else merged.delta(name) for name in merged.modules}
@@ -191,7 +199,8 @@ def loaded(folder: Path, auto: Any = AutoModel) -> Any:
     return model.eval()
 
 
-# -- an adapter and a full model of the bare encoder --------------------------------------------------------------------
+# -- an adapter and a full model of the bare encoder
+# --------------------------------------------------------------------
 
 
 @every_architecture
@@ -224,7 +233,8 @@ def test_a_stored_base_has_the_fingerprint_of_the_loaded_one(kind: str, topped: 
     assert find_checkpoint(place).fingerprint() == fingerprint(model) == fingerprint(AutoModel.from_pretrained(place))
 
 
-# -- a task's head -------------------------------------------------------------------------------------------------------
+# -- a task's head
+# -------------------------------------------------------------------------------------------------------
 
 
 @every_architecture
@@ -283,7 +293,8 @@ def full_on(merged: Merged, model: Any, folder: Path) -> Path:
     return save_full_model(merged, saved(folder / "base", model, "deberta-v2"), folder / "full", head="task-0")
 
 
-# -- what single architectures have of their own -------------------------------------------------------------------------
+# -- what single architectures have of their own
+# -------------------------------------------------------------------------
 
 
 def test_t5_with_its_language_model_head(tmp_path: Path) -> None:

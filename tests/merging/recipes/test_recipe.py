@@ -156,13 +156,23 @@ SPOILED = {
     "no method": (lambda data: {key: value for key, value in data.items() if key != "method"}, ["method"]),
     "no adapters": (lambda data: {key: value for key, value in data.items() if key != "adapters"}, ["adapters"]),
     "an unknown field of an adapter": (
-        lambda data: data | {"adapters": [data["adapters"][0] | {"wieght": 2.0}]}, ["adapters.0.wieght"],
+        lambda data: data | {"adapters": [data["adapters"][0] | {"wieght": 2.0}]},
+        ["adapters.0.wieght"],
     ),
-    "a weight that is a text": (lambda data: data | {"adapters": [data["adapters"][0] | {"weight": "much"}]}, ["adapters.0.weight"]),
-    "a weight that is NaN": (lambda data: data | {"adapters": [data["adapters"][0] | {"weight": float("nan")}]}, ["adapters.0.weight"]),
+    "a weight that is a text": (
+        lambda data: data | {"adapters": [data["adapters"][0] | {"weight": "much"}]},
+        ["adapters.0.weight"],
+    ),
+    "a weight that is NaN": (
+        lambda data: data | {"adapters": [data["adapters"][0] | {"weight": float("nan")}]},
+        ["adapters.0.weight"],
+    ),
     "a seed that is a text": (lambda data: data | {"seed": "today"}, ["seed"]),
-    "steps that are a text": (lambda data: data | {"orthogonalize": {"mode": "raw", "steps": "few"}}, ["orthogonalize.steps"]),
-}  # fmt: skip
+    "steps that are a text": (
+        lambda data: data | {"orthogonalize": {"mode": "raw", "steps": "few"}},
+        ["orthogonalize.steps"],
+    ),
+}
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)

@@ -336,13 +336,16 @@ FOREIGN = {
     "another adapter": (first_adapter(fingerprint="0" * 64), ["fingerprint", "mergescope merge"]),
     "an adapter without a fingerprint": (first_adapter(fingerprint=None), ["fingerprint"]),
     "one adapter less": (lambda data: data | {"adapters": data["adapters"][1:]}, ["fingerprint"]),
-    "one adapter twice": (lambda data: data | {"adapters": [dict(data["adapters"][0]), *data["adapters"]]}, ["fingerprint"]),
+    "one adapter twice": (
+        lambda data: data | {"adapters": [dict(data["adapters"][0]), *data["adapters"]]},
+        ["fingerprint"],
+    ),
     "no adapters": (changed(adapters=[]), ["fingerprint"]),
     "another task": (first_adapter(task="bbc"), ["task", "trec"]),
     "weights by module": (first_adapter(weight={"*.query": 0.5}), ["weight", "trec"]),
     "a weight above the slider": (first_adapter(weight=5.0), ["weights", "5.0"]),
     "a negative seed": (changed(seed=-4), ["seed"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "words"), FOREIGN.values(), ids=FOREIGN)

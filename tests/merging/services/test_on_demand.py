@@ -49,7 +49,8 @@ def read(bench: Workbench) -> Settings:
     return settings
 
 
-# -- leave one out ---------------------------------------------------------------------------------------------------------
+# -- leave one out
+# ---------------------------------------------------------------------------------------------------------
 
 
 def accuracies(bench: Workbench, model, merged, adapters: list[Adapter], tasks: list[EncodedTask]) -> dict[str, float]:
@@ -117,7 +118,8 @@ def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(
     assert [change.difference for change in changes] == pytest.approx([after[task] - before[task] for task in tasks])
 
 
-# -- diagnosis -------------------------------------------------------------------------------------------------------------
+# -- diagnosis
+# -------------------------------------------------------------------------------------------------------------
 
 
 def tuned(read: Settings, method: str, scaling: float | None, **params) -> Settings:

@@ -1,4 +1,6 @@
-"""What a visitor brought goes out under the names that the visitor gave it: no mark of a session, no path of the server."""
+"""What a visitor brought goes out under the names that the visitor gave it: no mark of a session, no path of the
+server.
+"""
 
 import json
 import shutil
@@ -125,7 +127,8 @@ def test_warnings_name_what_the_visitor_brought(bench: Workbench) -> None:
 
 
 def test_what_was_trained_whole_counts_in_the_app_too(bench: Workbench, tmp_path: Path) -> None:
-    """A norm in modules_to_save is no head and no update of a module: alone, merged, and with a layer left out it acts."""
+    """A norm in modules_to_save is no head and no update of a module: alone, merged, and with a layer left out it
+    acts."""
     norm = "encoder.layer.2.output.LayerNorm.weight"
     adapters = []
     for task in ("movie", "trec"):

@@ -1,4 +1,5 @@
-"""The shelf: what is brought along is loaded or refused with a sentence, gets its task and a head, and becomes a pool."""
+"""The shelf: what is brought along is loaded or refused with a sentence, gets its task and a head, and becomes a
+pool."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Tasks from files: what is guessed is what is there, and what is wrong is said with its place before anything is kept."""
+"""Tasks from files: what is guessed is what is there, and what is wrong is said with its place before anything is
+kept."""
 
 from __future__ import annotations
 

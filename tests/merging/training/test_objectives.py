@@ -1,4 +1,6 @@
-"""A language model learns to write the label: the loss is the likelihood of its words, and the adapter works in PEFT's model."""
+"""A language model learns to write the label: the loss is the likelihood of its words, and the adapter works in PEFT's
+model.
+"""
 
 from pathlib import Path
 

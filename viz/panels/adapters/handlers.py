@@ -110,7 +110,8 @@ class AdaptersHandlers:
                 sources.append([str(path) for path in others])
             else:
                 note = alert(
-                    f"{', '.join(sorted(names))}: an adapter is its zip file, or {PAIR[0]} and {PAIR[1]} chosen together, one adapter at a time."
+                    f"{', '.join(sorted(names))}: an adapter is its zip file, or {PAIR[0]} and {PAIR[1]} chosen "
+                    "together, one adapter at a time."
                 )
         return self._bring(session, sources) | ({"note": note} if note else {})
 
@@ -284,7 +285,10 @@ class AdaptersHandlers:
 def table_html(table: pd.DataFrame) -> str:
     """Write the adapters as a table; those that cannot be used are greyed and say why."""
     if table.empty:
-        return '<p class="ms-muted">Nothing here yet: choose zip files, or an adapter’s two files, or name one on the hub.</p>'
+        return (
+            '<p class="ms-muted">Nothing here yet: choose zip files, or an adapter’s two files, or name one on the '
+            "hub.</p>"
+        )
     head = "".join(f'<th scope="col">{title}</th>' for title in (*COLUMNS.values(), "fits"))
     rows = []
     for row in table.to_dict("records"):

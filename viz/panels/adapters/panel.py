@@ -16,9 +16,10 @@ from viz.panels.osrm.plan import html
 
 NOW = QUIET | {"queue": False}
 INTRODUCTION = (
-    "<p>LoRA adapters of one base: zip files with <code>adapter_config.json</code> and <code>adapter_model.safetensors</code>, the two files chosen "
-    "together, or a hub id. They stay in this session and are removed with it. An adapter without a head gets a linear probe on its task; "
-    "a language model answers with the label’s name.</p>"
+    "<p>LoRA adapters of one base: zip files with <code>adapter_config.json</code> and "
+    "<code>adapter_model.safetensors</code>, the two files chosen together, or a hub id. They stay in this session and "
+    "are removed with it. An adapter without a head gets a linear probe on its task; a language model answers with the "
+    "label’s name.</p>"
 )
 
 
@@ -85,9 +86,15 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 html("ms-tasks-heading", "<h2>Which task is each of?</h2>")
                 slots = [
-                    gr.Dropdown([("leave out", LEFT_OUT)], value=LEFT_OUT, visible=False, label=f"Task {place + 1}", elem_id=f"ms-task-of-{place}")
+                    gr.Dropdown(
+                        [("leave out", LEFT_OUT)],
+                        value=LEFT_OUT,
+                        visible=False,
+                        label=f"Task {place + 1}",
+                        elem_id=f"ms-task-of-{place}",
+                    )
                     for place in range(MOST_TASKS)
-                ]  # fmt: skip
+                ]
                 with gr.Row(elem_classes="ms-buttons"):
                     make = gr.Button(
                         "Measure each alone and open them on the Merge tab",

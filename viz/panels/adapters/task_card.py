@@ -17,8 +17,8 @@ SPLITS = ("train", "validation", "test")
 SUFFIXES = [".csv", ".tsv", ".tab", ".jsonl", ".ndjson"]
 READING = {"concurrency_id": "own task", "concurrency_limit": 2}
 INTRODUCTION = (
-    "<p>A text and a label in each row, in a CSV, TSV or JSON lines file: look at it, say which column holds what, and every adapter can be "
-    "measured on it. Your rows stay in this session.</p>"
+    "<p>A text and a label in each row, in a CSV, TSV or JSON lines file: look at it, say which column holds what, and "
+    "every adapter can be measured on it. Your rows stay in this session.</p>"
 )
 
 

@@ -1,6 +1,8 @@
-"""What happens in "Your own task": a visitor's file or a data set of the hub is looked at, its columns are named, it becomes a task.
+"""What happens in "Your own task": a visitor's file or a data set of the hub is looked at, its columns are named, it
+becomes a task.
 
-No Gradio here. What is read stays with its visitor: the lab keeps a task under its owner and forgets it with the session.
+No Gradio here. What is read stays with its visitor: the lab keeps a task under its owner and forgets it with the
+session.
 """
 
 import re
@@ -36,7 +38,9 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that can be looked at and read: ``look(named)`` and ``load(named, rows=)``; ``roles`` are the columns to choose."""
+    """Rows that can be looked at and read: ``look(named)`` and ``load(named, rows=)``; ``roles`` are the columns to
+    choose.
+    """
 
     name: str
     look: Callable[[Named], Preview]
@@ -144,7 +148,8 @@ class TaskHandlers:
             found = source.look(dict.fromkeys(source.roles))
             if len(found.columns) > MOST_COLUMNS:
                 raise MergeError(
-                    f"{found.name} has {len(found.columns):,} columns: keep those with texts and labels, {MOST_COLUMNS} at most."
+                    f"{found.name} has {len(found.columns):,} columns: keep those with texts and labels, "
+                    f"{MOST_COLUMNS} at most."
                 )
         except MergeError as error:
             return self._nothing(session, error)
@@ -171,8 +176,8 @@ def hub_name(name: str) -> str:
     Raises
     ------
     MergeError
-        For what has not the form of an id, and for what `datasets` would take for something on this machine: a path, or one of its
-        readers of local files (json, csv, pandas, ...). Nothing is opened.
+        For what has not the form of an id, and for what `datasets` would take for something on this machine: a path, or
+        one of its readers of local files (json, csv, pandas, ...). Nothing is opened.
     """
     name = name.strip()
     parts = BASE_ID.fullmatch(name)
@@ -227,7 +232,8 @@ def _called(name: str) -> str:
     name = name.strip()
     if not NAME.fullmatch(name):
         raise MergeError(
-            f"{cut(name)!r} cannot be a task’s name: begin with a letter, then letters, digits, spaces and . _ ( ) + -, 40 at most."
+            f"{cut(name)!r} cannot be a task’s name: begin with a letter, then letters, digits, spaces and . _ ( ) + "
+            "-, 40 at most."
         )
     return name
 

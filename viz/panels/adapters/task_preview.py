@@ -15,7 +15,9 @@ ROLES = {"text": "text", "pair": "second text", "label": "label", "split": "spli
 
 
 def preview_html(found: Preview) -> str:
-    """Write what a file or a data set holds: its form, its labels and splits, what was guessed, what is wrong, its first rows."""
+    """Write what a file or a data set holds: its form, its labels and splits, what was guessed, what is wrong, its
+    first rows.
+    """
     parts = [f"<b>{escape(cut(found.name))}</b>: {_form(found)}, {_count(found.rows, 'row')}."]
     for what, counts in (("Labels", found.labels), ("Splits", found.splits)):
         if counts:
@@ -32,7 +34,10 @@ def used_html(task: Task, rows: int, sampled: bool) -> str:
     """Say that ``rows`` rows, or a sample of them, are a task now."""
     splits = {split: len(getattr(task, split)) for split in ("train", "validation", "test")}
     left_out = rows - sum(splits.values())
-    text = f"Task {task.name}: {', '.join(f'{count:,} {split}' for split, count in splits.items())} rows; labels {_listed(task.labels)}."
+    text = (
+        f"Task {task.name}: {', '.join(f'{count:,} {split}' for split, count in splits.items())} rows; labels "
+        f"{_listed(task.labels)}."
+    )
     if left_out and not sampled:
         text += f" {_count(left_out, 'duplicate')} left out."
     return f'<p role="status">{escape(text)} Any adapter can be given it below.</p>'

@@ -1,4 +1,6 @@
-"""What goes with the gap that a merge recovers: figures from the shipped bank, with the papers' claims and what was measured."""
+"""What goes with the gap that a merge recovers: figures from the shipped bank, with the papers' claims and what was
+measured.
+"""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,7 +20,10 @@ from viz.panels.osrm.views import nothing
 
 COMMAND = "mergescope experiment bank"
 AGAIN = "mergescope correlations"
-MISSING = f"“{COMMAND}” merges and evaluates a few hundred random combinations, “{AGAIN}” makes the table of what goes with what"
+MISSING = (
+    f"“{COMMAND}” merges and evaluates a few hundred random combinations, “{AGAIN}” makes the table of what "
+    "goes with what"
+)
 NAMES = {name: title.name for name, title in TITLES.items()}
 
 DO_MERGING = "DO-Merging's figure 1c: the larger the magnitude variance, the lower the merged accuracy."
@@ -37,7 +42,9 @@ EXPECTED: Mapping[str, str] = {
 
 
 class BankViews:
-    """The bank and its correlations in a folder of tables, either of which may be missing or hold only part of its merges."""
+    """The bank and its correlations in a folder of tables, either of which may be missing or hold only part of its
+    merges.
+    """
 
     def __init__(self, tables: Path) -> None:
         self.path, self.table = tables / "bank_merges.csv", tables / "correlations.csv"
@@ -70,7 +77,9 @@ class BankViews:
 
     @cached_property
     def sentence(self) -> str:
-        """Say which diagnostics go with the gap recovered and how far off a forecast would be, or which command measures it."""
+        """Say which diagnostics go with the gap recovered and how far off a forecast would be, or which command
+        measures it.
+        """
         if not self.available:
             return f"Not measured yet: {MISSING}; the figures then appear here."
         found = statement(self.correlations, forecast_error(self.bank), NAMES)
@@ -82,10 +91,11 @@ class BankViews:
             return _missing("correlations")
         row = self.correlations.iloc[0]
         caption = (
-            f"Rank correlation with the gap that a merge recovers (0: the base, 1: the adapters alone), n = {row['merges']} merges of {row['subsets']} "
-            "task subsets; bars: 95 % intervals over task subsets; in colour: 0 is excluded. Filled: over all merges, where λ, the method and the number "
-            "of tasks decide much. Open: compared only with merges by the same method at the same λ, the number of tasks taken out: what the diagnostic "
-            "knows beyond the settings."
+            "Rank correlation with the gap that a merge recovers (0: the base, 1: the adapters alone), n = "
+            f"{row['merges']} merges of {row['subsets']} task subsets; bars: 95 % intervals over task subsets; in "
+            "colour: 0 is excluded. Filled: over all merges, where λ, the method and the number of tasks decide much. "
+            "Open: compared only with merges by the same method at the same λ, the number of tasks taken out: what "
+            "the diagnostic knows beyond the settings."
         )
         return payload(
             correlation_forest(self.correlations),

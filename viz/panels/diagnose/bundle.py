@@ -1,4 +1,6 @@
-"""From a diagnosis to the text that the linked figures of the Diagnose panel are drawn from in the browser (assets/js/diagnose.js)."""
+"""From a diagnosis to the text that the linked figures of the Diagnose panel are drawn from in the browser
+(assets/js/diagnose.js).
+"""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -19,19 +21,21 @@ ZERO = -32768  # stands for a column that is zero
 METRICS = {
     "interference": {
         "title": "Interference on data",
-        "help": "How loud the update of the column's adapter is on the row's texts, relative to the row's own adapter alone (1 = as "
-        "loud); λ and weights count, the diagonal is what remains of the own update. From second moments: sqrt(tr(UⱼSᵢUⱼᵀ) / tr(WᵢSᵢWᵢᵀ)), OSRM's "
-        "last term.",
+        "help": "How loud the update of the column's adapter is on the row's texts, relative to the row's own adapter "
+        "alone (1 = as loud); λ and weights count, the diagonal is what remains of the own update. From second "
+        "moments: sqrt(tr(UⱼSᵢUⱼᵀ) / tr(WᵢSᵢWᵢᵀ)), OSRM's last term.",
         "directed": True,
     },
     "to_base": {
         "title": "Interference ÷ base output",
-        "help": "The same size relative to the layer's own output, ‖W₀h‖: how much of the layer a foreign update changes.",
+        "help": "The same size relative to the layer's own output, ‖W₀h‖: how much of the layer a foreign update "
+        "changes.",
         "directed": True,
     },
     "overlap_A": {
         "title": "Subspace overlap, rows of A",
-        "help": "Mean cos² of the principal angles between two row spaces, 0 to 1: shared input directions (Hu et al., LoRA, section 7.2).",
+        "help": "Mean cos² of the principal angles between two row spaces, 0 to 1: shared input directions (Hu et "
+        "al., LoRA, section 7.2).",
         "unit": True,
     },
     "overlap_B": {
@@ -41,19 +45,24 @@ METRICS = {
     },
     "cosine": {
         "title": "Cosine of the updates",
-        "help": "⟨Uₐ, U_b⟩ / (‖Uₐ‖ ‖U_b‖), −1 to 1. Near 0 a sum keeps both at full length (Ilharco et al., Task Arithmetic, section 5).",
+        "help": "⟨Uₐ, U_b⟩ / (‖Uₐ‖ ‖U_b‖), −1 to 1. Near 0 a sum keeps both at full length (Ilharco et al., Task "
+        "Arithmetic, section 5).",
     },
 }
 CAPTIONS = {
     "pairs": "Click a cell to follow that pair everywhere.",
     "map": "Click a cell to follow that layer and module everywhere; Esc clears.",
-    "error": "‖(M − Wᵢ)h‖ / ‖Wᵢh‖, mean over modules, h the inputs on task i's texts: 0 acts as the task's own adapter, 1 (dotted) is as far off "
+    "error": "‖(M − Wᵢ)h‖ / ‖Wᵢh‖, mean over modules, h the inputs on task i's texts: 0 acts as the task's own "
+    "adapter, 1 (dotted) is as far off "
     "as no adapter at all. What RegMean minimises; no forward pass.",
-    "magnitude": "Distribution of log₁₀ column norms. DO-Merging: unequal magnitudes let one task dominate a sum; decoupling (γ) makes them equal.",
-    "variance": "Variance of the column norms across tasks ÷ mean², mean over columns; DO-Merging's figure 1b says that LoRA's is larger than "
-    "that of full fine-tunes, and that it hurts.",
-    "spectra": "How much of an update's energy its first directions hold, mean over modules; dashed: the merge. What an export at that rank keeps.",
-    "signs": "Grey: entries that two or more updates change in opposite directions (TIES, section 3). Blue: magnitude that cancels in the weighted sum.",
+    "magnitude": "Distribution of log₁₀ column norms. DO-Merging: unequal magnitudes let one task dominate a sum; "
+    "decoupling (γ) makes them equal.",
+    "variance": "Variance of the column norms across tasks ÷ mean², mean over columns; DO-Merging's figure 1b says "
+    "that LoRA's is larger than that of full fine-tunes, and that it hurts.",
+    "spectra": "How much of an update's energy its first directions hold, mean over modules; dashed: the merge. What "
+    "an export at that rank keeps.",
+    "signs": "Grey: entries that two or more updates change in opposite directions (TIES, section 3). Blue: magnitude "
+    "that cancels in the weighted sum.",
 }
 
 
@@ -72,7 +81,8 @@ def bundle(
     ----------
     titles : the tasks' names for people, in the order of the adapters
     method : the method's title
-    full : the full fine-tunes' ``columns`` (task, quantile, log10_norm per module) and ``variance`` (source, module, variance); None = unknown
+    full : the full fine-tunes' ``columns`` (task, quantile, log10_norm per module) and ``variance`` (source, module,
+        variance); None = unknown
     known : {metric: a sentence to hold its numbers against}
     fresh : the sliders were set by the server, so the browser takes their values from here
     """
@@ -142,7 +152,8 @@ def _columns(norms: Sequence[np.ndarray]) -> tuple[str, list[int]]:
 
 
 def _dead(diagnosis: Diagnosis) -> list[list[int]]:
-    """Return, per adapter, which of the columns sent are not zero and yet only round-off, which decouple leaves alone."""
+    """Return, per adapter, which of the columns sent are not zero and yet only round-off, which decouple leaves
+    alone."""
     stride, both = _stride(diagnosis.separated), zip(diagnosis.separated, diagnosis.alive, strict=True)
     dead = np.concatenate([((norms > 0) & ~alive)[:, ::stride] for norms, alive in both], axis=1)
     return [np.flatnonzero(row).tolist() for row in dead]
@@ -153,7 +164,9 @@ def _stride(norms: Sequence[np.ndarray]) -> int:
 
 
 def _variance(norms: np.ndarray) -> float:
-    """Variance across adapters over the squared mean, averaged over the columns that are alive (`merging.diagnostics.measures.magnitude_variance`)."""
+    """Variance across adapters over the squared mean, averaged over the columns that are alive
+    (`merging.diagnostics.measures.magnitude_variance`).
+    """
     mean = norms.mean(0)
     alive = mean > 0
     return float((norms.var(0)[alive] / mean[alive] ** 2).mean()) if alive.any() else 0.0

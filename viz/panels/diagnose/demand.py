@@ -89,8 +89,9 @@ class Demand:
         tasks = self.workbench.tasks(settings.pool)
         titles = {task: escape(self.workbench.title(task), quote=False) for task in tasks}
         caption = (
-            f"{words} Accuracy without {'that adapter' if part == 'adapter' else 'that layer of the merge'} minus accuracy of the whole merge, in points, "
-            f"on the same {LIMIT} test rows of each task. Blue: the task is better off without it; a cell with an outline differs from 0 at 95 %."
+            f"{words} Accuracy without {'that adapter' if part == 'adapter' else 'that layer of the merge'} minus "
+            f"accuracy of the whole merge, in points, on the same {LIMIT} test rows of each task. Blue: the task is "
+            "better off without it; a cell with an outline differs from 0 at 95 %."
         ).strip()
         if changes.empty:
             return nothing(caption, f"mergescope_leave_{part}_out")

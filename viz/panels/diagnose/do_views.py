@@ -1,7 +1,8 @@
-"""DO-Merging's figures as measured: from the tables of ``mergescope experiment do`` to figure, caption and table of each."""
+"""DO-Merging's figures as measured: from the tables of ``mergescope experiment do`` to figure, caption and table of
+each.
+"""
 
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -21,27 +22,36 @@ SIDES = {SAME_ROWS: "LoRA", "full": "full fine-tunes"}
 LINES = "Dotted: λ 0.3. Solid: λ 1."
 THREE = "Dotted: λ 0.3. Solid: λ 1. Dashed: λ that is best on validation. Grey: no merge."
 NEEDS = {
-    "1a": ("methods", "ends"), "1b": ("variance",), "1c": ("imbalance", "imbalance_geometry"), "3a": ("descent", "descent_geometry"),
-    "3b": ("descent", "descent_geometry"), "4a": ("components",), "4b": ("directions", "directions_geometry"), "4c": ("ranks",),
-    "5": ("truncation",), "epochs": ("epochs",),
-}  # fmt: skip
+    "1a": ("methods", "ends"),
+    "1b": ("variance",),
+    "1c": ("imbalance", "imbalance_geometry"),
+    "3a": ("descent", "descent_geometry"),
+    "3b": ("descent", "descent_geometry"),
+    "4a": ("components",),
+    "4b": ("directions", "directions_geometry"),
+    "4c": ("ranks",),
+    "5": ("truncation",),
+    "epochs": ("epochs",),
+}
 """Figure -> the tables without which there is nothing to draw."""
 CAPTIONS = {
-    "1a": "Full fine-tunes of the same tasks, rows, epochs and starts of the heads. Open circle: λ 0.3, filled: λ 1, diamond: λ that is best on "
-    "validation. DO-Merging takes full fine-tunes truncated to a rank at which they can be orthogonal.",
+    "1a": "Full fine-tunes of the same tasks, rows, epochs and starts of the heads. Open circle: λ 0.3, filled: λ 1, "
+    "diamond: λ that is best on validation. DO-Merging takes full fine-tunes truncated to a rank at which they can be "
+    "orthogonal.",
     "1b": "A point per module, the bar is their mean; 0: all tasks are equally large. The formula is ours.",
-    "1c": "One adapter of a pool times 1/4 to 4, and the other pools as they are. Open: λ 0.3. Filled: λ 1. Scaling an adapter changes its own "
-    "accuracy as well, which the hover gives.",
-    "3a": "The descent that makes factors orthogonal, stopped early, each adapter measured on its own task. Solid: the smaller penalty; dashed: the "
-    "larger one, which holds factors to where they were.",
+    "1c": "One adapter of a pool times 1/4 to 4, and the other pools as they are. Open: λ 0.3. Filled: λ 1. Scaling "
+    "an adapter changes its own accuracy as well, which the hover gives.",
+    "3a": "The descent that makes factors orthogonal, stopped early, each adapter measured on its own task. Solid: "
+    "the smaller penalty; dashed: the larger one, which holds factors to where they were.",
     "3b": f"The same runs, merged by Task Arithmetic; along a line from right to left the descent goes on. {LINES}",
     "4a": "Paired on the same test rows, each at its own best λ on validation; the table has λ 0.3 and 1 too.",
-    "4b": "Each adapter's directions are turned towards one common subspace (A: what it reads, B: what it writes) while all singular values and norms "
+    "4b": "Each adapter's directions are turned towards one common subspace (A: what it reads, B: what it writes) "
+    "while all singular values and norms "
     f"are kept. {LINES} Long dashes: each adapter alone, which suffers too.",
     "4c": f"The same training at other ranks, alpha twice the rank. {THREE}",
     "5": f"Full fine-tunes truncated to a rank, with the share of energy that it keeps. {THREE}",
     "epochs": f"Checkpoints of one run a task, whose learning rate falls to 0 at the last. {THREE}",
-}  # fmt: skip
+}
 
 
 class DoViews:
@@ -130,10 +140,21 @@ class DoViews:
 
 def heading() -> str:
     """Write the heading of the part of the page."""
-    return f"<h2>DO-Merging's figures, measured</h2><p>{escape('Our reconstruction on the shipped pools: what the paper claims, what came out here.')}</p>"
+    return (
+        "<h2>DO-Merging's figures, measured</h2>"
+        "<p>Our reconstruction on the shipped pools: what the paper claims, what came out here.</p>"
+    )
 
 
 _DRAWN: dict[str, Callable[[DoViews], tuple[Figure, pd.DataFrame]]] = {
-    "1a": DoViews._methods, "1b": DoViews._variance, "1c": DoViews._imbalance, "3a": DoViews._descent, "3b": DoViews._orthogonality,
-    "4a": DoViews._components, "4b": DoViews._directions, "4c": DoViews._ranks, "5": DoViews._truncation, "epochs": DoViews._epochs,
-}  # fmt: skip
+    "1a": DoViews._methods,
+    "1b": DoViews._variance,
+    "1c": DoViews._imbalance,
+    "3a": DoViews._descent,
+    "3b": DoViews._orthogonality,
+    "4a": DoViews._components,
+    "4b": DoViews._directions,
+    "4c": DoViews._ranks,
+    "5": DoViews._truncation,
+    "epochs": DoViews._epochs,
+}

@@ -1,7 +1,7 @@
 """What happens on the Diagnose panel: plain values in, texts for its components out, no Gradio.
 
-The browser follows λ, the weights and, where no other option of decouple is on, γ by itself; the server is asked for what
-plug-ins, texts and methods that are not linear change, and for what is measured on demand.
+The browser follows λ, the weights and, where no other option of decouple is on, γ by itself; the server is asked for
+what plug-ins, texts and methods that are not linear change, and for what is measured on demand.
 """
 
 from collections.abc import Iterator, Mapping
@@ -141,7 +141,10 @@ class DiagnoseHandlers:
         )
         text = settings.spec.words(like=settings.spec, skip=["scaling"])  # the controls say the plug-ins
         pool = self.workbench.pools.get(settings.pool, "your own set")
-        return f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it is.{rests}</p>"
+        return (
+            f"<p>{escape(text)}, on {escape(pool)}. Moving a slider here asks “what if”; the Merge tab stays as it "
+            f"is.{rests}</p>"
+        )
 
     def look(self, session: DiagnoseSession) -> Iterator[dict[str, str]]:
         """Read the texts that the figures on data need, unless that has been done, and draw again."""

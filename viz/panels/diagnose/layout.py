@@ -1,4 +1,6 @@
-"""Where everything is on the Diagnose panel: the merge at the left; linked figures, tests on demand and the diagnostics' own test at the right."""
+"""Where everything is on the Diagnose panel: the merge at the left; linked figures, tests on demand and the
+diagnostics' own test at the right.
+"""
 
 from dataclasses import dataclass
 from html import escape
@@ -42,9 +44,11 @@ SELECTS = (
 )
 BUTTONS = (("pin", "Pin as A"), ("unpin", "Clear pin"), ("clear", "Clear selection (Esc)"))
 CELL = (
-    '<div class="ms-card ms-cell"><div class="ms-scroll" tabindex="0" role="region" aria-label="The selected cell"><table><caption></caption>'
+    '<div class="ms-card ms-cell"><div class="ms-scroll" tabindex="0" role="region" aria-label="The selected '
+    'cell"><table><caption></caption>'
     '<thead><tr><th scope="col">measure</th><th scope="col">this cell</th><th scope="col">this module, all pairs</th>'
-    '<th scope="col">this pair, all modules</th><th scope="col">everywhere</th></tr></thead><tbody></tbody></table></div></div>'
+    '<th scope="col">this pair, all modules</th><th '
+    'scope="col">everywhere</th></tr></thead><tbody></tbody></table></div></div>'
 )
 
 
@@ -77,7 +81,10 @@ def template() -> str:
         f"{TEMPLATE.format(id=f'ms-diag-{name}', title=escape(title))}</div>"
         for name, title in TITLES.items()
     )
-    tools = f'<div class="ms-card ms-full ms-linked-tools" role="group" aria-label="What the figures show">{selects}<span>{buttons}</span></div>'
+    tools = (
+        '<div class="ms-card ms-full ms-linked-tools" role="group" aria-label="What the figures '
+        f'show">{selects}<span>{buttons}</span></div>'
+    )
     return f'<div class="ms-linked">{tools}{cards}{CELL}</div>'
 
 
@@ -87,8 +94,15 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
 
     def slider(name: str, label: str, low: float, high: float, step: float, value: float, **options: Any) -> None:
         form[name] = gr.Slider(
-            low, high, value, step=step, label=label, elem_id=f"ms-diag-at-{name}", elem_classes=["ms-slider", *options.pop("classes", ())], **options
-        )  # fmt: skip
+            low,
+            high,
+            value,
+            step=step,
+            label=label,
+            elem_id=f"ms-diag-at-{name}",
+            elem_classes=["ms-slider", *options.pop("classes", ())],
+            **options,
+        )
 
     def html(elem_id: str, value: str = "") -> gr.HTML:
         return gr.HTML(value, elem_id=elem_id, apply_default_css=False, container=False, padding=False)
@@ -101,8 +115,12 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
             for name, (plugin, param) in PLUGIN_SLIDERS.items():
                 if name == "penalty":
                     form["orthogonalize"] = gr.Radio(
-                        list(MODES), value="off", label=plugins["orthogonalize"].title, elem_id="ms-diag-mode", elem_classes="ms-segments"
-                    )  # fmt: skip
+                        list(MODES),
+                        value="off",
+                        label=plugins["orthogonalize"].title,
+                        elem_id="ms-diag-mode",
+                        elem_classes="ms-segments",
+                    )
                 options = plugin_slider(plugins[plugin], param)
                 low, high, step = (options[key] for key in ("minimum", "maximum", "step"))
                 slider(name, options["label"], low, high, step, 0.0)

@@ -1,7 +1,8 @@
-"""Export, "Put it on the hub": first what would go up, where and for whom, then the push. No token is typed, shown or kept.
+"""Export, "Put it on the hub": first what would go up, where and for whom, then the push. No token is typed, shown or
+kept.
 
-On a Space the visitor signs in and the push is theirs; the Space's own login is never used. On one's own machine it is the login of
-huggingface_hub, and only for a browser on that machine.
+On a Space the visitor signs in and the push is theirs; the Space's own login is never used. On one's own machine it is
+the login of huggingface_hub, and only for a browser on that machine.
 """
 
 import os
@@ -37,7 +38,9 @@ class PushSection:
 
 
 def way() -> str:
-    """Say whose login a push has: "oauth" (the visitor's), "local" (this machine's), or "none" (a Space without sign-in)."""
+    """Say whose login a push has: "oauth" (the visitor's), "local" (this machine's), or "none" (a Space without
+    sign-in).
+    """
     if not os.environ.get("SPACE_ID"):
         return "local"
     return "oauth" if os.environ.get("OAUTH_CLIENT_ID") else "none"
@@ -60,7 +63,8 @@ def this_machine(request: gr.Request) -> Any:
     client = request.client.host if request.client else ""
     if client not in LOOPBACK or host not in LOOPBACK or "x-forwarded-for" in request.headers:
         raise MergeError(
-            "Only a browser on the machine that runs the app may push with its login: open it at localhost, or download the zip."
+            "Only a browser on the machine that runs the app may push with its login: open it at localhost, or "
+            "download the zip."
         )
     return HfApi()
 
@@ -86,7 +90,8 @@ def show(session: ExportSession, target: str, private: bool, login: Login) -> st
     seen = "private: only its owner sees it" if private else "public: everybody sees it"
     return (
         f"<p>To <b>{escape(target)}</b>, {seen}, as {escape(name)}:</p>"
-        f'<div class="ms-scroll"><table><thead><tr><th>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        '<div class="ms-scroll"><table><thead><tr><th>file</th><th>bytes</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

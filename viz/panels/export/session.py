@@ -1,4 +1,5 @@
-"""What one visitor's page has exported: the files, which of them is of the form as it stands, and which push was shown."""
+"""What one visitor's page has exported: the files, which of them is of the form as it stands, and which push was
+shown."""
 
 import secrets
 from collections.abc import Mapping, Sequence

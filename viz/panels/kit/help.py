@@ -11,7 +11,10 @@ from viz.panels.kit.plot import ASSETS
 from viz.panels.services import Method, Param, Plugin
 
 NEEDS_TEXTS = "It reads the first k training texts of each task, without labels, through the base model."
-NEEDS_TASK = "It must know the task of each text at inference and has other weights for each task, so it cannot be exported as one adapter."
+NEEDS_TASK = (
+    "It must know the task of each text at inference and has other weights for each task, so it cannot be "
+    "exported as one adapter."
+)
 DENSE = "Its result is dense: exporting it as an adapter needs a rank."
 
 TEMPLATE = """
@@ -145,7 +148,8 @@ def _split(doc: str) -> tuple[str, str]:
 
 
 def _parameters(params: Iterable[Param]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(p.label)} <span>{_default(p)}</span></dt><dd>{escape(p.help)}</dd>' for p in params)}</dl>"
+    entries = (f"<dt>{escape(p.label)} <span>{_default(p)}</span></dt><dd>{escape(p.help)}</dd>" for p in params)
+    return f"<dl>{''.join(entries)}</dl>"
 
 
 def _default(param: Param) -> str:

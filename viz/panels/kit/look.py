@@ -76,7 +76,9 @@ def header_html(device: str, base: str) -> str:
 
 
 def head() -> str:
-    """Write what goes into the page's head: the style sheet as it is (`css_paths` would rewrite its selectors), early scripts."""
+    """Write what goes into the page's head: the style sheet as it is (`css_paths` would rewrite its selectors), early
+    scripts.
+    """
     scripts = "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
     return f'<link rel="stylesheet" href="{address(STYLE)}">{scripts}'
 
@@ -89,6 +91,7 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "run_history": False,
         "state_session_capacity": 500,
-        "max_file_size": "1gb",  # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
+        # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
+        "max_file_size": "1gb",
         "footer_links": ["settings"],
     }

@@ -1,7 +1,8 @@
 """The plot component: a Plotly figure in a `gr.HTML` that is updated in place, with caption, table, CSV and PNG.
 
-`gr.Plot` builds a new node for every value, so zoom, hover and legend clicks are lost at each move of a slider. Here the
-browser keeps one node and calls `Plotly.react` (assets/js/plot.js). The value is a JSON text made by :func:`payload`.
+`gr.Plot` builds a new node for every value, so zoom, hover and legend clicks are lost at each move of a slider. Here
+the browser keeps one node and calls `Plotly.react` (assets/js/plot.js). The value is a JSON text made by
+:func:`payload`.
 """
 
 from html import escape

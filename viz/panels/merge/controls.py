@@ -1,7 +1,7 @@
 """The controls of a merge: laid out once, labelled by the `Param`s of methods and plug-ins, read back as `Settings`.
 
-Parameters live in a fixed bank of slots, as many as the richest method needs. A slot is relabelled when the method changes
-and never rebuilt, so that nothing moves or loses focus under the pointer.
+Parameters live in a fixed bank of slots, as many as the richest method needs. A slot is relabelled when the method
+changes and never rebuilt, so that nothing moves or loses focus under the pointer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -258,8 +258,12 @@ def _read_slider(param: Param, value: float) -> float | None:
 def _choice(param: Param, tuned: Mapping[str, Any]) -> dict[str, Any]:
     value = _shown(param, tuned.get(param.name, param.default))
     return {
-        "label": param.label, "info": param.help, "visible": True, "value": value, "choices": list(param.choices or YES_NO),
-    }  # fmt: skip
+        "label": param.label,
+        "info": param.help,
+        "visible": True,
+        "value": value,
+        "choices": list(param.choices or YES_NO),
+    }
 
 
 def _read_choice(param: Param, value: str) -> str | bool:

@@ -1,9 +1,9 @@
 """What happens on the Merge panel: plain values in, texts for its components out, no Gradio.
 
-Two steps follow every move. `redraw` merges and draws what depends on weights alone; `evaluate` then reads the texts that the
-merge needs, draws what they change, and streams the accuracy. The current run lives in the session: a redraw that changes the
-merge replaces it, and an evaluation that finds another run current, or its own cancelled, stops before its next step. So the
-last move wins, in whatever order the browser's requests arrive.
+Two steps follow every move. `redraw` merges and draws what depends on weights alone; `evaluate` then reads the texts
+that the merge needs, draws what they change, and streams the accuracy. The current run lives in the session: a redraw
+that changes the merge replaces it, and an evaluation that finds another run current, or its own cancelled, stops before
+its next step. So the last move wins, in whatever order the browser's requests arrive.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -125,7 +125,9 @@ class MergeHandlers:
             session.pins.append(run)
 
     def story(self) -> str:
-        """Tell in three lines what the opening shows and what to move first, from its shipped numbers; nothing where none ship."""
+        """Tell in three lines what the opening shows and what to move first, from its shipped numbers; nothing where
+        none ship.
+        """
         found = []
         for method in (REFERENCE, opening_method(self.methods)):
             settings = opening(self.workbench, self.methods, method)
@@ -149,7 +151,8 @@ class MergeHandlers:
         finally:
             if run.state == "running":  # stopped from outside, so that a later move may start it again
                 run.state = "stopped"
-        # The last word. For a run that is still current all of it: what was sent on another way may have arrived in another
+        # The last word. For a run that is still current all of it: what was sent on another way may have arrived in
+        # another
         # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
         late = self.drawn(run.settings) if run.settings.spec.soft_osrm and run.state == "done" else {}
         yield self.accuracy(session, run) | late if session.run is run else {}

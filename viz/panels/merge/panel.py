@@ -39,8 +39,9 @@ class Layout:
 class MergeTab:
     """What other panels may use of this one.
 
-    `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed them,
-    `opened(event)` takes the tuned values of the chosen pool first. `session` holds the visitor's `Session`, with the current run.
+    `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed
+    them, `opened(event)` takes the tuned values of the chosen pool first. `session` holds the visitor's `Session`, with
+    the current run.
     """
 
     form: dict[str, gr.components.Component]

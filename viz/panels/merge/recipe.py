@@ -1,4 +1,6 @@
-"""The recipe card: the current merge as YAML and as Python, to copy, to link to and to save, and a box to paste a recipe into."""
+"""The recipe card: the current merge as YAML and as Python, to copy, to link to and to save, and a box to paste a
+recipe into.
+"""
 
 import os
 import re
@@ -75,13 +77,17 @@ def paste_box() -> Paste:
 
 
 def outer_address() -> str:
-    """Give the address that visitors see where the app runs in a Space's frame; empty elsewhere, where the page knows its own."""
+    """Give the address that visitors see where the app runs in a Space's frame; empty elsewhere, where the page knows
+    its own.
+    """
     space = os.environ.get("SPACE_ID", "")
     return f"https://huggingface.co/spaces/{space}" if SPACE.fullmatch(space) else ""
 
 
 def recipe_payload(workbench: Workbench, settings: Settings, limit: int, recipe_yaml: str) -> str:
-    """Pack what the card shows: the recipe, the program, the link's query (null where there is none), and what to know of them."""
+    """Pack what the card shows: the recipe, the program, the link's query (null where there is none), and what to know
+    of them.
+    """
     hints = []
     try:
         query, python = to_query(settings, limit), snippet(settings, workbench)
@@ -93,7 +99,8 @@ def recipe_payload(workbench: Workbench, settings: Settings, limit: int, recipe_
         hints.append(f"Rank {rank} holds the dense result exactly; a smaller one is its best approximation.")
     if "task_id" in METHODS[settings.spec.method].needs:
         hints.append(
-            "This method has other weights for each task, so no single adapter holds it and the command line writes none."
+            "This method has other weights for each task, so no single adapter holds it and the command line writes "
+            "none."
         )
     packed = {"yaml": runnable(recipe_yaml, settings, workbench), "python": python, "query": query, "hints": hints}
     return orjson.dumps(packed).decode()

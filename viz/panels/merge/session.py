@@ -30,8 +30,9 @@ class Score:
 class Run:
     """One merge and its accuracy on test, filled in while it is evaluated.
 
-    `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it, `shipped` that its accuracy
-    comes from the tables that ship, `live` that the visitor wants it measured here all the same.
+    `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it,
+    `shipped` that its accuracy comes from the tables that ship, `live` that the visitor wants it measured here all the
+    same.
     """
 
     settings: Settings
@@ -70,8 +71,8 @@ class Run:
 class Summary:
     """The verdict on a run, over the tasks that have an estimate; base and own adapters on the very rows of the merge.
 
-    `recovered` is the mean share of the gap between base and own adapter (NaN where no task has a clear gap yet), over `counted` tasks,
-    `low` and `high` bound the `average`.
+    `recovered` is the mean share of the gap between base and own adapter (NaN where no task has a clear gap yet), over
+    `counted` tasks, `low` and `high` bound the `average`.
     """
 
     recovered: float
@@ -94,14 +95,18 @@ class Summary:
 
 
 def on_same_rows(scores: Mapping[str, Score], references: pd.DataFrame) -> pd.DataFrame:
-    """Return `references` with `base` and `single` on the rows that the run has seen, where the rows' own marks are known."""
+    """Return `references` with `base` and `single` on the rows that the run has seen, where the rows' own marks are
+    known.
+    """
     ends = [_Ends.of(row, scores.get(str(row.task))) for row in references.itertuples()]
     return references.assign(base=[end.base for end in ends], single=[end.single for end in ends])
 
 
 @dataclass(frozen=True)
 class _Ends:
-    """Base and own adapter of a task beside a run's score: accuracies, and marks on the rows of the run where all three are known."""
+    """Base and own adapter of a task beside a run's score: accuracies, and marks on the rows of the run where all three
+    are known.
+    """
 
     base: float
     single: float
@@ -135,8 +140,8 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     Returns
     -------
     Summary or None
-        None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in percentage points
-        (negative is a loss).
+        None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in
+        percentage points (negative is a loss).
     """
     ends = {
         str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores
@@ -230,7 +235,9 @@ class Session:
         self._drawn.clear()
 
     def moved(self, name: str, depends_on: tuple[Any, ...]) -> bool:
-        """Tell whether what a figure depends on is something else than when it was asked for last; frames are compared as objects."""
+        """Tell whether what a figure depends on is something else than when it was asked for last; frames are compared
+        as objects.
+        """
         before = self._drawn.get(name)
         self._drawn[name] = depends_on
         return before is None or any(

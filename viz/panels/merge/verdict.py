@@ -44,7 +44,8 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
         state, counted = "measured before", "{limit:,} test rows a task"
     return (
         f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
-        f'data-stage="{run.stage}" data-shipped="{str(run.shipped).lower()}">{_numbers(summary, len(run.tasks), title, run.state == "unmeasured")}'
+        f'data-stage="{run.stage}" data-shipped="{str(run.shipped).lower()}">'
+        f"{_numbers(summary, len(run.tasks), title, run.state == 'unmeasured')}"
         f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
         f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
@@ -109,8 +110,8 @@ def _sentence(run: Run, summary: Summary | None, title: Callable[[str], str]) ->
     if run.state != "done" or summary is None:
         return ""
     return escape(
-        f"{run.label}: recovers {100 * summary.recovered:.0f} percent of the gap between base and adapters, average {summary.average:.3f}, "
-        f"hurt most: {title(summary.worst)}, {_points(summary.worst_points)}."
+        f"{run.label}: recovers {100 * summary.recovered:.0f} percent of the gap between base and adapters, average "
+        f"{summary.average:.3f}, hurt most: {title(summary.worst)}, {_points(summary.worst_points)}."
     )
 
 
@@ -120,11 +121,10 @@ def story_html(reference: Summary | None, opening: Summary | None, adapters: int
         return ""
     harm = "worse than the base without them" if reference.average < reference.base else "little of what they add"
     return (
-        f'<ul class="ms-story"><li><b>{adapters} adapters, one model.</b> Each alone answers {reference.single:.0%} of its task\'s texts, '
-        f"the base with the same heads {reference.base:.0%}. Added up at λ = 1 (the pinned diamonds) they answer "
-        f"<b>{reference.average:.0%}</b>: {harm}.</li>"
-        f"<li><b>DO-Merging</b> (the dots) first turns the same updates away from each other and makes them equally large: "
-        f"<b>{opening.average:.0%}</b>, without one text and without training.</li>"
-        "<li><b>Move first:</b> λ, and watch where the sum collapses. Then set the decoupling to 0, choose the pool “OSRM's init”, "
-        "or raise soft OSRM's μ, which reads texts.</li></ul>"
+        f'<ul class="ms-story"><li><b>{adapters} adapters, one model.</b> Each alone answers {reference.single:.0%} '
+        f"of its task's texts, the base with the same heads {reference.base:.0%}. Added up at λ = 1 (the pinned "
+        f"diamonds) they answer <b>{reference.average:.0%}</b>: {harm}.</li><li><b>DO-Merging</b> (the dots) first "
+        f"turns the same updates away from each other and makes them equally large: <b>{opening.average:.0%}</b>, "
+        "without one text and without training.</li><li><b>Move first:</b> λ, and watch where the sum collapses. Then "
+        "set the decoupling to 0, choose the pool “OSRM's init”, or raise soft OSRM's μ, which reads texts.</li></ul>"
     )

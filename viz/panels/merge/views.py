@@ -53,10 +53,14 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
     )
     caption = (
         "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
-        f"the gap to the ring is the price of sharing one model. All on the same rows.{' Diamonds: pinned runs.' if pins else ''}"
+        "the gap to the ring is the price of sharing one model. All on the same "
+        f"rows.{' Diamonds: pinned runs.' if pins else ''}"
     )
     if run.state == "unmeasured":
-        caption = "These adapters were opened without tasks: they can be merged, looked at and exported, but nothing is measured."
+        caption = (
+            "These adapters were opened without tasks: they can be merged, looked at and exported, but nothing "
+            "is measured."
+        )
     return payload(
         accuracy_per_task(drawn, previous, pinned),
         caption,
@@ -89,12 +93,15 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         levels={ENDS[end]: float(values.iloc[0]) for end, values in ends.items() if len(values)},
     )
     caption = (
-        "Lines: average on validation, band: 95 % for your method. Level lines: the base with the tasks' heads, below which merging harms, "
-        "and each adapter alone. Dashed: your λ. Dot: this merge on test. "
-        f"Good methods are high, and flat around their best λ.{_know_more(methods, sweep)}"
+        "Lines: average on validation, band: 95 % for your method. Level lines: the base with the tasks' heads, below "
+        "which merging harms, and each adapter alone. Dashed: your λ. Dot: this merge on test. Good methods are high, "
+        f"and flat around their best λ.{_know_more(methods, sweep)}"
     )
     if sweep.empty:
-        caption = "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to compare several λ."
+        caption = (
+            "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to "
+            "compare several λ."
+        )
     return payload(figure, caption, sweep, filename(settings, "sweep"))
 
 
@@ -150,12 +157,19 @@ def _meaning(starts: set[str], side: str, mean: float, chance: float) -> str:
         return "Shared columns of B write into the same outputs: there updates add up or cancel."
     if "osrm" in starts:
         return (
-            "Here it is harmless: OSRM starts every A where the other tasks' texts have least energy, and tasks have the same quiet directions. "
-            "What counts is what a foreign update does to a task's texts (Diagnose: interference)."
+            "Here it is harmless: OSRM starts every A where the other tasks' texts have least energy, and tasks have "
+            "the same quiet directions. What counts is what a foreign update does to a task's texts (Diagnose: "
+            "interference)."
         )
     if mean > 5 * chance:
-        return "These A's started from one seed and kept it: every task's texts reach every update through the same directions."
-    return "Directions that A's share let one task's texts reach another's update; random A's of their own share hardly any."
+        return (
+            "These A's started from one seed and kept it: every task's texts reach every update through the same "
+            "directions."
+        )
+    return (
+        "Directions that A's share let one task's texts reach another's update; random A's of their own share "
+        "hardly any."
+    )
 
 
 def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) -> str:
@@ -167,8 +181,8 @@ def rank_view(workbench: Workbench, pool: str, k: int, task: str, *part: str) ->
     curve = workbench.rank_curve(pool, task, module, k)
     colour = task_colours(workbench.tasks(pool))[task]
     caption = (
-        f"Mean inputs of layer {layer}, {kind}, one per text. On y = x every text still adds a direction (the OSRM paper's "
-        "figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
+        f"Mean inputs of layer {layer}, {kind}, one per text. On y = x every text still adds a direction (the OSRM "
+        "paper's figure 2, k = 100 there). Dashed: how many hold 99 % of the energy."
     )
     if own:
         caption = (

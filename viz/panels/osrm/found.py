@@ -1,7 +1,8 @@
-"""What the shipped experiment found: figures from the tables ``osrm_*.csv``, each with the paper's claim and the number of repetitions.
+"""What the shipped experiment found: figures from the tables ``osrm_*.csv``, each with the paper's claim and the number
+of repetitions.
 
-Any table may be missing or unfinished, since the experiment fills them for hours: what is there is drawn, and of the rest it is said that it
-is not measured yet.
+Any table may be missing or unfinished, since the experiment fills them for hours: what is there is drawn, and of the
+rest it is said that it is not measured yet.
 """
 
 from collections.abc import Mapping
@@ -26,11 +27,12 @@ AXES = {
     "found_frozen": ("freeze_A", "A trained (0) or frozen (1)"),
 }
 AXIS_CAPTIONS = {
-    "tasks": "The first 2, 3 .. tasks of the first repetition; OSRM's A kept away from all of them. The tasks change from point to point: compare "
-    "lines, not points. The paper's figure 5 does this for RegMean and EMR.",
+    "tasks": "The first 2, 3 .. tasks of the first repetition; OSRM's A kept away from all of them. The tasks change "
+    "from point to point: compare lines, not points. The paper's figure 5 does this for RegMean and EMR.",
     "k": "Other k are other trainings of the first repetition. The paper finds OSRM robust to k.",
     "rank": "α / rank stays the same; gaussian's rows are √n / rank long, so they get shorter as the rank grows.",
-    "epochs": "One training of six epochs, merged as it was on the way. Training on may lift the adapters alone and lower their merge.",
+    "epochs": "One training of six epochs, merged as it was on the way. Training on may lift the adapters alone and "
+    "lower their merge.",
     "freeze_A": "A frozen where it starts holds OSRM's constraint to the end; left to training, A drifts off.",
 }
 FOUND = ("found_arms", "found_effects", "found_scaling", "found_drift", "found_interference", *AXES)
@@ -48,7 +50,9 @@ class Found:
         self.titles = {ALONE: SERIES[ALONE], **methods}
 
     def table(self, name: str, arms: bool = True) -> pd.DataFrame:
-        """Return ``osrm_<name>.csv``, of the arms themselves (which are on no axis) or of everything; empty if it is not there."""
+        """Return ``osrm_<name>.csv``, of the arms themselves (which are on no axis) or of everything; empty if it is
+        not there.
+        """
         path = self.tables / f"osrm_{name}.csv"
         if not path.exists():
             return pd.DataFrame()
@@ -72,8 +76,8 @@ class Found:
         answers = self.table("answers")
         found = answers[answers["method"] == SIMPLEST]["answer"].tolist() if len(answers) else []
         done = (
-            f"{runs['task'].nunique()} tasks, {runs['variant'].nunique()} of {len(TITLES)} starts of A, {_n(runs)}, otherwise equal runs. "
-            f"Repeat them with “{COMMAND}”."
+            f"{runs['task'].nunique()} tasks, {runs['variant'].nunique()} of {len(TITLES)} starts of A, {_n(runs)}, "
+            f"otherwise equal runs. Repeat them with “{COMMAND}”."
         )
         return " ".join([*found, done])
 
@@ -97,9 +101,9 @@ class Found:
         mine = mine.rename(columns={"at": "series"}).sort_values("series", key=lambda at: at.map([*SERIES][::-1].index))
         drawn = mine.assign(value=mine["gap"], low=mine["gap_low"], high=mine["gap_high"])
         caption = (
-            f"{self.titles.get(str(method), method)} on test: (merge − base) ÷ (adapters alone − base), the base under the adapters' heads, mean over "
-            f"the tasks that have a gap; 95 % intervals over test texts and repetitions, {_n(mine)}. 0 %: the merge is no better than no "
-            "adapter, 100 %: as good as each alone."
+            f"{self.titles.get(str(method), method)} on test: (merge − base) ÷ (adapters alone − base), the base under "
+            "the adapters' heads, mean over the tasks that have a gap; 95 % intervals over test texts and "
+            f"repetitions, {_n(mine)}. 0 %: the merge is no better than no adapter, 100 %: as good as each alone."
         )
         figure = averages_per_variant(drawn, TITLES, axis("gap recovered", tickformat=".0%"))
         shown = mine[["variant", "series", "n", "average", "low", "high", "gap", "gap_low", "gap_high"]]
@@ -113,9 +117,10 @@ class Found:
             return _missing("effects")
         mine = mine.assign(series=mine["at"].where(mine["method"] != ALONE, ALONE))
         caption = (
-            f"{self.titles.get(str(method), method)}, test average, 95 % intervals over test texts and repetitions, {_n(mine)}; right of the line the "
-            "change helps. The first four lines lead from the authors' baseline to OSRM, one change at a time, and add up to “OSRM against its own "
-            "baseline” where the same repetitions are there. At the best λ each arm is at its own."
+            f"{self.titles.get(str(method), method)}, test average, 95 % intervals over test texts and repetitions, "
+            f"{_n(mine)}; right of the line the change helps. The first four lines lead from the authors' baseline to "
+            "OSRM, one change at a time, and add up to “OSRM against its own baseline” where the same repetitions are "
+            "there. At the best λ each arm is at its own."
         )
         return payload(forest(mine, SERIES), caption, mine.drop(columns="series"), f"mergescope_osrm_effects_{method}")
 
@@ -125,16 +130,21 @@ class Found:
         if curve.empty:
             return _missing("scaling")
         caption = (
-            f"{self.titles.get(str(method), method)} on validation, {_n(curve)}. The paper's figure 4 shows Task Arithmetic and TIES: OSRM is "
-            "said to be more robust to λ. Dashed: one seed for all tasks, the authors' baseline."
+            f"{self.titles.get(str(method), method)} on validation, {_n(curve)}. The paper's figure 4 shows Task "
+            "Arithmetic and TIES: OSRM is said to be more robust to λ. Dashed: one seed for all tasks, the authors' "
+            "baseline."
         )
         if curve["scaling"].nunique() == 1:
-            caption = f"{self.titles.get(str(method), method)} has no λ: one point per start of A, on validation, {_n(curve)}."
+            caption = (
+                f"{self.titles.get(str(method), method)} has no λ: one point per start of A, on validation, "
+                f"{_n(curve)}."
+            )
         figure = accuracy_per_variant(curve, "scaling", TITLES, "scaling λ")
         return payload(figure, caption, curve, f"mergescope_osrm_scaling_{method}")
 
     def along(self, name: str, method: str | None) -> str:
-        """Test average along one axis, for the baseline and OSRM, merged with the chosen method or else the simplest."""
+        """Test average along one axis, for the baseline and OSRM, merged with the chosen method or else the
+        simplest."""
         column, label = AXES[name]
         summary = self.table("summary", arms=False)
         points = summary[summary["axis"] == column] if len(summary) else summary
@@ -162,8 +172,9 @@ class Found:
         runs = runs.assign(run=[f"{row.task}, repetition {row.repetition + 1}" for row in runs.itertuples()])
         lengths = runs.groupby("variant")["row_norm"].mean()
         caption = (
-            f"‖A − A₀‖ / ‖A₀‖ of each adapter, {_n(runs)}; squares: up to a rotation of A's rows; bars: means. The paper's figure 3 shows the "
-            f"drift of A. Rows start between {lengths.min():.2f} (shortest) and {lengths.max():.2f} long, and the same step is a smaller part of a longer row."
+            f"‖A − A₀‖ / ‖A₀‖ of each adapter, {_n(runs)}; squares: up to a rotation of A's rows; bars: means. The "
+            f"paper's figure 3 shows the drift of A. Rows start between {lengths.min():.2f} (shortest) and "
+            f"{lengths.max():.2f} long, and the same step is a smaller part of a longer row."
         )
         columns = {"drift_frobenius": "as it is", "drift_procrustes": "rotation taken out"}
         figure = spread_per_variant(runs, columns, TITLES, axis("relative drift of A", rangemode="tozero"))
@@ -178,8 +189,9 @@ class Found:
         pairs = table[table["source"] != table["target"]]
         pairs = pairs.assign(run=[f"{row.source} on {row.target}" for row in pairs.itertuples()])
         caption = (
-            f"‖ΔWⱼ h‖ / ‖ΔWᵢ h‖ on texts of task i, root mean square, mean over modules; a point per pair, {_n(pairs)}; bars: means. 1: a "
-            "foreign update is as loud as the own one. This is what OSRM sets out to lower."
+            "‖ΔWⱼ h‖ / ‖ΔWᵢ h‖ on texts of task i, root mean square, mean over modules; a point per pair, "
+            f"{_n(pairs)}; bars: means. 1: a foreign update is as loud as the own one. This is what OSRM sets out to "
+            "lower."
         )
         figure = spread_per_variant(pairs, {"ratio": "ratio"}, TITLES, axis("foreign ÷ own update", rangemode="tozero"))
         shown = pairs[["variant", "repetition", "source", "target", "ratio"]]
@@ -187,7 +199,9 @@ class Found:
 
 
 def _averages(table: pd.DataFrame, method: str | None) -> pd.DataFrame:
-    """Average correct / total over tasks, then over repetitions: `variant`, `scaling`, `average`, `n`; unfinished averages are left out."""
+    """Average correct / total over tasks, then over repetitions: `variant`, `scaling`, `average`, `n`; unfinished
+    averages are left out.
+    """
     if table.empty:
         return table
     mine = table[table["method"] == method]

@@ -1,7 +1,7 @@
 """What happens on the OSRM panel: plain values in, texts for its components out, no Gradio.
 
-A move of the plan is answered in two steps, as on the Merge panel: `redraw` takes the plan up and draws what is known, `look`
-reads the texts that are missing and draws the rest. Training is in osrm_training.py.
+A move of the plan is answered in two steps, as on the Merge panel: `redraw` takes the plan up and draws what is known,
+`look` reads the texts that are missing and draws the rest. Training is in osrm_training.py.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,6 @@
-"""The OSRM panel: its wiring; where things are is in osrm_layout.py, what happens in osrm_handlers.py and osrm_training.py."""
+"""The OSRM panel: its wiring; where things are is in osrm_layout.py, what happens in osrm_handlers.py and
+osrm_training.py.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +22,9 @@ TRAINING = ("training", *CURVES, "sets")
 
 
 def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State) -> None:
-    """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which a visitor's `own` sets are added."""
+    """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which a visitor's `own` sets
+    are added.
+    """
     _wire(demo, tab, lay_out(panel, found), panel, found, pool, own)
 
 

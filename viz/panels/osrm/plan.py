@@ -14,14 +14,21 @@ from viz.panels.osrm.services import VARIANTS, Plan
 DEFAULT_TASKS = ("trec", "sms_spam", "movie")  # few classes and short texts: quick to read and to train
 LIMITS = {"rank": (1, 4096), "epochs": (1, 20), "rows": (1, 10_000), "seed": (0, 1_000_000), "k": (1, 600)}
 HELP = {
-    "gaussian_shared": "PEFT's gaussian A, the same for all tasks: what OSRM's authors compare with. Long rows, long updates, and every task reads one space.",
-    "gaussian_own": "PEFT's gaussian A, another one for each task. How much of the damage goes away by own directions alone, without looking at any text?",
-    "default_own": "PEFT's default A, another one for each task: shorter rows than gaussian's, as in most adapters on the hub.",
-    "orthonormal_own": "Random orthonormal rows of length 1, own seeds: the fair control for OSRM, with its length and an own A, but blind to the texts.",
-    "orthonormal_scaled": "Random orthonormal rows, as long as gaussian's. Against the line above it shows what the length alone does.",
-    "osrm": "Rows in which the other tasks' inputs have least energy, from all their tokens. Does looking at the texts beat an own random A?",
+    "gaussian_shared": "PEFT's gaussian A, the same for all tasks: what OSRM's authors compare with. Long rows, long "
+    "updates, and every task reads one space.",
+    "gaussian_own": "PEFT's gaussian A, another one for each task. How much of the damage goes away by own directions "
+    "alone, without looking at any text?",
+    "default_own": "PEFT's default A, another one for each task: shorter rows than gaussian's, as in most adapters on "
+    "the hub.",
+    "orthonormal_own": "Random orthonormal rows of length 1, own seeds: the fair control for OSRM, with its length "
+    "and an own A, but blind to the texts.",
+    "orthonormal_scaled": "Random orthonormal rows, as long as gaussian's. Against the line above it shows what the "
+    "length alone does.",
+    "osrm": "Rows in which the other tasks' inputs have least energy, from all their tokens. Does looking at the "
+    "texts beat an own random A?",
     "osrm_scaled": "OSRM's rows, as long as gaussian's: what is left of its gain when the length is not on its side?",
-    "osrm_official": "OSRM as its authors' code computes it, from one mean vector per task: the solution is not unique. Is it better than a random A?",
+    "osrm_official": "OSRM as its authors' code computes it, from one mean vector per task: the solution is not "
+    "unique. Is it better than a random A?",
 }
 
 

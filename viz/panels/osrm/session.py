@@ -59,7 +59,9 @@ class Training:
 
     @property
     def stop_file(self) -> Path:
-        """A file that means stop: on a borrowed GPU the training is in another process, which shares the disk and no more."""
+        """A file that means stop: on a borrowed GPU the training is in another process, which shares the disk and no
+        more.
+        """
         return self.root / "stop"
 
     def cancel(self) -> None:

@@ -19,7 +19,10 @@ def alert(error: object) -> str:
 def reading_html(done: int, total: int) -> str:
     """Write how far reading is."""
     bar = f'<progress max="{total}" value="{done}" aria-label="Texts read"></progress>' if total else ""
-    return f'<div class="ms-reading" data-state="reading"><small>reading texts · <b>{done:,} of {total:,}</b></small>{bar}</div>'
+    return (
+        f'<div class="ms-reading" data-state="reading"><small>reading texts · <b>{done:,} of '
+        f"{total:,}</b></small>{bar}</div>"
+    )
 
 
 def notes_html(notes: Sequence[str]) -> str:
@@ -132,7 +135,8 @@ def merged_text(one: TrainedSet, scaling: float) -> str:
 
 
 def mean_and_half(scores: Sequence[Score]) -> tuple[float, float]:
-    """Average tasks' accuracies; the half widths of their intervals add up in squares, as their texts are independent."""
+    """Average tasks' accuracies; the half widths of their intervals add up in squares, as their texts are
+    independent."""
     mean = sum(score.accuracy for score in scores) / len(scores)
     return mean, sqrt(sum(((score.high - score.low) / 2) ** 2 for score in scores)) / len(scores)
 

@@ -1,7 +1,8 @@
-"""Training on the OSRM panel, and the visitor's sets that come of it: plain values in, texts for the components out, no Gradio.
+"""Training on the OSRM panel, and the visitor's sets that come of it: plain values in, texts for the components out, no
+Gradio.
 
-`start` takes a plan up, `train` carries it out, `measure` merges the sets. Work that finds itself out of date stops before its
-next step.
+`start` takes a plan up, `train` carries it out, `measure` merges the sets. Work that finds itself out of date stops
+before its next step.
 """
 
 import zipfile
@@ -26,7 +27,8 @@ Values = dict[str, Any]
 
 
 class TrainingHandlers:
-    """The handlers of trainings and sets, on one lab; what belongs to a visitor is in the session that they are given."""
+    """The handlers of trainings and sets, on one lab; what belongs to a visitor is in the session that they are
+    given."""
 
     def __init__(self, lab: Lab, pools: Pools, train: Train, merge: Merge) -> None:
         self.lab, self.pools, self.train_set, self.merge = lab, pools, train, merge

@@ -42,8 +42,9 @@ def spectrum_view(titles: Titles, plan: Plan, task: str, module: str, view: Subs
     caption += " (left of the dotted line)." if zero else "."
     if view.spectrum["chosen"].any():
         caption += (
-            f" Dots: the {plan.rank} directions that OSRM gives A; together they hold {100 * view.energy:.2g} % of the energy. "
-            f"All texts that were read would turn this subspace by {max(view.change or 0.0, 0.0):.0%} (100 %: orthogonal)."
+            f" Dots: the {plan.rank} directions that OSRM gives A; together they hold {100 * view.energy:.2g} % of the "
+            f"energy. All texts that were read would turn this subspace by {max(view.change or 0.0, 0.0):.0%} (100 %: "
+            "orthogonal)."
         )
     else:
         caption += (
@@ -61,13 +62,14 @@ def seen_view(titles: Titles, plan: Plan, task: str, module: str, view: Subspace
     seen = view.seen.assign(task=[named(titles, name) for name in view.seen["task"]])
     own, random = float(seen[seen["own"]]["share"].iloc[0]), float(seen["random"].iloc[0])
     caption = (
-        "Share of the inputs' norm that reaches B at the start. Dashed: a random A; below it a task disturbs the others less than by "
-        f"chance. Own inputs (outlined): {own:.3f}, by chance {random:.3f}; an A that avoids the others may avoid its own task too."
+        "Share of the inputs' norm that reaches B at the start. Dashed: a random A; below it a task disturbs the "
+        f"others less than by chance. Own inputs (outlined): {own:.3f}, by chance {random:.3f}; an A that avoids the "
+        "others may avoid its own task too."
     )
     if view.erased is not None:
         caption += (
-            f" Post-hoc, the released script would project the adapter of the first pool onto this A: {view.erased:.1%} of its energy "
-            "here would be left. Soft OSRM μ in the Merge panel keeps it."
+            " Post-hoc, the released script would project the adapter of the first pool onto this A: "
+            f"{view.erased:.1%} of its energy here would be left. Soft OSRM μ in the Merge panel keeps it."
         )
     return payload(seen_by_A(seen, colours), caption, view.seen, _filename("seen", plan, task, module))
 
@@ -76,8 +78,8 @@ def rank_view(titles: Titles, plan: Plan, task: str, module: str, curve: pd.Data
     """Show the rank of a task's mean inputs at one module against the number of texts."""
     layer, part = place(module)
     caption = (
-        f"Mean inputs of layer {layer}, {part}, one per text. On y = x every further text adds a direction (the paper's figure 2). "
-        "Dashed: how many hold 99 % of the energy."
+        f"Mean inputs of layer {layer}, {part}, one per text. On y = x every further text adds a direction (the "
+        "paper's figure 2). Dashed: how many hold 99 % of the energy."
     )
     figure = rank_against_k(curve, named(titles, task), task_colours(plan.tasks)[task])
     return payload(figure, caption, curve, _filename("rank", plan, task, module))
@@ -94,10 +96,11 @@ def training_views(titles: Titles, training: Training) -> dict[str, str]:
     last = max([training.last.steps if training.last else 1, *training.steps["step"]])
     frozen = " A is frozen: it stays where it is." if plan.freeze_A else ""
     captions = {
-        "loss": "Loss of each batch. The classifier is new and learns together with the adapter, so the curve starts at chance.",
+        "loss": "Loss of each batch. The classifier is new and learns together with the adapter, so the curve starts "
+        "at chance.",
         "validation": "After each epoch, on up to 300 rows; the best epoch is kept.",
-        "drift": "‖A − A₀‖ / ‖A₀‖ after each epoch. Solid: as it is. Dashed: up to a rotation of A's rows (Procrustes), "
-        f"which leaves the subspace alone.{frozen}",
+        "drift": "‖A − A₀‖ / ‖A₀‖ after each epoch. Solid: as it is. Dashed: up to a rotation of A's rows "
+        f"(Procrustes), which leaves the subspace alone.{frozen}",
     }
     figures = {
         "loss": (curves.loss_curve(steps, colours, last), training.steps),
@@ -119,8 +122,8 @@ def warnings(titles: Titles, plan: Plan, view: SubspaceView) -> list[str]:
     if VARIANTS[plan.variant].init == "osrm" and not view.unique:
         more = "No k changes that." if VARIANTS[plan.variant].pooling == "official" else "More texts or a larger k may."
         said.append(
-            f"The solution is not unique: {view.null_dimension} directions carry nothing of the other tasks' inputs and A has "
-            f"{plan.rank} rows, so these texts do not decide which of them are taken. {more}"
+            f"The solution is not unique: {view.null_dimension} directions carry nothing of the other tasks' inputs "
+            f"and A has {plan.rank} rows, so these texts do not decide which of them are taken. {more}"
         )
     short = [f"{titles.get(name, name)} has {count}" for name, count in view.texts.items() if count < plan.k]
     if short:
