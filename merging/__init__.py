@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .adapters.adapter import Adapter, Head
     from .adapters.lowrank import LowRank
     from .diagnostics.compatibility import CompatibilityReport, compatibility
-    from .engine import Merged, merge, merge_recipe, merge_spec
+    from .engine import merge, merge_recipe, merge_spec
     from .evaluation.accuracy import Estimate, evaluate
     from .evaluation.verbalisers import Verbaliser
     from .features.moments import Features, collect_features
+    from .merged import Merged
     from .methods import METHODS
     from .plugins import PLUGINS
     from .plugins.decouple import Decouple

@@ -20,7 +20,9 @@ from .features.moments import Features, collect_features
 from .io.assets import assets_folder
 from .models.layers import bare, target_names
 from .tasks.task import DEFAULT_TASKS, Task, fingerprint
-from .training.trainer import Progress, TrainingSettings, fine_tune, osrm_start, probe
+from .training.lora import osrm_start
+from .training.settings import Progress, TrainingSettings
+from .training.trainer import fine_tune, probe
 
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""

@@ -19,6 +19,7 @@ FLOORS = (
     ("osrm", "methods"),
     ("plugins",),
     ("recipes",),
+    ("merged",),
     ("engine",),
     ("training", "diagnostics", "export"),
     ("shipped",),

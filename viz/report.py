@@ -12,7 +12,7 @@ from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
 from viz.figures.theme import Figure
 from viz.figures.weights import cosine_of_updates, energy_against_rank, norms_per_module, signs_per_module
-from viz.panels.kit.plot import SCRIPTS, STYLE, TEMPLATE, payload
+from viz.panels.kit.plot import SCRIPTS, STYLES, TEMPLATE, payload
 
 PAGE_STYLE = """
 body { margin: 0; font-family: system-ui, sans-serif; }
@@ -73,11 +73,11 @@ def html_report(inspection: Inspection) -> str:
         for i, (_, value) in enumerate(figures)
     )
     scripts = "".join(f"<script>{_inert(path.read_text(encoding='utf-8'))}</script>" for path in SCRIPTS)
+    style = "".join(path.read_text(encoding="utf-8") for path in STYLES)
     names = ", ".join(escape(str(name)) for name in inspection.adapters["adapter"])
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        "<title>Mergescope: "
-        f"{names}</title><style>{STYLE.read_text(encoding='utf-8')}{PAGE_STYLE}</style>{scripts}</head>"
+        f"<title>Mergescope: {names}</title><style>{style}{PAGE_STYLE}</style>{scripts}</head>"
         '<body><gradio-app><div class="gradio-container"><main>'
         f"<h1>Mergescope: {len(inspection.adapters)} adapters</h1>{_words(inspection)}"
         f'<div class="ms-scroll" tabindex="0" role="region" aria-label="Adapters">{_table(inspection.adapters)}</div>'

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..adapters.adapter import Adapter
-    from ..engine import Merged
     from ..features.moments import Features
+    from ..merged import Merged
     from ..recipes.recipe import Recipe
 
 

@@ -18,10 +18,11 @@ import pandas as pd
 from torch import nn
 
 from ..adapters.adapter import Adapter, Head, number_equal_names
-from ..engine import Merged, merge
+from ..engine import merge
 from ..errors import MergeError
 from ..evaluation.accuracy import Z95, EncodedTask, Hits, hits, own_head
 from ..evaluation.verbalisers import Verbaliser
+from ..merged import Merged
 from ..recipes.spec import Weight
 
 MergeOf = Callable[[Sequence[Adapter]], Merged]

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..adapters.adapter import Adapter, number_equal_names
-from ..engine import Merged
 from ..features.moments import Features
+from ..merged import Merged
 from ..plugins.base import Updates
 from ..plugins.decouple import alive_columns
 from .grams import Array, Grams, MergeGrams, grams, merge_grams

@@ -29,11 +29,12 @@ from ..diagnostics.measures import (
     subspace_overlap,
     update_energy,
 )
-from ..engine import Merged, merge
+from ..engine import merge
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, encode_task
 from ..evaluation.intervals import Marks, gap_recovered
 from ..features.moments import Features
+from ..merged import Merged
 from ..methods import METHODS
 from ..plugins.decouple import Decouple
 from ..shipped import collect_for_osrm, load_pool, settings_of

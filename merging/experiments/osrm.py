@@ -30,7 +30,9 @@ from ..io.assets import assets_folder
 from ..models.layers import target_names
 from ..shipped import TRAINING, collect_for_osrm, settings_of
 from ..tasks.task import DEFAULT_TASKS, Task
-from ..training.trainer import TrainingSettings, fine_tune, osrm_start, starting_A
+from ..training.lora import osrm_start, starting_A
+from ..training.settings import TrainingSettings
+from ..training.trainer import fine_tune
 from ..training.variants import BASELINE, VARIANTS
 from .ledger import Ledger
 from .osrm_summary import summarise

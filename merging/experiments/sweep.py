@@ -22,10 +22,11 @@ import torch
 from torch import nn
 
 from ..adapters.adapter import Adapter
-from ..engine import Merged, merge_spec
+from ..engine import merge_spec
 from ..evaluation.accuracy import Z95, EncodedTask, hits, own_head
 from ..evaluation.intervals import Marks, Values
 from ..features.moments import Features
+from ..merged import Merged
 from ..methods import METHODS
 from ..recipes.spec import MergeSpec
 

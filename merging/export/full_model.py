@@ -32,8 +32,8 @@ from ..recipes.recipe import Recipe
 from .head import check_complete, head_options
 
 if TYPE_CHECKING:
-    from ..engine import Merged
     from ..evaluation.accuracy import Estimate
+    from ..merged import Merged
 
 WRITTEN = {name: dtype for name, dtype in DTYPES.items() if dtype != "auto"}
 OnShard = Callable[[str, int, int], None]

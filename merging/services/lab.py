@@ -25,7 +25,9 @@ from ..models.shared import base_of, describe
 from ..osrm import Subspace, erase, official_init, osrm_subspace, random_orthonormal
 from ..tasks.embedded import SOURCES
 from ..tasks.task import Task, task_title
-from ..training.trainer import Progress, TrainingSettings, fine_tune, osrm_start
+from ..training.lora import osrm_start
+from ..training.settings import Progress, TrainingSettings
+from ..training.trainer import fine_tune
 from ..training.variants import VARIANTS, Variant
 
 MAX_LENGTH = 64

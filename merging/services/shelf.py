@@ -24,7 +24,8 @@ from ..evaluation.verbalisers import Verbaliser, default_verbaliser, recorded_ve
 from ..models.apply import check_fits
 from ..models.layers import bare, relative_norms
 from ..tasks.task import Task
-from ..training.trainer import TrainingSettings, probe
+from ..training.settings import TrainingSettings
+from ..training.trainer import probe
 
 REFERENCE_ROWS = 1000
 """Test rows on which an adapter alone and the bare base are measured."""

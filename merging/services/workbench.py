@@ -20,7 +20,7 @@ from ..diagnostics.compatibility import compatibility
 from ..diagnostics.leave_out import Step, leave_one_adapter_out, leave_one_layer_out, merging_with
 from ..diagnostics.linked import Diagnosis, Known, diagnose, know
 from ..diagnostics.measures import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
-from ..engine import Merged, merge_spec, plugged
+from ..engine import merge_spec, plugged
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, Estimate, encode_task, estimate, evaluate, own_head
 from ..evaluation.intervals import Recovered, gap_recovered
@@ -29,6 +29,7 @@ from ..features.moments import Features
 from ..features.progress import READ_LENGTH, Progress
 from ..features.store import TextsOf
 from ..io.assets import assets_folder
+from ..merged import Merged
 from ..methods import METHODS
 from ..models.apply import add_update, check_fits
 from ..models.embedded import EMBEDDED

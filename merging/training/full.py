@@ -20,7 +20,9 @@ from ..adapters.lowrank import LowRank
 from ..errors import MergeError
 from ..models.layers import linear_layers, target_names
 from ..tasks.task import Task
-from .trainer import Attached, Progress, TrainingSettings, train_attached
+from .lora import Attached
+from .settings import Progress, TrainingSettings
+from .trainer import train_attached
 
 
 def full_fine_tune(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .trainer import TrainingSettings
+from .settings import TrainingSettings
 
 
 @dataclass(frozen=True)

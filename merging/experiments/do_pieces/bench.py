@@ -14,10 +14,11 @@ import pandas as pd
 from torch import nn
 
 from ...adapters.adapter import METADATA_FILE, Adapter
-from ...engine import Merged, merge
+from ...engine import merge
 from ...evaluation.accuracy import EncodedTask, encode_task, own_head
 from ...features.moments import Features
 from ...io.assets import assets_folder
+from ...merged import Merged
 from ...methods import METHODS
 from ...shipped import collect_for_osrm, load_pool
 from ...tasks.task import Task

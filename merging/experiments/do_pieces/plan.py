@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ...shipped import POOLS, TRAINING
 from ...tasks.task import DEFAULT_TASKS
-from ...training.trainer import TrainingSettings
+from ...training.settings import TrainingSettings
 from ..sweep import SCALINGS
 
 HOSTS = ("average", "task_arithmetic", "ties", "dare", "knots", "tsv", "regmean")

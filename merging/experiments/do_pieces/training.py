@@ -15,7 +15,8 @@ from ...adapters.adapter import METADATA_FILE, Adapter
 from ...shipped import SHIPPED
 from ...tasks.task import Task
 from ...training.full import full_fine_tune
-from ...training.trainer import TrainingSettings, fine_tune
+from ...training.settings import TrainingSettings
+from ...training.trainer import fine_tune
 from .bench import Bench, Lines, Subject, Unit
 
 METHODS = ("task_arithmetic", "do_merging")

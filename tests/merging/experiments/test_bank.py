@@ -36,7 +36,7 @@ from merging.methods import METHODS
 from merging.models.load import load_base
 from merging.shipped import SHIPPED, load_pool
 from merging.tasks.task import DEFAULT_TASKS
-from merging.training.trainer import TrainingSettings
+from merging.training.settings import TrainingSettings
 
 
 def test_a_draw_depends_on_its_number_only() -> None:

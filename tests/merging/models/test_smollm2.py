@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from merging import Task, evaluate, merge
-from merging.engine import Merged
 from merging.export.full_model import save_full_model
+from merging.merged import Merged
 from merging.models.embedded import base_name, model_folder
 from merging.models.load import load_language_model
 from merging.shipped import load_pool

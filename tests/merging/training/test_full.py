@@ -14,7 +14,8 @@ from merging.diagnostics.measures import column_norms, magnitude_variance
 from merging.experiments.do_pieces.full import QUANTILES, column_quantiles, variance_rows
 from merging.models.layers import fingerprint, linear_layers
 from merging.training.full import full_fine_tune
-from merging.training.trainer import TrainingSettings, fine_tune
+from merging.training.settings import TrainingSettings
+from merging.training.trainer import fine_tune
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, learning_rate=3e-3)
 MODULES = [f"encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")]

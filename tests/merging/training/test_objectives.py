@@ -13,7 +13,8 @@ from merging import Adapter, MergeError, evaluate
 from merging.evaluation.accuracy import own_head
 from merging.evaluation.verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
 from merging.training.objectives import LabelWords
-from merging.training.trainer import TrainingSettings, fine_tune
+from merging.training.settings import TrainingSettings
+from merging.training.trainer import fine_tune
 
 SIZE = {"vocab_size": 5 + len(WORDS), "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 2}
 SIZE |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}

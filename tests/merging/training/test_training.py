@@ -12,7 +12,8 @@ from merging import Adapter, MergeError, Task, collect_features, evaluate
 from merging.models.layers import fingerprint, target_names
 from merging.osrm import osrm_init
 from merging.tasks.task import Split
-from merging.training.trainer import TrainingSettings, fine_tune
+from merging.training.settings import TrainingSettings
+from merging.training.trainer import fine_tune
 
 SETTINGS = TrainingSettings(rank=2, epochs=2, batch_size=8, learning_rate=1e-2)
 MODULES = [f"encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")]

@@ -14,7 +14,8 @@ from merging import MergeError
 from merging.features.moments import collect_features
 from merging.models.layers import target_names
 from merging.shipped import DEFAULT_TASKS, POOLS, TRAINING
-from merging.training.trainer import TrainingSettings, osrm_start, starting_A
+from merging.training.lora import osrm_start, starting_A
+from merging.training.settings import TrainingSettings
 from merging.training.variants import VARIANTS
 
 RANK = 4

@@ -5,7 +5,7 @@ from html import escape
 import gradio as gr
 from gradio.themes.utils import fonts
 
-from viz.panels.kit.plot import SCRIPTS, STYLE, address
+from viz.panels.kit.plot import SCRIPTS, STYLES, address
 
 # Gradio's stock blue and orange are too pale for text on white (WCAG AA).
 BLUE = gr.themes.Color(
@@ -76,11 +76,11 @@ def header_html(device: str, base: str) -> str:
 
 
 def head() -> str:
-    """Write what goes into the page's head: the style sheet as it is (`css_paths` would rewrite its selectors), early
-    scripts.
+    """Write what goes into the page's head: the style sheets as they are (`css_paths` would rewrite its selectors),
+    early scripts.
     """
     scripts = "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
-    return f'<link rel="stylesheet" href="{address(STYLE)}">{scripts}'
+    return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 
 def launch_options() -> dict:

@@ -16,7 +16,7 @@ import plotly
 from viz.figures.theme import Figure
 
 ASSETS = Path(__file__).parents[3] / "assets"
-STYLE = ASSETS / "css" / "mergescope.css"
+STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm"))
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = ASSETS / "js" / "diagnose.js"
 
@@ -82,4 +82,4 @@ def payload(figure: Figure, caption: str, table: pd.DataFrame, filename: str) ->
 
 def serve_files() -> None:
     """Let Gradio hand out the scripts and the style sheet (and nothing beside them)."""
-    gr.set_static_paths([STYLE, *SCRIPTS, DIAGNOSE])
+    gr.set_static_paths([*STYLES, *SCRIPTS, DIAGNOSE])

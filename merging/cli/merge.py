@@ -1,0 +1,180 @@
+"""``mergescope merge`` and ``mergescope methods``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import MergeError
+from .adapters import loaded, say_warnings
+from .options import Base, Output, given, option
+from .plugins import decouple_of, orthogonalize_of, own_plugins
+from .recipes import features_of, needs_data, recipe_features, recipe_of, refuse_contradictions
+
+if TYPE_CHECKING:
+    from ..merged import Merged
+
+BESIDE_RECIPE = {"inputs", "output", "base", "full_model"}
+"""What ``merge recipe.yaml`` takes whatever the recipe says."""
+
+
+def merge_adapters(
+    context: typer.Context,
+    inputs: Annotated[list[str], typer.Argument(help="Adapters (folders, zip files or hub ids), or one recipe.yaml.")],
+    output: Output,
+    method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weight of each adapter, in order; repeat the option. A number, or patterns: '*.layer.0.*=0.5,*=1'."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random masks; 0 unless given.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
+    head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")
+    ] = None,
+    soft_osrm: Annotated[float | None, typer.Option(help="Soft OSRM's mu; off unless given.")] = None,
+    orthogonalize: Annotated[
+        str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")
+    ] = None,
+    penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
+    decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
+    granularity: Annotated[str | None, typer.Option(help="Decouple: one magnitude per column or per module.")] = None,
+    max_up: Annotated[
+        float | None, typer.Option(help="Decouple: amplify at most so many times; no limit unless given.")
+    ] = None,
+    renormalise: Annotated[
+        bool | None,
+        typer.Option(
+            "--renormalise/--no-renormalise", help="Decouple: bring the sum of the directions to length 1 first."
+        ),
+    ] = None,
+    full_model: Annotated[
+        bool, typer.Option("--full-model", help="Write the whole base with the merge in its weights.")
+    ] = False,
+    base: Base = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the numbers: float32, bfloat16, float16 or parents; none = float32, a full model's as its "
+            "base's."
+        ),
+    ] = None,
+    **params: Any,
+) -> None:
+    """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
+    from ..engine import merge, merge_recipe
+
+    if full_model and (rank is not None or prefix is not None):
+        raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
+    if (recipe := recipe_of(inputs)) is not None:
+        options = {name: value for name, value in given(context).items() if name not in BESIDE_RECIPE}
+        if weight:
+            options["weight"] = [_weight(text) for text in weight]
+        refuse_contradictions(recipe, options)
+        merged = merge_recipe(recipe, recipe_features(recipe, base))
+        rank, head, prefix, dtype = recipe.rank, recipe.head, recipe.prefix, recipe.dtype
+    elif method is None:
+        raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
+    else:
+        ortho = orthogonalize_of(method, orthogonalize, penalty)
+        magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
+        adapters = loaded(inputs, base)
+        merged = merge(
+            adapters,
+            method,
+            weights=[_weight(text) for text in weight] if weight else None,
+            seed=seed or 0,
+            features=features_of(adapters, base) if soft_osrm is not None or needs_data(method) else None,
+            soft_osrm=soft_osrm,
+            orthogonalize=ortho,
+            decouple=magnitude,
+            **{name: value for name, value in params.items() if value is not None},
+        )
+    if full_model:
+        _save_full_model(merged, base, output, head, dtype)
+    else:
+        _report_saved(merged, merged.save(output, rank=rank, head=head, prefix=prefix, dtype=dtype or "float32"))
+
+
+def _save_full_model(merged: Merged, base: str | None, output: Path, head: str | None, dtype: str | None) -> None:
+    from ..adapters.same_base import used_base
+    from ..export.full_model import save_full_model
+    from ..models.embedded import base_name
+    from ..models.shared import base_of
+
+    source = base_of(merged.adapters, base)
+    print(save_full_model(merged, source, output, dtype, head=head))
+    say_warnings(merged.adapters)
+    used = str(Path(source).resolve()) if Path(source).is_dir() else base_name(source)
+    if not merged.adapters[0].base_vouched and (doubtful := used_base(merged.adapters, used)[1]):
+        print(f"warning: {doubtful}", file=sys.stderr)
+    print("exact", file=sys.stderr)
+
+
+def _report_saved(merged: Merged, folder: Path) -> None:
+    """Print where the merge is and, on stderr, what one should know of the adapters and what its rank lost."""
+    from ..adapters.adapter import Adapter
+    from ..recipes.card import fidelity
+
+    print(folder)
+    say_warnings(merged.adapters)
+    print(fidelity(Adapter.load(folder)), file=sys.stderr)
+
+
+def _weight(text: str) -> float | dict[str, float]:
+    """Read ``0.5`` or ``pattern=0.5,pattern=1``."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {pattern: float(value) for pattern, _, value in (part.rpartition("=") for part in text.split(","))}
+    except ValueError as error:
+        raise MergeError(f"--weight {text!r} is neither a number nor pattern=number,pattern=number.") from error
+
+
+def with_method_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give ``merge`` an option for every parameter that any method has; several methods may share one."""
+    from ..methods import METHODS
+
+    signature = inspect.signature(function, eval_str=True)
+    known = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options: dict[str, inspect.Parameter] = {}
+    for method in METHODS.values():
+        for param in method.params:
+            kind: Any = (
+                str if param.choices else bool if isinstance(param.default, bool) else int if param.integer else float
+            )
+            annotation = Annotated[kind | None, typer.Option(option(param.name), help=f"{param.label}. {param.help}")]
+            options.setdefault(
+                param.name,
+                inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation),
+            )
+    parameters = [*known, *(option for name, option in options.items() if name not in signature.parameters)]
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    return function
+
+
+def show_methods(name: Annotated[str | None, typer.Argument(help="A method; none = a list.")] = None) -> None:
+    """List the merging methods, or show one method's page."""
+    from ..methods import METHODS
+
+    if name is None:
+        for method in METHODS.values():
+            print(f"{method.name:16} {method.title} ({method.paper})")
+        return
+    if name not in METHODS:
+        raise MergeError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
+    method = METHODS[name]
+    print(f"{method.title}\n\n{method.doc}")
+    for line in own_plugins(method):
+        print(f"\n{line}")
+    for param in method.params:
+        print(f"\n{option(param.name)} ({param.label}, default {param.default}): {param.help}")

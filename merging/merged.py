@@ -1,0 +1,346 @@
+"""Merged: what comes out of a merge, module by module, as an adapter, a folder, or in a model."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters.adapter import Adapter, number_equal_names
+from .adapters.base_files import base_files
+from .adapters.lowrank import LowRank
+from .adapters.pool import common_config, outside_names, prefixes_of, trained_parts
+from .adapters.rounding import chosen_dtype, rounded
+from .adapters.same_base import base_warnings
+from .errors import MergeError
+from .evaluation.accuracy import Estimate
+from .features.moments import Features
+from .methods import METHODS, Method, Stack
+from .methods.base import Result
+from .methods.trained import merged_part
+from .models.apply import added, check_fits
+from .plugins.base import Updates, modules_of
+from .plugins.orthogonalize import nudges
+from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
+from .recipes.recipe import Recipe
+from .recipes.spec import MergeSpec, Weight
+
+
+@dataclass(eq=False)
+class Merged:
+    """Result of a merge. Low-rank results are computed once and kept; dense ones are computed when they are asked for.
+
+    Attributes
+    ----------
+    adapters : list of Adapter, as given
+    spec : MergeSpec, defaults filled in
+    updates : after the plug-ins, one {module: LowRank} per adapter
+    task : whose merge it is, for a method that has one per task
+    """
+
+    adapters: list[Adapter]
+    spec: MergeSpec
+    features: Features | None
+    updates: Updates = field(repr=False)
+    task: str | None = None
+    _results: dict[str, LowRank] = field(default_factory=dict, repr=False)
+    _prepared: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return METHODS[self.spec.method]
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """One per adapter: a number, or {module pattern: number}."""
+        return self.spec.weights_for(len(self.adapters))
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """Names of all modules that any adapter changes, sorted."""
+        return modules_of(self.updates)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the method needs: "data", "task_id"."""
+        return self.method.needs
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """{module: (out, in)}."""
+        return {module: update.shape for updates in self.updates for module, update in updates.items()}
+
+    def result(self, module: str) -> Result:
+        """Return the merged update of ``module``: LowRank where the method is exactly low-rank, else dense float32.
+
+        Raises
+        ------
+        MergeError
+            If no adapter has the module, or the method needs a task first (`for_task`).
+        """
+        if module in self._results:
+            return self._results[module]
+        if module not in self.shapes:
+            raise MergeError(f"No adapter changes a module {module!r}.")
+        if "task_id" in self.needs and self.task is None:
+            raise MergeError(f"{self.method.name} has one result per task: choose one with for_task(task).")
+        if self.method.prepare is not None and self._prepared is None:
+            self._prepared = self.method.prepare(self._stacks, **self.spec.values)
+        extra = dict(self._prepared or {})
+        if self.task is not None:
+            extra["task"] = self.task
+        result = self.method.function(self._stack(module), **self.spec.values, **extra)
+        if isinstance(result, LowRank):
+            self._results[module] = result
+        return result
+
+    def delta(self, module: str) -> Tensor:
+        """Return the merged update of ``module``, dense (out, in), float32 (the factors' dtype if that is float64)."""
+        result = self.result(module)
+        return result.dense() if isinstance(result, LowRank) else result
+
+    @cached_property
+    def parts(self) -> dict[str, bool]:
+        """{parameter that an adapter trained whole: whether tied ones come apart}, see
+        `merging.adapters.pool.trained_parts`.
+        """
+        return trained_parts(self.adapters)
+
+    def part(self, name: str, start: Tensor | None, owner: Adapter | None = None) -> Tensor:
+        """Return the merged value of a parameter that adapters trained whole.
+
+        Parameters
+        ----------
+        start : the base's own value; None = the base is not at hand
+        owner : takes this adapter's value (or the base's, where it has none) instead of merging
+
+        Raises
+        ------
+        MergeError
+            If the base's value is needed and not at hand, has another shape, or the method cannot merge it.
+        """
+        values = [adapter.trained.get(name) for adapter in self.adapters]
+        if owner is not None and name in owner.trained:
+            return owner.trained[name]
+        if len(self.adapters) == 1 and values[0] is not None and self._is_identity:
+            return values[0]
+        if start is None:
+            holder = next(
+                adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None
+            )
+            raise MergeError(
+                f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's "
+                "own: name the base's folder with --base (or base=), or take one adapter's as it is with --head TASK."
+            )
+        stack = self._stack(next(iter(self.shapes)), at=name)
+        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        """Whether the merge of one adapter is the adapter itself."""
+        alone = self.adapters[0].deltas
+        off = [float((self.delta(name) - update.dense()).norm()) for name, update in alone.items()]
+        return all(error <= 1e-5 * update.norm() for error, update in zip(off, alone.values(), strict=True))
+
+    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None) -> Adapter:
+        """Return the merge as one adapter.
+
+        Parameters
+        ----------
+        owner : see `part`
+        rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
+            rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
+            rank, error (relative, over the whole merge) and modules (the same per module)
+
+        Raises
+        ------
+        MergeError
+            For rank=None with a method that builds dense updates.
+        """
+        if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
+            raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
+        deltas, errors, cut, total = {}, {}, 0.0, 0.0
+        for module in self.modules:
+            result = self.result(module)
+            if rank is not None:
+                deltas[module], errors[module] = LowRank.nearest(result, rank)
+                norm = (
+                    result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
+                )
+                cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
+            elif isinstance(result, LowRank):
+                deltas[module] = result.compress()
+            else:
+                exact = max(min(shape) for shape in self.shapes.values())
+                raise MergeError(
+                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a "
+                    "smaller one is the best approximation)."
+                )
+        truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
+        first = self.adapters[0]
+        base = base_files(first.base, first.config.get("task_type")) if self.parts else None
+
+        def start(name: str) -> Tensor | None:
+            return None if base is None else base.stored(self._full_name(name))
+
+        return Adapter(
+            name=f"{self.method.name}-{len(self.adapters)}",
+            deltas=deltas,
+            task=self.task or "merged",
+            base=first.base,
+            config=common_config(self.adapters),
+            metadata={} if rank is None else {"truncation": truncation},
+            prefix=prefixes_of(self.adapters)[0],
+            outside=outside_names(self.adapters),
+            trained={name: self.part(name, start(name), owner) for name in self.parts},
+            base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
+        )
+
+    def save(
+        self,
+        folder: str | Path,
+        rank: int | None = None,
+        head: str | None = None,
+        prefix: str | None = None,
+        accuracy: Sequence[Estimate] | None = None,
+        dtype: str = "float32",
+    ) -> Path:
+        """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
+
+        Parameters
+        ----------
+        rank : see `to_adapter`
+        head : task whose head goes into the file; None = no head, for the bare encoder
+        prefix : the architecture's prefix to write, needed if the adapters carry different ones
+        accuracy : what was measured of this merge, for the card
+        dtype : float32, bfloat16, float16, or "parents"; see `merging.adapters.rounding`
+
+        Raises
+        ------
+        MergeError
+            If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
+        """
+        prefixes = prefixes_of(self.adapters)
+        if head is None and prefix is None and len(prefixes) > 1:
+            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
+        owner = None if head is None else head_owner(self.adapters, head)
+        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None)
+        if owner is not None and head is not None:
+            config = dict(owner.config) | {
+                key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config
+            }
+            saved = {*(owner.config.get("modules_to_save") or ()), *(adapter.config.get("modules_to_save") or ())}
+            config["modules_to_save"] = sorted(saved) or None
+            adapter = replace(adapter, head=owner.head, config=config, prefix=owner.prefix, task=head)
+        if prefix is not None:
+            adapter = replace(adapter, prefix=prefix)
+        adapter = rounded(adapter, stored := chosen_dtype(dtype, self.adapters))
+        recipe = None
+        if can_have_recipe(self.adapters):
+            kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept).to_yaml()
+        card = model_card(
+            self.spec,
+            self.adapters,
+            adapter.base,
+            fidelity(adapter),
+            recipe,
+            accuracy,
+            notes=base_warnings(self.adapters),
+        )
+        return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that makes this merge again."""
+        return Recipe.of(self.spec, self.adapters)
+
+    def applied_to(self, model: nn.Module, left_out: Collection[str] = ()) -> AbstractContextManager[nn.Module]:
+        """Return a context in which ``model`` carries the merge; its weights are restored on exit, also after an error.
+
+        Parameters
+        ----------
+        left_out : modules and parameters that stay as the base has them
+
+        Raises
+        ------
+        MergeError
+            If the model lacks a module, has another shape, or is not the base that an adapter records.
+        """
+        for adapter in self.adapters:
+            check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
+        shapes = {module: shape for module, shape in self.shapes.items() if module not in left_out}
+        names = {name: (self._full_name(name), apart) for name, apart in self.parts.items() if name not in left_out}
+        return added(model, shapes, self.result, names, self.part)
+
+    def _full_name(self, name: str) -> str:
+        return next(adapter.full_name(name) for adapter in self.adapters if name in adapter.trained)
+
+    def for_task(self, task: str) -> Merged:
+        """Return the merge as it acts on one task (for EMR; every other method acts the same on all).
+
+        Raises
+        ------
+        MergeError
+            If no adapter, or more than one, is of that task.
+        """
+        count = sum(adapter.task == task for adapter in self.adapters)
+        if count != 1:
+            tasks = ", ".join(adapter.task for adapter in self.adapters)
+            raise MergeError(f"{count or 'no'} adapters are of the task {task!r}; there are {tasks}.")
+        if "task_id" not in self.needs:
+            return self
+        return replace(self, task=task, _results={})
+
+    def nudges(self) -> dict[str, float]:
+        """Return {adapter: ||W' - W|| / ||W||}: how far the plug-ins moved each adapter."""
+        names = [adapter.name for adapter in number_equal_names(self.adapters)]
+        return dict(zip(names, nudges([a.deltas for a in self.adapters], self.updates), strict=True))
+
+    @cached_property
+    def _largest_rank(self) -> int:
+        return max(update.rank for adapter in self.adapters for update in adapter.deltas.values())
+
+    def _stacks(self) -> Iterator[Stack]:
+        return (self._stack(module) for module in self.modules)
+
+    def _stack(self, module: str, at: str | None = None) -> Stack:
+        """Return the stack of a module; ``at`` names a parameter that has weights and masks of its own instead."""
+        name = at or module
+        return Stack(
+            module=name,
+            shape=self.shapes[module],
+            updates=tuple(updates.get(module) for updates in self.updates),
+            weights=tuple(_weight_at(weight, name) for weight in self.weights),
+            rank=self._largest_rank,
+            tasks=tuple(adapter.task for adapter in self.adapters),
+            scalings=tuple(adapter.scalings.get(module, 1.0) for adapter in self.adapters),
+            generator=lambda i: self._generator(i, name),
+            features=self.features,
+        )
+
+    def _generator(self, i: int, module: str) -> torch.Generator:
+        """Seed from (seed, content of the adapter, which of equal ones, module): order and sliders do not change a
+        mask.
+        """
+        prints = [adapter.fingerprint for adapter in self.adapters]
+        occurrence = Counter(prints[:i])[prints[i]]
+        digest = hashlib.sha256(f"{self.spec.seed}|{prints[i]}|{occurrence}|{module}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _weight_at(weight: Weight, module: str) -> float:
+    if not isinstance(weight, Mapping):
+        return weight
+    return next((value for pattern, value in weight.items() if fnmatch.fnmatchcase(module, pattern)), 1.0)
