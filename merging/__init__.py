@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .engine import merge, merge_recipe, merge_spec
     from .evaluation.accuracy import Estimate, evaluate
     from .evaluation.verbalisers import Verbaliser
-    from .features.moments import Features, collect_features
+    from .features.moments import Features
+    from .features.reading import collect_features
     from .merged import Merged
     from .methods import METHODS
     from .plugins import PLUGINS
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 _HOME = {
     "Adapter": "adapters.adapter",
     "Head": "adapters.adapter",
-    "Merged": "engine",
+    "Merged": "merged",
     "merge": "engine",
     "merge_recipe": "engine",
     "merge_spec": "engine",
     "Estimate": "evaluation.accuracy",
     "evaluate": "evaluation.accuracy",
     "Features": "features.moments",
-    "collect_features": "features.moments",
+    "collect_features": "features.reading",
     "LowRank": "adapters.lowrank",
     "METHODS": "methods",
     "PLUGINS": "plugins",

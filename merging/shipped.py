@@ -16,7 +16,8 @@ from .adapters.adapter import METADATA_FILE, Adapter
 from .errors import MergeError
 from .evaluation.accuracy import encode_task, evaluate, own_head
 from .evaluation.verbalisers import Verbaliser, default_verbaliser
-from .features.moments import Features, collect_features
+from .features.moments import Features
+from .features.reading import collect_features
 from .io.assets import assets_folder
 from .models.layers import bare, target_names
 from .tasks.task import DEFAULT_TASKS, Task, fingerprint

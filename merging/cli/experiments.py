@@ -53,7 +53,8 @@ def run_experiment(
         return
     if name != "osrm":
         raise MergeError(f"Unknown experiment {name!r}: there are osrm, bank and do.")
-    from ..experiments.osrm import QUICK, Experiment, OsrmExperiment
+    from ..experiments.osrm import OsrmExperiment
+    from ..experiments.osrm_plan import QUICK, Experiment
     from ..experiments.tables import markdown_osrm
     from ..io.assets import assets_folder
     from ..io.wheels import cache_dir

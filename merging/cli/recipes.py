@@ -81,8 +81,8 @@ def needs_data(method: str) -> bool:
 
 def features_of(adapters: Sequence[Adapter], base: str | None, k: int = 100) -> Features:
     """Collect the features of the adapters' own embedded tasks, for what needs data."""
-    from ..features.moments import collect_features
     from ..features.progress import READ_LENGTH
+    from ..features.reading import collect_features
     from ..features.store import texts_for
     from ..models.load import load_base
     from ..models.shared import base_of

@@ -13,7 +13,7 @@ import pandas as pd
 from ..diagnostics.measures import RANK_KS, rank_curve
 from ..evaluation.accuracy import encode_task
 from ..evaluation.intervals import average, difference, gap_recovered
-from ..features.moments import collect_features
+from ..features.reading import collect_features
 from ..models.layers import target_names
 from ..models.load import load_base, load_language_model
 from ..shipped import POOLS, SHIPPED, check_pool, collect_for_osrm, load_pool, settings_of

@@ -12,7 +12,8 @@ from torch import nn
 
 from ..models.layers import target_names, working_copy
 from ..tasks.task import Task
-from .moments import Features, Moments, reading_features
+from .moments import Features, Moments
+from .reading import reading_features
 
 TEXTS = (100, 600)
 """Texts per task that are read at a time."""

@@ -4,16 +4,14 @@ read-only."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from ..adapters.adapter import Adapter
 from ..diagnostics.compatibility import compatibility
@@ -22,38 +20,22 @@ from ..diagnostics.linked import Diagnosis, Known, diagnose, know
 from ..diagnostics.measures import chance_overlap, log_column_norms, magnitude_variance, subspace_overlap
 from ..engine import merge_spec, plugged
 from ..errors import MergeError
-from ..evaluation.accuracy import EncodedTask, Estimate, encode_task, estimate, evaluate, own_head
-from ..evaluation.intervals import Recovered, gap_recovered
-from ..experiments.sweep import ALONE, BASE, CONTENDERS, averages, best_scalings, marks_of, read_table, unpacked
+from ..evaluation.accuracy import EncodedTask, Estimate, encode_task, evaluate, own_head
 from ..features.moments import Features
 from ..features.progress import READ_LENGTH, Progress
 from ..features.store import TextsOf
-from ..io.assets import assets_folder
 from ..merged import Merged
-from ..methods import METHODS
 from ..models.apply import add_update, check_fits
-from ..models.embedded import EMBEDDED
 from ..models.layers import linear_layers, working_copy
-from ..models.shared import Bases
 from ..plugins.base import Updates
 from ..plugins.decouple import Decouple, decouple
 from ..plugins.orthogonalize import Orthogonalize, nudges
 from ..plugins.soft_osrm import SoftOSRM
 from ..recipes.recipe import Recipe
 from ..recipes.spec import MergeSpec
-from ..shipped import SHIPPED, load_pool
-from ..tasks.embedded import SOURCES
-from ..tasks.task import DEFAULT_TASKS
-from .lab import Lab
-from .memory import trim
-from .per_pool import P, PerPool, T
+from .results import PLAIN, Results
 from .settings import Settings
 
-KEPT_POOLS = 64
-"""Pools of visitors that are kept; the oldest goes."""
-FALLBACK_SCALING = 0.5
-PLAIN = "task_arithmetic"
-"""The plain sum, by which a pool's hardness is told."""
 NO_TEXTS = (
     "needs texts of the tasks, and these adapters were opened without tasks: give each its task on the Adapters tab."
 )
@@ -85,55 +67,22 @@ class Described:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class OwnPool:
-    """A set of adapters that a visitor trained or brought along: {task: folder}, and whose texts belong to them.
-
-    Attributes
-    ----------
-    measured : False if nobody said what their tasks are: they can be merged and written, but no text belongs to them
-    """
-
-    title: str
-    folders: dict[str, str]
-    texts: TextsOf
-    measured: bool = True
-
-
-class Workbench:
+class Workbench(Results):
     """The shipped pools and those of visitors, their bases and tasks, and measurements on them.
 
     Nothing heavy happens before it is asked for. Every evaluation runs on its own copy of the layers that it changes.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or assets_folder()
-        self.tables = self.root / "tables"
-        present = [name for name in SHIPPED if load_names(self.root / "adapters" / name)]
-        self.pools = {name: SHIPPED[name].title for name in present}
-        self.bases = Bases()
-        self._own: dict[str, OwnPool] = {}
-        self.lab = Lab(self.base, self._base_reader, self._trained)
-        # caches belong to the instance, so that a second workbench (another folder) does not share them
-        self._caches: list[PerPool[..., Any]] = []
-        self.adapters = self._per_pool(self._adapters)
-        self.references = self._per_pool(self._references)
+        super().__init__(root)
         self.overlaps = self._per_pool(self._overlaps)
         self._pool_warnings = self._per_pool(lambda pool: compatibility(self.published(pool)).warnings)
-        self.sweep = self._per_pool(self._sweep)
-        self._known_tests = self._per_pool(self._tests)
-        self.defaults = self._per_pool(self._defaults, 1024)
         # the updates after the plug-ins, of settings that a moving slider comes back to
         self._separated = self._per_pool(self._orthogonalized, 32)
         self._updates = self._per_pool(self._decoupled, 32)
         self._described = self._per_pool(self._describe, 32)
         self._known = self._per_pool(self._know, 16)
         self._tokenised = self._per_pool(self._encoded)
-
-    def _per_pool(self, function: Callable[P, T], largest: int = KEPT_POOLS) -> PerPool[P, T]:
-        cache = PerPool(function, largest)
-        self._caches.append(cache)
-        return cache
 
     @property
     def device(self) -> str:
@@ -142,178 +91,11 @@ class Workbench:
             return f"GPU · {torch.cuda.get_device_name()}"
         return f"CPU · {os.cpu_count()} cores"
 
-    def base(self, source: str = "minilm", dtype: str = "float32") -> tuple[nn.Module, Any]:
-        """Return (base model, tokenizer), loaded once and put on the GPU where there is one."""
-        base = self.bases.get(source, dtype)
-        return base.model, base.tokenizer
-
-    def _base_reader(self, source: str, dtype: str) -> tuple[nn.Module, Any]:
-        """Return (base model on the CPU, tokenizer), for reading texts."""
-        base = self.bases.get(source, dtype)
-        return base.reader, base.tokenizer
-
-    def base_of(self, pool: str) -> tuple[str, str]:
-        """Return (source, dtype) of the base that a pool's adapters belong to."""
-        if pool in self.pools:
-            return SHIPPED[pool].base, "float32"
-        texts = self._own_pool(pool).texts
-        return texts.base, texts.dtype
-
-    def base_title(self, pool: str) -> str:
-        """Return the name of a pool's base for people."""
-        source, _ = self.base_of(pool)
-        return EMBEDDED[source].title if source in EMBEDDED else source.rstrip("/").rsplit("/", 1)[-1]
-
-    def _trained(self, task: str) -> Adapter | None:
-        """Return the first pool's adapter of a task, if it has one."""
-        pool = next(iter(self.pools), None)
-        return next((a for a in self.adapters(pool) if a.task == task), None) if pool else None
-
     def warm_up(self, settings: Settings) -> None:
         """Load and compute what the first look at ``settings`` and their evaluation need."""
         self.update(settings)
         for task in self.tasks(settings.pool):
             self.encoded(settings.pool, task, "test")
-
-    # -- pools ---------------------------------------------------------------------------------------------------------
-
-    def add_pool(self, key: str, title: str, folders: Mapping[str, str], texts: TextsOf, measured: bool = True) -> None:
-        """Make a visitor's own set of adapters {task: folder} a pool under a key that only the visitor knows."""
-        self._own[key] = OwnPool(title, dict(folders), texts, measured)
-        while len(self._own) > KEPT_POOLS:
-            self.remove_pool(next(iter(self._own)))
-
-    def remove_pool(self, key: str) -> None:
-        """Forget a pool that was added, with all that was computed of it and read of its visitor's own tasks."""
-        own = self._own.pop(key, None)
-        tasks = [task for task in own.folders if task not in SOURCES] if own else []
-        for cache in self._caches:
-            for gone in (key, *tasks):
-                cache.forget(gone)
-        self.lab.store.forget(tasks)
-        trim()
-
-    def _adapters(self, pool: str) -> tuple[Adapter, ...]:
-        if pool in self.pools:
-            return tuple(load_pool(pool, self.root / "adapters"))
-        return tuple(
-            Adapter.load(folder, name=task, task=task) for task, folder in self._own_pool(pool).folders.items()
-        )
-
-    def published(self, pool: str) -> list[Adapter]:
-        """Return a pool's adapters under the names that their owner gave them: none of a session, no path of this
-        machine.
-        """
-        if pool in self.pools:
-            return list(self.adapters(pool))
-        return [self._published(adapter) for adapter in self.adapters(pool)]
-
-    def _published(self, adapter: Adapter) -> Adapter:
-        noted, source = adapter.metadata.get("brought") or {}, adapter.source
-        task = self.public_name(adapter.task)
-        files = tuple(noted.get("files") or [task])
-        origin: str | tuple[str, ...] = files[0] if len(files) == 1 else files
-        if source.get("repo"):
-            origin = f"{source['repo']}@{source['commit']}" if source.get("commit") else str(source["repo"])
-        base = {"base": noted["base"], "base_vouched": True} if noted.get("base") else {}
-        return replace(adapter, name=noted.get("name") or task, task=task, origin=origin, **base)
-
-    def public_name(self, task: str) -> str:
-        """Return a task's name without the mark of the session that added it."""
-        return task if task in SOURCES else self.title(task)
-
-    def _own_pool(self, pool: str) -> OwnPool:
-        if pool not in self._own:
-            raise MergeError("This set of adapters is no longer kept: train or bring it again, or choose another pool.")
-        return self._own[pool]
-
-    def tasks(self, pool: str) -> list[str]:
-        """Return the tasks of a pool, in the order of its weights."""
-        return [adapter.task for adapter in self.adapters(pool)]
-
-    def title(self, task: str) -> str:
-        """Return a task's name for people."""
-        return self.lab.title(task)
-
-    def measured(self, pool: str) -> bool:
-        """Tell whether the tasks of a pool's adapters are known, so that there are texts to read and to evaluate."""
-        return pool in self.pools or self._own_pool(pool).measured
-
-    def modules(self, pool: str) -> list[str]:
-        """Return the modules that the pool's adapters change."""
-        return sorted({module for adapter in self.adapters(pool) for module in adapter.deltas})
-
-    def _references(self, pool: str) -> pd.DataFrame:
-        table = self._known_tests(pool)
-        base, alone = ({r.task: unpacked(r) for r in table[table.method == end].itertuples()} for end in (BASE, ALONE))
-        rows: list[tuple[Any, ...]] = []
-        for adapter in self.adapters(pool):
-            nan, own = float("nan"), dict(adapter.metadata.get("test_marks") or {})
-            marks = base.get(adapter.task, own.get("base", "")), alone.get(adapter.task, own.get("adapter", ""))
-            measured = dict.fromkeys(("base", "adapter"), nan)
-            if self.measured(pool):
-                measured = adapter.metadata["test_accuracy"]
-            count = adapter.metadata["rows"]["test"] if self.measured(pool) else 0
-            rows.append((adapter.task, measured["base"], measured["adapter"], count, *marks))
-        return pd.DataFrame(rows, columns=["task", "base", "single", "rows", "base_marks", "single_marks"])
-
-    def _tests(self, pool: str) -> pd.DataFrame:
-        """Return the shipped test results of a pool; empty for one that does not ship."""
-        return read_table(self.tables / f"test_{pool}.csv")
-
-    def shipped(self, settings: Settings, limit: int) -> list[Estimate]:
-        """Return a merge's accuracy from the shipped test results, if it is in them with enough rows; else nothing."""
-        point = _contender(settings.spec.canonical())
-        if point is None or settings.pool not in self.pools:
-            return []
-        table = self._known_tests(settings.pool)
-        table = table[(table.method == point[0]) & np.isclose(table.scaling, point[1])]
-        marks = {str(row.task): unpacked(row) for row in table.itertuples()}
-        sizes = {row.task: row.rows for row in self.references(settings.pool).itertuples()}
-        if set(marks) != set(sizes) or any(len(marks[task]) < min(limit, rows) for task, rows in sizes.items()):
-            return []
-        return [estimate(task, marks[task][:limit]) for task in sizes]
-
-    def hardness(self, pool: str) -> Recovered | None:
-        """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not
-        measured.
-        """
-        test, validation = self._known_tests(pool), read_table(self.tables / f"sweep_{pool}.csv")
-        best = best_scalings(validation).get(PLAIN)
-        mine = marks_of(test, PLAIN, best) if best is not None and len(test) else {}
-        if not mine:
-            return None
-        rows = max(len(values) for values in mine.values())
-        return gap_recovered(marks_of(test, BASE, rows=rows), marks_of(test, ALONE, rows=rows), mine)
-
-    def help(self, pool: str) -> str:
-        """Return what a pool teaches, in a sentence; nothing for a visitor's own."""
-        return SHIPPED[pool].help if pool in self.pools else ""
-
-    def starts(self, pool: str) -> set[str]:
-        """Return how the A's of a pool's adapters started, as far as they record it: "default", "gaussian", "osrm"
-        .."""
-        recorded = [adapter.metadata.get("training") for adapter in self.adapters(pool)]
-        return {str(training["init"]) for training in recorded if training}
-
-    def _sweep(self, pool: str) -> pd.DataFrame:
-        """Return the shipped validation sweep: method, scaling, average, low, high; base and adapters alone are methods
-        in it.
-        """
-        measured = averages(read_table(self.tables / f"sweep_{pool}.csv"))
-        return measured[measured.method.isin([*METHODS, BASE, ALONE])]
-
-    def _defaults(self, pool: str, method: str) -> MergeSpec:
-        """Return the merge that the app starts a method from: the scaling tuned on validation, else a moderate one."""
-        spec = MergeSpec.of(method)
-        # None ("as PEFT does") has no place on a slider: show what it means for this pool
-        largest = max(update.rank for adapter in self.adapters(pool) for update in adapter.deltas.values())
-        params = {name: largest if value is None else value for name, value in spec.params}
-        if "scaling" in params:
-            params["scaling"] = best_scalings(read_table(self.tables / f"sweep_{pool}.csv")).get(
-                method, FALLBACK_SCALING
-            )
-        return spec.with_params(**params)
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
@@ -526,19 +308,3 @@ class Workbench:
             yield Progress("merging", done, total)
         heads = {adapter.task: head for adapter in merged.adapters if (head := own_head(adapter)) is not None}
         yield from evaluate(model, tokenizer, None, tasks, heads=heads)
-
-
-def _contender(spec: MergeSpec) -> tuple[str, float] | None:
-    """Return (name in `merging.experiments.sweep.CONTENDERS`, scaling) of a merge that is one of them; None for any
-    other.
-    """
-    scaling = 1.0 if spec.scaling is None else spec.scaling
-    for name, contender in CONTENDERS.items():
-        if contender.method == spec.method and contender.spec(scaling).canonical() == spec:
-            return name, scaling
-    return None
-
-
-def load_names(folder: Path) -> list[str]:
-    """Return the tasks that a pool folder holds, or none."""
-    return [task for task in DEFAULT_TASKS if (folder / task / "adapter_config.json").exists()]

@@ -11,7 +11,7 @@ from fake_workbench import TITLES
 
 from merging.errors import MergeError
 from merging.features.store import TextsOf
-from merging.services.lab import Plan, SubspaceView, Trained
+from merging.services.plan import Plan, SubspaceView, Trained
 from merging.tasks.task import Task
 from merging.training.variants import VARIANTS
 

@@ -11,7 +11,7 @@ from fake_lab import FakeLab
 
 from merging.errors import MergeError
 from merging.features.store import TextsOf
-from merging.services.lab import Plan
+from merging.services.plan import Plan
 from merging.services.shelf import Brought, Prepared
 from viz.panels.adapters.base_choice import OTHER, BaseHandlers
 from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession

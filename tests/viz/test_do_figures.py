@@ -9,7 +9,7 @@ import pytest
 
 from merging.experiments.ledger import Ledger
 from merging.experiments.sweep import ALONE, BASE, pack
-from viz.figures import do_experiment as draw
+from viz.figures.do_magnitude import titles_of
 from viz.panels.diagnose.do_views import NEEDS, DoViews
 
 ROWS = 40
@@ -140,7 +140,7 @@ def test_a_figure_follows_its_table(folder: Path) -> None:
 
 def test_sources_of_variance_are_named_full_fine_tunes_first() -> None:
     sources = ["osrm", "osrm, decoupled", "full, lr 0.1, 9 rows", "full"]
-    assert list(draw.titles_of(sources, {"osrm": "OSRM's init"}).items()) == [
+    assert list(titles_of(sources, {"osrm": "OSRM's init"}).items()) == [
         ("full", "full fine-tunes"),
         ("full, lr 0.1, 9 rows", "full fine-tunes, lr 0.1, 9 rows"),
         ("osrm", "OSRM's init"),

@@ -2,11 +2,11 @@
 `merging.experiments.do_pieces.results`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from viz.figures.theme import INK, MUTED, OKABE_ITO, Figure, axis, interval, layout
+from viz.figures.theme import INK, MUTED, OKABE_ITO, Figure, axis, interval, layout, note
 
 DASHES = {"0.3": "dot", "1": "solid", "best": "dash"}
 """How a column of λ is drawn, in every figure."""
@@ -47,47 +47,6 @@ def methods(scores: pd.DataFrame, sides: Mapping[str, str], titled: Titled) -> F
         text=[f"{r.series}, λ {r.λ} ({r.scaling:g})<br>accuracy {r.average:.3f}" for r in rows.itertuples()]
     )
     return _rows(rows.rename(columns={"gap": "x", "gap_low": "left", "gap_high": "right"}), axis(GAP, tickformat=".0%"))
-
-
-def variance(modules: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
-    """Draw figure 1b: how much the tasks differ in magnitude, a point per module, the mean as a bar.
-
-    Parameters
-    ----------
-    modules : DataFrame
-        `source`, `module`, `variance`.
-    titles : mapping
-        Source -> title, from top to bottom.
-    """
-    present = [source for source in titles if source in set(modules["source"])]
-    places = {source: place for place, source in enumerate(present)}
-    rows = modules[modules["source"].isin(present)]
-    mean = rows.groupby("source", sort=False)["variance"].mean()
-    points = {
-        "type": "scatter",
-        "x": rows["variance"].tolist(),
-        "y": [places[source] for source in rows["source"]],
-        "text": rows["module"].tolist(),
-        "mode": "markers",
-        "marker": {"size": 7, "color": [OKABE_ITO[places[source] % 8] for source in rows["source"]], "opacity": 0.6},
-        "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
-    }
-    bars = {
-        "type": "scatter",
-        "x": mean.tolist(),
-        "y": [places[source] for source in mean.index],
-        "text": [titles[source] for source in mean.index],
-        "mode": "markers",
-        "marker": {"size": 16, "symbol": "line-ns-open", "color": INK, "line": {"width": 2.5, "color": INK}},
-        "hovertemplate": "%{text}, mean: %{x:.3f}<extra></extra>",
-    }
-    y = axis("", range=[len(present) - 0.4, -0.7], showticklabels=False, showgrid=False)
-    notes = [_note(titles[source], place, 9) for source, place in places.items()]
-    x = axis("variance over squared mean of column norms")
-    return {
-        "data": [points, bars],
-        "layout": layout(60 + 42 * len(present), x, y, annotations=notes, hovermode="closest"),
-    }
 
 
 def imbalance(scores: pd.DataFrame, titled: Titled) -> Figure:
@@ -352,27 +311,10 @@ def _rows(rows: pd.DataFrame, x: dict) -> Figure:
             }
         )
         seen.add(one)
-    notes = [_note(name, block * place + LABEL, 0) for place, name in enumerate(names)]
+    notes = [note(name, block * place + LABEL, 0) for place, name in enumerate(names)]
     height = block * len(names)
     y = axis("", range=[height + 6, 0], showticklabels=False, showgrid=False)
     return {
         "data": traces,
         "layout": layout(height + 80, x, y, annotations=notes, showlegend=True, hovermode="closest"),
-    }
-
-
-def _note(text: str, y: float, shift: float) -> dict:
-    place = {"xref": "paper", "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom", "yshift": shift}
-    return {"text": f"<b>{text}</b>", "showarrow": False, "align": "left", **place}
-
-
-def titles_of(sources: Sequence[str], pools: Mapping[str, str]) -> dict[str, str]:
-    """Give what a variance was measured of its title: full fine-tunes, pools, pools after decoupling (in this
-    order)."""
-    full = [source for source in sources if source == "full" or source.startswith("full,")]
-    plain = [source for source in sources if source in pools]
-    found = {source: source.replace("full", "full fine-tunes", 1) for source in sorted(full)}
-    found |= {source: pools[source] for source in plain}
-    return found | {
-        f"{source}, decoupled": f"{pools[source]}, decoupled" for source in plain if f"{source}, decoupled" in sources
     }

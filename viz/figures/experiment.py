@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import pandas as pd
 
-from viz.figures.theme import INK, MUTED, OKABE_ITO, Axis, Figure, axis, interval, layout
+from viz.figures.theme import INK, MUTED, OKABE_ITO, Axis, Figure, axis, interval, layout, note
 
 SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open", "circle", "square")
 ROW = 20  # pixels per point in a forest plot
@@ -195,7 +195,7 @@ def forest(effects: pd.DataFrame, series: Mapping[str, str]) -> Figure:
         height += LABEL + 14 * text.count("<br>")
         starts[effect] = height
         height += ROW * len(present) + 6
-    notes = [_note(labels[effect], starts[effect] - 6) for effect in labels]
+    notes = [note(labels[effect], starts[effect] - 6) for effect in labels]
     places = {name: place for place, name in enumerate(present)}
     traces = [
         _effects(effects[effects["series"] == name], title, places[name], starts) for name, title in present.items()
@@ -237,11 +237,6 @@ def _effects(rows: pd.DataFrame, title: str, place: int, starts: Mapping[str, fl
         "hovertemplate": f"%{{customdata[0]}}<br>{title}: %{{x:+.1f}} points, 95 % interval %{{customdata[1]:+.1f}} to "
         "%{customdata[2]:+.1f}<extra></extra>",
     }
-
-
-def _note(text: str, y: float) -> dict:
-    place = {"xref": "paper", "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom"}
-    return {"text": f"<b>{text}</b>", "showarrow": False, "align": "left", **place}
 
 
 def variant_colours(titles: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from builders import tiny_model, tiny_tokenizer
 
 from merging import MergeError
 from merging.experiments.ledger import Ledger
-from merging.experiments.osrm import QUICK, AdapterSet, Experiment, OsrmExperiment
+from merging.experiments.osrm import OsrmExperiment
+from merging.experiments.osrm_plan import QUICK, AdapterSet, Experiment
 from merging.experiments.osrm_summary import DATA, EFFECTS, STEPS, answer, summarise
 from merging.experiments.sweep import pack
 from merging.experiments.tables import markdown_osrm

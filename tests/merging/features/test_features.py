@@ -8,7 +8,7 @@ import torch
 from builders import HIDDEN, MODULES, QUERY, distance, sentences, state, tiny_classifier, token_rows, unchanged
 
 from merging import Features, MergeError, collect_features
-from merging.features.moments import reading_features
+from merging.features.reading import reading_features
 
 LAST = list(MODULES)[-1]
 TEXTS = {"first": sentences(1, 7, 12), "second": sentences(2, 7, 3)}

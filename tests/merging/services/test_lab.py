@@ -11,7 +11,8 @@ from builders import HIDDEN, made_up_task, state, tiny_model, tiny_tokenizer, un
 
 from merging import Adapter, LowRank, MergeError
 from merging.osrm import random_orthonormal
-from merging.services.lab import Lab, Plan
+from merging.services.lab import Lab
+from merging.services.plan import Plan
 
 MODULE = "encoder.layer.0.attention.self.query"
 

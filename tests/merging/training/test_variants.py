@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from merging import MergeError
-from merging.features.moments import collect_features
+from merging.features.reading import collect_features
 from merging.models.layers import target_names
 from merging.shipped import DEFAULT_TASKS, POOLS, TRAINING
 from merging.training.lora import osrm_start, starting_A

@@ -12,6 +12,7 @@ from merging.experiments.do_pieces.results import Results
 from merging.experiments.do_pieces.verdicts import FIGURES, verdict
 from merging.shipped import POOLS
 from viz.figures import do_experiment as draw
+from viz.figures.do_magnitude import titles_of, variance
 from viz.figures.theme import Figure
 from viz.panels.kit.plot import payload
 from viz.panels.osrm.views import nothing
@@ -98,9 +99,7 @@ class DoViews:
 
     def _variance(self) -> tuple[Figure, pd.DataFrame]:
         modules = self.results.table("variance")
-        return draw.variance(
-            modules, draw.titles_of(list(dict.fromkeys(modules["source"])), self.pools)
-        ), self.results.variance()
+        return variance(modules, titles_of(list(dict.fromkeys(modules["source"])), self.pools)), self.results.variance()
 
     def _imbalance(self) -> tuple[Figure, pd.DataFrame]:
         scores = self.results.imbalance()

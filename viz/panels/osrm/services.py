@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from merging.features.store import TextsOf
-from merging.services.lab import Plan, SubspaceView, Trained
+from merging.services.plan import Plan, SubspaceView, Trained
 from merging.tasks.task import Task
 from merging.training.variants import VARIANTS, Variant
 
