@@ -61,15 +61,6 @@ class LowRank:
         return LowRank(torch.zeros(shape[0], 0, dtype=dtype), torch.zeros(0, shape[1], dtype=dtype))
 
     @staticmethod
-    def from_dense(matrix: Tensor, rank: int | None = None) -> LowRank:
-        """Return the best approximation of a dense (out, in) ``matrix`` with at most ``rank`` directions
-        (Eckart-Young).
-
-        ``None`` keeps min(out, in): exact. The square roots of the singular values go to both sides.
-        """
-        return LowRank.nearest(matrix, min(matrix.shape) if rank is None else rank)[0]
-
-    @staticmethod
     def nearest(update: LowRank | Tensor, rank: int) -> tuple[LowRank, float]:
         """Return (best approximation with at most ``rank`` directions, ||update - approximation|| / ||update||).
 

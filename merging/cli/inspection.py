@@ -35,12 +35,11 @@ def inspect_adapters(
         _write_report(html, adapters, report)
     for row in report.adapters.itertuples():
         missing = f", {row.missing} missing" if row.missing else ""
-        unusual = f", unusual targets {row.unusual}" if row.unusual else ""
         prefix = f", prefix {row.prefix}" if row.prefix else ""
         relative = "" if math.isnan(row.relative_norm) else f" ({row.relative_norm:.1%} of the base's weights)"
         print(
             f"{row.adapter}: task {row.task}, base {row.base or 'unknown'}, rank {row.rank}, {row.modules} "
-            f"modules{missing}{unusual}, norm {row.norm:.4g}{relative}, {row.head}{prefix}"
+            f"modules{missing}, norm {row.norm:.4g}{relative}, {row.head}{prefix}"
         )
     print("compatible" if report.ok else "not compatible")
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):

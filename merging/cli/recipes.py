@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MergeError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import nn
 
-    from ..adapters.adapter import Adapter
+    from ..adapters.adapter import Adapter, Head
+    from ..evaluation.verbalisers import Verbaliser
     from ..features.moments import Features
-    from ..merged import Merged
     from ..recipes.recipe import Recipe
 
 
@@ -112,41 +111,40 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     rows : of each task; None = all
     base : None = the one that the adapters record
     """
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
     from ..engine import merge_recipe
-    from ..evaluation.accuracy import encode_task, evaluate, hits, own_head
-    from ..evaluation.intervals import as_values, gap_recovered
-    from ..evaluation.metrics import metrics, predictions
+    from ..evaluation.accuracy import encode_task, hits, predictions, wilson
+    from ..evaluation.intervals import Values, gap_recovered
     from ..tasks.task import Task
 
     merged = merge_recipe(recipe, recipe_features(recipe, base))
-    _require_heads(merged)
+    heads = _heads(merged.adapters)
     model, tokenizer = opened(merged.adapters, base)
     yield (
         f"{'task':12} {'merged':>8} {'95 %':>16} {'macro-F1':>8} {'Matthews':>8} {'adapter':>8} {'base':>8} "
         f"{'rows':>6}   ({split})"
     )
-    found, marks = [], {end: {} for end in ("base", "alone", "merged")}  # type: ignore[var-annotated]
-    for adapter in merged.adapters:
+    table: list[list[float]] = []
+    marks: dict[str, dict[str, Values]] = {"merged": {}, "adapter": {}, "base": {}}
+    for adapter, head in zip(merged.adapters, heads, strict=True):
         task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
-        head = {adapter.task: own_head(adapter)}
-        predicted = predictions(hits(model, tokenizer, merged, [task], heads=head))  # type: ignore[arg-type]
-        ours = metrics(predicted, {adapter.task: task.labels}).set_index("metric")
-        accuracy, low, high, rows_seen = ours.loc["accuracy", ["value", "low", "high", "n"]]
-        alone, bare = (
-            [*evaluate(model, tokenizer, subject, [task], heads=head)][-1]  # type: ignore[arg-type]
-            for subject in (adapter, None)
-        )
-        marks["alone"][task.name], marks["base"][task.name] = as_values(alone.marks), as_values(bare.marks)
-        marks["merged"][task.name] = (predicted[task.name] == task.labels).double().numpy()
-        found.append((accuracy, ours.value["macro_f1"], ours.value["matthews"], alone.accuracy, bare.accuracy))
-        interval = f"{low:.3f} to {high:.3f}"
-        yield _row(adapter.task, interval, found[-1]) + f" {int(rows_seen):6}"
-    yield _row("average", "", [sum(column) / len(found) for column in zip(*found, strict=True)])
-    gap = gap_recovered(marks["base"], marks["alone"], marks["merged"])
+        for column, subject in zip(marks, (merged, adapter, None), strict=True):
+            predicted = predictions(hits(model, tokenizer, subject, [task], heads={adapter.task: head}))[adapter.task]
+            marks[column][task.name] = (predicted == task.labels).double().numpy()
+            if subject is merged:
+                f1 = f1_score(task.labels, predicted, average="macro", zero_division=0.0)
+                correlation = matthews_corrcoef(task.labels, predicted)
+        ours, alone, bare = (marks[column][task.name] for column in marks)
+        low, high = wilson(int(ours.sum()), len(ours))
+        table.append([ours.mean(), f1, correlation, alone.mean(), bare.mean()])
+        yield _row(adapter.task, f"{low:.3f} to {high:.3f}", table[-1]) + f" {len(ours):6}"
+    yield _row("average", "", [sum(column) / len(table) for column in zip(*table, strict=True)])
+    gap = gap_recovered(marks["base"], marks["adapter"], marks["merged"])
     if gap.tasks:
         yield (
             f"gap recovered: {gap.mean:.1%} ({gap.low:.1%} to {gap.high:.1%}), mean of {len(gap.tasks)} of "
-            f"{len(found)} tasks"
+            f"{len(table)} tasks"
         )
     else:
         yield "gap recovered: in no task is the adapter alone better than the base by more than the uncertainty"
@@ -170,6 +168,8 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None
     MergeError
         If the method has no scaling, or an adapter no head.
     """
+    import pandas as pd
+
     from ..engine import merge_spec
     from ..evaluation.accuracy import encode_task
     from ..experiments.sweep import SCALINGS, append, as_rows, averages, best_scalings, beyond_edge, measure
@@ -181,30 +181,25 @@ def sweep_recipe(recipe: Recipe, rows: int, base: str | None, table: Path | None
         raise MergeError(f"{table} exists: choose another folder with -o.")
     features = recipe_features(recipe, base)
     adapters = recipe.load_adapters()
+    _heads(adapters)
     model, tokenizer = opened(adapters, base)
     tasks = [encode_task(tokenizer, Task.load(adapter.task), "validation", rows) for adapter in adapters]
-    found: list[pd.DataFrame] = []
+    measured = pd.DataFrame()
     waiting = list(SCALINGS)
     while waiting:
         scaling = waiting.pop(0)
         merged = merge_spec(adapters, recipe.spec.with_params(scaling=scaling), features)
-        _require_heads(merged)
-        found.append(as_rows(measure(model, tokenizer, merged, tasks), recipe.method, scaling).drop(columns="hits"))
+        new = as_rows(measure(model, tokenizer, merged, tasks), recipe.method, scaling).drop(columns="hits")
+        measured = pd.concat([measured, new], ignore_index=True)
         if table is not None:
-            append(table, found[-1])
-        row = averages(found[-1]).iloc[0]
+            append(table, new)
+        row = averages(new).iloc[0]
         yield (
             f"scaling {scaling:<6g} average {row.average:.3f} ({row.low:.3f} to {row.high:.3f}), worst "
             f"{row.worst_task} {row.worst:.3f}"
         )
-        waiting = waiting or beyond_edge(averages(_all(found)))
-    yield f"best scaling on validation: {best_scalings(_all(found))[recipe.method]:g}"
-
-
-def _all(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat(tables, ignore_index=True)
+        waiting = waiting or beyond_edge(averages(measured))
+    yield f"best scaling on validation: {best_scalings(measured)[recipe.method]:g}"
 
 
 def opened(adapters: Sequence[Adapter], base: str | None) -> tuple[nn.Module, Any]:
@@ -220,11 +215,14 @@ def opened(adapters: Sequence[Adapter], base: str | None) -> tuple[nn.Module, An
     return (load_language_model if writes else load_base)(base_of(adapters, base))
 
 
-def _require_heads(merged: Merged) -> None:
+def _heads(adapters: Sequence[Adapter]) -> list[Head | Verbaliser]:
     from ..evaluation.accuracy import own_head
 
-    for adapter in merged.adapters:
-        if own_head(adapter) is None:
+    heads = []
+    for adapter in adapters:
+        if (head := own_head(adapter)) is None:
             raise MergeError(
                 f"{adapter.name} brings no head to classify with, so the merge cannot be evaluated on its task."
             )
+        heads.append(head)
+    return heads

@@ -17,38 +17,6 @@ from ..evaluation.heads import order_warnings
 
 NORM_IMBALANCE = 10.0
 SHARED_START_FACTOR = 5.0
-USUAL_TARGETS = {
-    *(
-        "query",
-        "key",
-        "value",
-        "dense",
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "out_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ),
-    *(
-        "q_lin",
-        "k_lin",
-        "v_lin",
-        "out_lin",
-        "lin1",
-        "lin2",
-        "query_proj",
-        "key_proj",
-        "value_proj",
-        "fc1",
-        "fc2",
-        "c_attn",
-        "c_proj",
-    ),
-    *("q", "k", "v", "o", "wi", "wo", "wi_0", "wi_1", "c_fc", "query_key_value"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +33,7 @@ class CompatibilityReport:
         adapter, module, rank, alpha, scaling (LoRA's own), out, in, norm (of the scaled update), relative_norm (||ΔW||
         / ||W_0||, where the adapter records it); rank 0, norm 0 and no alpha where an adapter lacks a module.
     adapters : DataFrame with a row per adapter
-        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, unusual (targets), norm, relative_norm (mean
+        adapter, task, base, rank ("8", or "4 to 16"), modules, missing, norm, relative_norm (mean
         over modules), head, prefix.
     """
 
@@ -91,7 +59,6 @@ def compatibility(adapters: Sequence[Adapter]) -> CompatibilityReport:
         + _duplicate_warnings(named)
         + _norm_warnings(named)
         + _coverage_warnings(named)
-        + _target_warnings(named)
         + _trained_warnings(named)
         + order_warnings(named)
     )
@@ -134,16 +101,6 @@ def _coverage_warnings(adapters: Sequence[Adapter]) -> list[str]:
     ]
 
 
-def _target_warnings(adapters: Sequence[Adapter]) -> list[str]:
-    warnings = []
-    for adapter in adapters:
-        if unusual := _unusual_targets(adapter):
-            warnings.append(
-                f"{adapter.name} changes unusual modules ({', '.join(unusual)}): check that it is meant for this base."
-            )
-    return warnings
-
-
 def _trained_warnings(adapters: Sequence[Adapter]) -> list[str]:
     return [
         f"{adapter.name} holds {len(adapter.trained)} tensors whole, for example {min(adapter.trained)} (trained, or "
@@ -151,10 +108,6 @@ def _trained_warnings(adapters: Sequence[Adapter]) -> list[str]:
         for adapter in adapters
         if adapter.trained and len(adapters) > 1
     ]
-
-
-def _unusual_targets(adapter: Adapter) -> list[str]:
-    return sorted({module.rsplit(".", 1)[-1] for module in adapter.deltas} - USUAL_TARGETS)
 
 
 def _shared_start_warnings(adapters: Sequence[Adapter]) -> list[str]:
@@ -210,12 +163,9 @@ def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
         if adapter.head is not None and adapter.head.labels:
             head += f", {len(adapter.head.labels)} labels"
         counts = len(adapter.deltas), len(everything) - len(adapter.deltas)
-        unusual = ", ".join(_unusual_targets(adapter))
         recorded = _relative_norms(adapter)
         relative = statistics.fmean(recorded.values()) if recorded else math.nan
-        rows.append(
-            (adapter.name, adapter.task, adapter.base, rank, *counts, unusual, norm, relative, head, adapter.prefix)
-        )
+        rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, norm, relative, head, adapter.prefix))
     columns = [
         "adapter",
         "task",
@@ -223,7 +173,6 @@ def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
         "rank",
         "modules",
         "missing",
-        "unusual",
         "norm",
         "relative_norm",
         "head",

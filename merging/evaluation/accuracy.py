@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -193,6 +193,16 @@ def hits(
     heads = dict(heads) if heads is not None else _own_heads(merged_or_adapter)
     scorers = {task.name: scorer(model, tokenizer, task, heads.get(task.name)) for task in encoded}
     return _stream(model, merged_or_adapter, encoded, scorers)
+
+
+def predictions(batches: Iterable[Hits]) -> dict[str, Tensor]:
+    """Return {task: predicted class of each of its rows, -1 where no batch had it} from what `hits`
+    yields.
+    """
+    found: dict[str, Tensor] = {}
+    for batch in batches:
+        found.setdefault(batch.task, torch.full((batch.total,), -1))[batch.rows] = batch.predicted
+    return found
 
 
 def scorer(model: nn.Module, tokenizer: Any, task: EncodedTask, head: Head | Verbaliser | None) -> Scorer:

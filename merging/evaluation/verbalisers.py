@@ -12,7 +12,6 @@ likelihood of each completion).
 from __future__ import annotations
 
 import itertools
-import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,47 +143,6 @@ def label_scorer(
             return _causal_scores(model, [spans[row] for row in picked], verbaliser.normalised)
 
     return scores
-
-
-@torch.no_grad()
-def perplexity(
-    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8
-) -> float:
-    """Return exp of the mean negative log-likelihood of all tokens of ``texts`` under a decoder, each given the text
-    before it.
-
-    The first token of a text has nothing before it and does not count, unless the tokenizer begins texts with one of
-    its own.
-
-    Parameters
-    ----------
-    max_length : tokens to keep of each text; None = all
-
-    Raises
-    ------
-    MergeError
-        If the model is no decoder with a language-model head, a text is longer than the model can read, or there is no
-        token to predict.
-    """
-    if language_model_kind(model) != "causal":
-        raise MergeError("Perplexity is defined for decoders: this model is an encoder-decoder, use a Verbaliser.")
-    lead = _lead(tokenizer)
-    encoded = [lead + ids for ids in _plain(tokenizer, texts)]
-    sequences = sorted((ids[:max_length] for ids in encoded), key=len)
-    sequences = [ids for ids in sequences if len(ids) > 1]
-    if not sequences:
-        raise MergeError("No text has a token with another one before it: perplexity needs longer texts.")
-    _check_length(model, len(sequences[-1]), "")
-    training, total, count = model.training, 0.0, 0
-    model.eval()
-    try:
-        for start in range(0, len(sequences), batch_size):
-            batch = [(1, [ids]) for ids in sequences[start : start + batch_size]]
-            total += float(_causal_scores(model, batch, False).double().sum())
-            count += sum(len(ids) - 1 for _, (ids,) in batch)
-    finally:
-        model.train(training)
-    return math.exp(-total / count)
 
 
 def _check(verbaliser: Verbaliser, rows: Texts, labels: Sequence[str], task: str) -> None:

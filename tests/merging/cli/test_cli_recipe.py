@@ -16,8 +16,7 @@ from typer.testing import CliRunner, Result
 
 from merging import METHODS, Adapter, Decouple, MergeError, Task, evaluate, merge, merge_recipe
 from merging.cli.main import cli
-from merging.evaluation.accuracy import encode_task, hits
-from merging.evaluation.metrics import predictions
+from merging.evaluation.accuracy import encode_task, hits, predictions
 from merging.experiments.sweep import SCALINGS
 from merging.models.load import load_base
 from merging.recipes.recipe import Recipe

@@ -147,12 +147,6 @@ def test_partial_coverage_is_a_warning_that_counts() -> None:
     assert not warned([random_adapter(0), random_adapter(1)], "zero")
 
 
-def test_unusual_modules_are_a_warning() -> None:
-    a, b = equal_pool(2)
-    odd = [replace(x, deltas={**x.deltas, "encoder.layer.0.surprise": x.deltas[QUERY]}) for x in (a, b)]
-    assert warned(odd, "task-0", "surprise")
-
-
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 

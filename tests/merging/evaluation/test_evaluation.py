@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from merging import METHODS, Adapter, MergeError, Task, evaluate, merge
 from merging.adapters.adapter import Head
-from merging.evaluation.accuracy import FIRST_BATCH, encode_task, wilson
+from merging.evaluation.accuracy import FIRST_BATCH, encode_task, hits, predictions, wilson
 
 
 def random_head(seed: int, classes: int = 2) -> Head:
@@ -286,3 +286,19 @@ def test_a_gpu_finds_the_same_accuracies(model, tokenizer, tasks, adapters) -> N
     before = state(on_gpu)
     assert final(evaluate(on_gpu, tokenizer, merged, tasks)) == pytest.approx(expected, abs=0.02)
     assert unchanged(on_gpu, before)
+
+
+def test_a_stream_predicts_every_row_and_evaluate_counts_the_right_ones(
+    model, tokenizer, adapters: list[Adapter], tasks: list[Task]
+) -> None:
+    merged = merge(adapters, "average")
+    encoded = [encode_task(tokenizer, task) for task in tasks]
+    batches = list(hits(model, tokenizer, merged, encoded))
+    labels = {task.name: task.labels for task in encoded}
+    for batch in batches:
+        assert torch.equal(batch.right, batch.predicted == labels[batch.task][batch.rows])
+    last = {p.task: p for p in evaluate(model, tokenizer, merged, encoded)}
+    for task, predicted in predictions(batches).items():
+        assert (predicted >= 0).all()
+        assert last[task].accuracy == pytest.approx((predicted == labels[task]).double().mean().item())
+    assert any((values < 0).any() for values in predictions(batches[:3]).values())

@@ -28,9 +28,8 @@ from transformers import BertForMaskedLM
 
 from merging import Adapter, MergeError, Task, merge
 from merging.adapters.adapter import Head
-from merging.evaluation.accuracy import encode_task, evaluate, hits, scorer
+from merging.evaluation.accuracy import encode_task, evaluate, hits, predictions, scorer
 from merging.evaluation.heads import label_order, order_warnings, with_recorded_labels
-from merging.evaluation.metrics import predictions
 from merging.models.apply import added
 from merging.models.layers import bare
 from merging.models.load import load_base

@@ -4,7 +4,6 @@ else.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,9 +40,8 @@ from transformers import (
 )
 
 from merging import Adapter, MergeError, evaluate, merge
-from merging.evaluation.accuracy import encode_task, hits
-from merging.evaluation.metrics import predictions
-from merging.evaluation.verbalisers import Texts, Verbaliser, label_scorer, perplexity
+from merging.evaluation.accuracy import encode_task, hits, predictions
+from merging.evaluation.verbalisers import Texts, Verbaliser, label_scorer
 from merging.models.layers import bare, fingerprint
 from merging.models.load import language_model_kind, load_base, load_language_model
 
@@ -253,42 +251,6 @@ def test_a_limit_cuts_the_texts_too(tokenizer) -> None:
     whole = predictions(hits(model, tokenizer, None, [encoded], heads=heads))["animals"]
     for part in (encoded.first(5), encode_task(tokenizer, task, limit=5)):
         assert torch.equal(predictions(hits(model, tokenizer, None, [part], heads=heads))["animals"], whole[:5])
-
-
-# -- perplexity --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", CAUSAL)
-@torch.no_grad()
-def test_perplexity_is_that_of_transformers_loss(kind: str, tokenizer) -> None:
-    model = language_model(kind)
-    total = count = 0
-    for text in TEXTS.texts:
-        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :-1]  # without [SEP]
-        count += ids.shape[1] - 1
-        total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
-    for batch_size in (1, 3, 8):
-        assert perplexity(model, tokenizer, TEXTS.texts, batch_size=batch_size) == pytest.approx(
-            math.exp(total / count), rel=1e-5
-        )
-
-
-def test_a_uniform_model_is_as_perplexed_as_its_vocabulary_is_large(tokenizer) -> None:
-    model = language_model("llama")
-    model.lm_head.weight.zero_()
-    model.train()
-    assert perplexity(model, tokenizer, TEXTS.texts) == pytest.approx(SIZE["vocab_size"], rel=1e-5)
-    assert model.training
-    assert perplexity(model, tokenizer, ["the"], max_length=2) == pytest.approx(SIZE["vocab_size"], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("kind", "texts", "words"),
-    [("t5", TEXTS.texts, "decoders"), ("llama", [""], "longer texts"), ("llama", [], "longer texts")],
-)
-def test_what_has_no_perplexity_is_refused(kind: str, texts: list[str], words: str, tokenizer) -> None:
-    with pytest.raises(MergeError, match=words):
-        perplexity(language_model(kind), tokenizer, texts)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
