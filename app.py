@@ -28,14 +28,17 @@ except ImportError:  # only Spaces has it
 
 import gradio as gr
 
+from merging.evaluation.accuracy import Estimate
+from merging.features.progress import Progress
+from merging.services.plan import Plan, Trained
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options
 from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
-from viz.panels.osrm.services import Plan, Trained
 from viz.panels.page import page
-from viz.panels.services import Estimate, Progress, Settings, Workbench
 
 LONGEST = 120
 LONGEST_TRAINING = 300

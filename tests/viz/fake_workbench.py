@@ -14,9 +14,10 @@ import torch
 from merging import Adapter, LowRank, merge_spec
 from merging.diagnostics.linked import Diagnosis, diagnose
 from merging.errors import MergeError
+from merging.features.progress import Progress
 from merging.methods import METHODS as REAL
 from merging.recipes.spec import NOT_DECOUPLED, MergeSpec
-from viz.panels.services import Progress, Settings
+from merging.services.settings import Settings
 
 TITLES = {
     "trec": "question type",

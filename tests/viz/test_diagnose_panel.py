@@ -27,6 +27,7 @@ from merging.errors import MergeError
 from merging.methods import METHODS as REAL_METHODS
 from merging.plugins.decouple import Decouple, decouple
 from merging.plugins.orthogonalize import MODES
+from merging.services.settings import Settings
 from viz.figures.diagnose import skeletons
 from viz.figures.leave_out import change_per_task
 from viz.panels.diagnose.bundle import bundle
@@ -34,7 +35,6 @@ from viz.panels.diagnose.demand import LIMIT, Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
 from viz.panels.diagnose.layout import TITLES as FIGURES
 from viz.panels.merge.controls import choose, form_of, read
-from viz.panels.services import Settings
 
 NAMES = list(TITLES.values())
 

@@ -14,13 +14,13 @@ from fake_workbench import METHODS, TITLES, FakeWorkbench, drawn
 from merging.errors import MergeError
 from merging.plugins import PLUGINS
 from merging.plugins.decouple import Decouple
+from merging.services.settings import Settings
 from viz.panels.merge import views
 from viz.panels.merge.controls import choose, controls, form_of, read
 from viz.panels.merge.handlers import ACCURACY, OUTPUTS, MergeHandlers
 from viz.panels.merge.session import Run, Score, Session, summarise
 from viz.panels.merge.verdict import verdict_html
 from viz.panels.merge.views import layer_of, parts, pick, sweep_view
-from viz.panels.services import Settings
 
 EVERYWHERE = ("A", "all", "all")
 

@@ -40,8 +40,8 @@ from pathlib import Path
 import spaces
 import app
 from viz.panels.merge.controls import opening
-from viz.panels.osrm.services import Plan
-from viz.panels.services import Progress
+from merging.services.plan import Plan
+from merging.features.progress import Progress
 from merging.methods import METHODS
 
 bench = app.workbench()

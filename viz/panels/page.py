@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from merging.experiments.sweep import CONTENDERS
+from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.adapters.panel import adapters_panel
 from viz.panels.diagnose.bank import BankViews
@@ -21,7 +22,6 @@ from viz.panels.merge.panel import QUIET, merge_panel
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
-from viz.panels.services import Workbench
 
 
 def page(

@@ -17,9 +17,9 @@ from merging.errors import MergeError
 from merging.features.progress import READ_LENGTH
 from merging.features.store import TextsOf
 from merging.services.lab import Lab
+from merging.services.pools import Pools
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from viz.panels.merge.controls import MOST_TASKS
-from viz.panels.osrm.services import Pools
 from viz.panels.osrm.status import alert
 
 LEFT_OUT = ""

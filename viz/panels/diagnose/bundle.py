@@ -12,9 +12,9 @@ import orjson
 import pandas as pd
 
 from merging.diagnostics.linked import Diagnosis
+from merging.services.settings import Settings
 from viz.figures.diagnose import SCALES, skeletons
 from viz.panels.merge.views import layer_of, parts
-from viz.panels.services import Settings
 
 MOST_COLUMNS = 60_000  # per adapter that are sent; more look the same in a distribution
 ZERO = -32768  # stands for a column that is zero

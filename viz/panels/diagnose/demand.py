@@ -11,11 +11,12 @@ import pandas as pd
 
 from merging.diagnostics.leave_out import Step
 from merging.errors import MergeError
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from viz.figures.leave_out import change_per_task
 from viz.panels.diagnose.handlers import PAUSE, DiagnoseSession
 from viz.panels.kit.plot import payload
 from viz.panels.osrm.views import nothing
-from viz.panels.services import Settings, Workbench
 
 LIMIT = 200
 KEPT = 64  # leave-one-outs that are remembered, all visitors together

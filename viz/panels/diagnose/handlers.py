@@ -17,10 +17,11 @@ import pandas as pd
 
 from merging.errors import MergeError
 from merging.recipes.spec import MergeSpec
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from merging.shipped import POOLS
 from viz.panels.diagnose.bundle import bundle
 from viz.panels.merge.controls import MOST_TASKS, Catalogue, form_of
-from viz.panels.services import Settings, Workbench
 
 PAUSE = 0.2
 WITHOUT_TASKS = (

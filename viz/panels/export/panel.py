@@ -9,6 +9,7 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.services.bundle import write_zip
+from merging.services.workbench import Workbench
 from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
 from viz.panels.merge.controls import Catalogue, read
@@ -16,7 +17,6 @@ from viz.panels.merge.panel import QUIET, MergeTab, said
 from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 from viz.panels.osrm.status import alert
-from viz.panels.services import Workbench
 
 NOW = QUIET | {"queue": False}
 FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from merging.evaluation.accuracy import Estimate
+from merging.services.settings import Settings
 from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.session import Run
-from viz.panels.services import Settings
 
 KEPT = 3
 

@@ -7,8 +7,9 @@ from inspect import cleandoc
 
 import gradio as gr
 
+from merging.methods import Method, Param
+from merging.plugins.base import Plugin
 from viz.panels.kit.plot import ASSETS
-from viz.panels.services import Method, Param, Plugin
 
 NEEDS_TEXTS = "It reads the first k training texts of each task, without labels, through the base model."
 NEEDS_TASK = (

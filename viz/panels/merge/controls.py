@@ -11,13 +11,15 @@ from typing import Any
 
 import gradio as gr
 
+from merging.methods import Method, Param
+from merging.plugins.base import Plugin
 from merging.plugins.decouple import DECOUPLE_PARAMS, Decouple
 from merging.plugins.orthogonalize import MODES, Orthogonalize
 from merging.plugins.soft_osrm import SoftOSRM
 from merging.recipes.spec import NOT_DECOUPLED, K, MergeSpec
-from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE
+from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, Settings
+from merging.services.workbench import Workbench
 from viz.panels.kit.help import disclosure, plugins_page
-from viz.panels.services import Method, Param, Plugin, Settings, Workbench
 
 Catalogue = Mapping[str, Method]
 Plugins = Mapping[str, Plugin]

@@ -14,8 +14,11 @@ from time import monotonic, sleep
 from typing import Any
 
 from merging.errors import MergeError
+from merging.evaluation.accuracy import Estimate
+from merging.features.progress import Progress
 from merging.services.link import from_query, settings_of_recipe
-from merging.services.settings import LIMIT
+from merging.services.settings import LIMIT, Settings
+from merging.services.workbench import MergeView, Workbench
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, opening, opening_method, read, restored
@@ -23,7 +26,6 @@ from viz.panels.merge.recipe import recipe_payload
 from viz.panels.merge.session import Run, Session, summarise
 from viz.panels.merge.verdict import story_html, verdict_html
 from viz.panels.osrm.status import alert
-from viz.panels.services import Estimate, MergeView, Progress, Settings, Workbench
 
 Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
+from merging.services.workbench import Workbench
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
@@ -16,7 +17,6 @@ from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers
 from viz.panels.merge.recipe import Paste, paste_box, recipe
 from viz.panels.merge.session import Session
 from viz.panels.merge.verdict import verdict
-from viz.panels.services import Workbench
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
 

@@ -14,8 +14,9 @@ from merging.errors import MergeError
 from merging.methods import METHODS
 from merging.services.link import LONGEST, exact_rank, runnable, to_query
 from merging.services.program import snippet
+from merging.services.settings import Settings
+from merging.services.workbench import Workbench
 from viz.panels.kit.plot import ASSETS
-from viz.panels.services import Settings, Workbench
 
 SPACE = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

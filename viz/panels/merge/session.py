@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from merging.evaluation.accuracy import Estimate
 from merging.evaluation.intervals import Values, as_values, gap_recovered
-from viz.panels.services import Estimate, Progress, Settings
+from merging.features.progress import Progress
+from merging.services.settings import Settings
 
 REMEMBERED = 256
 DRAWS = 300  # of the bootstrap behind a number that is drawn again many times a second

@@ -7,6 +7,8 @@ import pandas as pd
 
 from merging.diagnostics.leave_out import layer_of
 from merging.recipes.spec import MergeSpec
+from merging.services.settings import Settings
+from merging.services.workbench import MergeView, Workbench
 from merging.shipped import POOLS
 from viz.figures.accuracy import accuracy_per_task
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
@@ -17,7 +19,6 @@ from viz.figures.theme import task_colours
 from viz.panels.kit.plot import payload
 from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.session import Run, Score, on_same_rows, summarise
-from viz.panels.services import MergeView, Settings, Workbench
 
 EVERY = "all"
 ENDS = {"base": "base with the tasks' heads", "alone": "each adapter alone"}

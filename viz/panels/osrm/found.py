@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from merging.training.variants import VARIANTS
 from viz.figures.experiment import accuracy_per_variant, averages_per_variant, forest, spread_per_variant
 from viz.figures.theme import axis
 from viz.panels.kit.plot import payload
-from viz.panels.osrm.services import VARIANTS
 from viz.panels.osrm.views import nothing
 
 COMMAND = "mergescope experiment osrm"

@@ -12,9 +12,9 @@ from time import monotonic
 from typing import Any
 
 from merging.errors import MergeError
+from merging.services.plan import Plan
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
-from viz.panels.osrm.services import Plan
 from viz.panels.osrm.session import OsrmSession
 from viz.panels.osrm.status import alert, notes_html, reading_html
 from viz.panels.osrm.training import PAUSE, TrainingHandlers, Values

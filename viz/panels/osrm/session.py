@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from merging.services.plan import Plan, Trained
 from viz.panels.merge.session import Score
-from viz.panels.osrm.services import Plan, Trained
 
 SETS = 8
 """Sets that a visitor can keep; the oldest goes."""

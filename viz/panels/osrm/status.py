@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import sqrt
 
+from merging.services.plan import Plan
+from merging.training.variants import VARIANTS
 from viz.panels.merge.session import Score
-from viz.panels.osrm.services import VARIANTS, Plan
 from viz.panels.osrm.session import TrainedSet, Training
 
 HEADS = ("set", "initialisation", "tasks", "rank", "k", "alone", "merged", "drift of A")

@@ -6,7 +6,7 @@ before its next step.
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,16 +14,24 @@ from time import monotonic
 from typing import Any
 
 from merging.errors import MergeError
+from merging.services.lab import Lab
+from merging.services.plan import Trained
+from merging.services.pools import Pools
+from merging.training.variants import VARIANTS
 from viz.panels.merge.session import Score
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
-from viz.panels.osrm.services import VARIANTS, Lab, Merge, Pools, Train
 from viz.panels.osrm.session import OsrmSession, TrainedSet, Training
 from viz.panels.osrm.status import alert, set_title, sets_html, training_html
 
 PAUSE = 0.3  # seconds between two drawings of running work
 CURVES = ("loss", "validation", "drift")
 Values = dict[str, Any]
+
+Train = Callable[[dict[str, Any], str, str], Iterator[Trained]]
+"""`train(plan, root, stop)`: trains into the folder `root` until done or until a file `stop` exists."""
+Merge = Callable[[dict[str, str], float], Iterator[tuple[str, float, float, float, int, int]]]
+"""`merge({task: folder}, scaling)`: yields task, accuracy, low, high, done, total."""
 
 
 class TrainingHandlers:

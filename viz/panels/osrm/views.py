@@ -5,13 +5,14 @@ from html import escape
 
 import pandas as pd
 
+from merging.services.plan import Plan, SubspaceView
+from merging.training.variants import VARIANTS
 from viz.figures import training as curves
 from viz.figures.rank import rank_against_k
 from viz.figures.spectrum import seen_by_A, spectrum
 from viz.figures.theme import Figure, layout, task_colours
 from viz.panels.kit.plot import payload
 from viz.panels.merge.views import layer_of
-from viz.panels.osrm.services import VARIANTS, Plan, SubspaceView
 from viz.panels.osrm.session import Training
 
 Titles = Mapping[str, str]
