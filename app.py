@@ -51,7 +51,8 @@ def seconds(settings: dict[str, Any], limit: int) -> int:
 
 def training_seconds(plan: dict[str, Any], root: str, stop: str) -> int:
     """Estimate how long a set takes to train on a GPU, with its features and tests."""
-    return min(LONGEST_TRAINING, 30 + len(plan["tasks"]) * (10 + plan["epochs"] * plan["rows"] // 200))
+    steps: int = plan["epochs"] * plan["rows"] // 200
+    return min(LONGEST_TRAINING, 30 + len(plan["tasks"]) * (10 + steps))
 
 
 def merging_seconds(folders: dict[str, str], scaling: float) -> int:
@@ -59,7 +60,7 @@ def merging_seconds(folders: dict[str, str], scaling: float) -> int:
     return 15 + 2 * len(folders)
 
 
-def on_gpu(duration: Callable[..., int]) -> Callable[[Callable], Callable]:
+def on_gpu(duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Run a generator on a borrowed GPU where the host lends them (ZeroGPU); elsewhere leave it as it is."""
     return spaces.GPU(duration=duration) if spaces else lambda function: function
 

@@ -1,6 +1,7 @@
 """Accuracy per task: where the merge lands between the base model and the task's own adapter."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def _limits(table: pd.DataFrame, pins: pd.DataFrame | None) -> list[float]:
     return [max(math.floor(10 * (lowest - 0.06)) / 10, -0.015), 1.015]
 
 
-def _bridge(table: pd.DataFrame) -> dict:
+def _bridge(table: pd.DataFrame) -> dict[str, Any]:
     ends = table[["base", "single"]].to_numpy(dtype=float)
     return {
         "type": "scatter",
@@ -92,7 +93,7 @@ def _bridge(table: pd.DataFrame) -> dict:
     }
 
 
-def _dots(table: pd.DataFrame, column: str, name: str, **marker: object) -> dict:
+def _dots(table: pd.DataFrame, column: str, name: str, **marker: object) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": table[column].tolist(),
@@ -104,7 +105,7 @@ def _dots(table: pd.DataFrame, column: str, name: str, **marker: object) -> dict
     }
 
 
-def _pins(pins: pd.DataFrame) -> dict:
+def _pins(pins: pd.DataFrame) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": pins["accuracy"].tolist(),
@@ -117,7 +118,7 @@ def _pins(pins: pd.DataFrame) -> dict:
     }
 
 
-def _merge(done: pd.DataFrame, colours: list[str]) -> dict:
+def _merge(done: pd.DataFrame, colours: list[str]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": done["accuracy"].tolist(),

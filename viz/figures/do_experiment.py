@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -254,7 +255,7 @@ def against(
     return _lines(whole, x, axis(ACCURACY))
 
 
-def _lines(rows: pd.DataFrame, x: dict, y: dict) -> Figure:
+def _lines(rows: pd.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> Figure:
     """Draw a line per `name`; `series` gives the colour (grey for what is no merge), `dash` the λ. The legend names
     each series once.
     """
@@ -285,7 +286,7 @@ def _lines(rows: pd.DataFrame, x: dict, y: dict) -> Figure:
     return {"data": traces, "layout": layout(340, x, y, showlegend=True, hovermode="closest")}
 
 
-def _rows(rows: pd.DataFrame, x: dict) -> Figure:
+def _rows(rows: pd.DataFrame, x: dict[str, Any]) -> Figure:
     """Draw points with intervals, grouped under the names in `row`; `series` gives the colour."""
     names = list(dict.fromkeys(rows["row"]))
     kinds = list(dict.fromkeys(zip(rows["series"], rows["symbol"], strict=True)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 import pandas as pd
 
@@ -215,7 +216,7 @@ def forest(effects: pd.DataFrame, series: Mapping[str, str]) -> Figure:
     }
 
 
-def _effects(rows: pd.DataFrame, title: str, place: int, starts: Mapping[str, float]) -> dict:
+def _effects(rows: pd.DataFrame, title: str, place: int, starts: Mapping[str, float]) -> dict[str, Any]:
     colour = MUTED if place >= len(OKABE_ITO) else OKABE_ITO[place]
     points = 100 * rows[["difference", "low", "high"]]
     return {

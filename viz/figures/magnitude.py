@@ -1,6 +1,7 @@
 """Magnitude distribution: how large the columns of each adapter's update are, task beside task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def magnitude_distribution(merged: pd.DataFrame, trained: pd.DataFrame, tasks: S
     return {"data": below + above, "layout": layout(356, axis("log₁₀ column norm of B·A", hoverformat=".2f"), y)}
 
 
-def _half(quantiles: pd.DataFrame, task: str, side: str, line: str, fill: str) -> dict:
+def _half(quantiles: pd.DataFrame, task: str, side: str, line: str, fill: str) -> dict[str, Any]:
     return {
         "type": "violin",
         "orientation": "h",

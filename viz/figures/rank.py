@@ -1,5 +1,7 @@
 """Rank of a task's features against the number of texts k: how many directions a layer's input really uses."""
 
+from typing import Any
+
 import pandas as pd
 
 from viz.figures.theme import MUTED, Figure, axis, layout
@@ -20,7 +22,7 @@ def rank_against_k(curve: pd.DataFrame, task: str, colour: str) -> Figure:
     k = curve["k"].tolist()
     top = max(k, default=1)
 
-    def line(column: str, name: str, dash: str, symbol: str) -> dict:
+    def line(column: str, name: str, dash: str, symbol: str) -> dict[str, Any]:
         return {
             "type": "scatter",
             "x": k,

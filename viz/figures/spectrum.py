@@ -1,6 +1,7 @@
 """What a subspace for A sees: the spectrum of the other tasks' inputs, and how much of each task's inputs reaches A."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ def spectrum(eigenvalues: pd.DataFrame, null_dimension: int, others: str) -> Fig
     }
 
 
-def _points(rows: pd.DataFrame, name: str, mode: str, **style: dict) -> dict:
+def _points(rows: pd.DataFrame, name: str, mode: str, **style: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": rows["index"].tolist(),

@@ -1,6 +1,7 @@
 """Average accuracy against the scaling λ: the sweep on validation, the current λ, the merge and the pins on test."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -98,7 +99,7 @@ def _level(rows: pd.DataFrame, grid: list[float]) -> pd.DataFrame:
     return pd.concat([rows.assign(scaling=x, flat=True) for x in grid]) if flat and grid else rows.assign(flat=False)
 
 
-def _curve(rows: pd.DataFrame, name: str, line: dict) -> dict:
+def _curve(rows: pd.DataFrame, name: str, line: dict[str, Any]) -> dict[str, Any]:
     rows = rows.sort_values("scaling")
     flat = bool(rows["flat"].any())
     at = "no λ" if flat else "λ %{x:.2f}"
@@ -114,12 +115,12 @@ def _curve(rows: pd.DataFrame, name: str, line: dict) -> dict:
     }
 
 
-def _band(rows: pd.DataFrame) -> dict:
+def _band(rows: pd.DataFrame) -> dict[str, Any]:
     rows = rows.sort_values("scaling")
     return band(*(rows[column].tolist() for column in ("scaling", "low", "high")))
 
 
-def _level_line(name: str, value: float, dash: str, ends: list[float]) -> dict:
+def _level_line(name: str, value: float, dash: str, ends: list[float]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": ends,
@@ -131,7 +132,7 @@ def _level_line(name: str, value: float, dash: str, ends: list[float]) -> dict:
     }
 
 
-def _points(rows: pd.DataFrame, name: str, marker: dict) -> dict:
+def _points(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": rows["scaling"].tolist(),
@@ -145,7 +146,7 @@ def _points(rows: pd.DataFrame, name: str, marker: dict) -> dict:
     }
 
 
-def _marker(scaling: float) -> dict:
+def _marker(scaling: float) -> dict[str, Any]:
     line = {"color": ACCENT, "width": 2, "dash": "dash"}
     return {
         "type": "line",

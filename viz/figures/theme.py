@@ -98,7 +98,7 @@ def layout(height: int, x: Axis, y: Axis, **options: Any) -> dict[str, Any]:
     }
 
 
-def note(text: str, y: float, shift: float = 0) -> dict:
+def note(text: str, y: float, shift: float = 0) -> dict[str, Any]:
     """Return a line of bold text at the left edge, at a height of the y axis and so many pixels above it."""
     place = {"xref": "paper", "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom", "yshift": shift}
     return {"text": f"<b>{text}</b>", "showarrow": False, "align": "left", **place}

@@ -1,6 +1,7 @@
 """A fine-tuning while it runs: loss, validation accuracy, and how far A moves away from where it started."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -59,7 +60,7 @@ def _line(
     dash: str = "solid",
     symbol: str = "circle",
     fmt: str = ".4f",
-) -> dict:
+) -> dict[str, Any]:
     mine = rows[rows["task"] == task]
     return {
         "type": "scatter",
@@ -73,6 +74,6 @@ def _line(
     }
 
 
-def _figure(traces: list[dict], title: str, last: int, limits: list[float]) -> Figure:
+def _figure(traces: list[dict[str, Any]], title: str, last: int, limits: list[float]) -> Figure:
     x, y = axis("training step", range=[0, 1.03 * last]), axis(title, range=limits)
     return {"data": traces, "layout": layout(250, x, y, showlegend=True, hovermode="closest")}

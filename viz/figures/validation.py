@@ -1,6 +1,6 @@
 """Which diagnostics go with what merges recover: each against the gap recovered, and their correlations."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -148,11 +148,11 @@ def correlation_forest(correlations: pd.DataFrame) -> Figure:
     return {"data": traces, "layout": layout(height + 50, x, y, **options)}
 
 
-def _groups(bank: pd.DataFrame) -> enumerate:
+def _groups(bank: pd.DataFrame) -> enumerate[Any]:
     return enumerate(bank.groupby("group", observed=True))
 
 
-def _points(rows: pd.DataFrame, x: str, name: str, place: int, quantity: str) -> dict:
+def _points(rows: pd.DataFrame, x: str, name: str, place: int, quantity: str) -> dict[str, Any]:
     colour = OKABE_ITO[place % len(OKABE_ITO)]
     return {
         "type": "scatter",
@@ -172,14 +172,14 @@ def _points(rows: pd.DataFrame, x: str, name: str, place: int, quantity: str) ->
     }
 
 
-def _correlations(rows: pd.DataFrame, name: str, symbol: str, below: int) -> list[dict]:
+def _correlations(rows: pd.DataFrame, name: str, symbol: str, below: int) -> list[dict[str, Any]]:
     """Two traces of one name, so that the legend hides both: intervals that exclude 0 in colour, the others grey."""
     parts = [(colour, rows[rows["predicts"] == said]) for said, colour in ((True, ACCENT), (False, MUTED))]
     traces = [_interval_trace(part, name, symbol, colour, below) for colour, part in parts if len(part)]
     return [trace | {"showlegend": place == 0} for place, trace in enumerate(traces)]
 
 
-def _interval_trace(rows: pd.DataFrame, name: str, symbol: str, colour: str, below: int) -> dict:
+def _interval_trace(rows: pd.DataFrame, name: str, symbol: str, colour: str, below: int) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": rows["rho"].tolist(),

@@ -14,11 +14,12 @@ from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers
 from viz.panels.diagnose.panel import diagnose_panel
 from viz.panels.export.panel import export_panel
+from viz.panels.kit.events import QUIET
 from viz.panels.kit.look import header, header_html
 from viz.panels.kit.plot import serve_files
 from viz.panels.merge.controls import Catalogue, Plugins
 from viz.panels.merge.handlers import Stream
-from viz.panels.merge.panel import QUIET, merge_panel
+from viz.panels.merge.panel import merge_panel
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel

@@ -13,7 +13,7 @@ from merging.io import hub
 from merging.models.embedded import EMBEDDED
 from merging.models.shared import describe, described
 from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession, Values
-from viz.panels.merge.panel import QUIET
+from viz.panels.kit.events import QUIET
 from viz.panels.osrm.plan import html
 from viz.panels.osrm.status import alert
 

@@ -3,12 +3,10 @@
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -19,6 +17,7 @@ from merging.features.store import TextsOf
 from merging.services.lab import Lab
 from merging.services.pools import Pools
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
+from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.status import alert
 
@@ -197,7 +196,7 @@ class AdaptersHandlers:
     def make(self, session: AdaptersSession, tasks: Sequence[str]) -> Iterator[Values]:
         """Measure every chosen adapter alone, and offer them as a pool."""
         session.run += 1
-        mine, drawn, base = session.run, 0.0, session.base
+        mine, base = session.run, session.base
         placed = [(task, brought) for task, brought in zip(tasks, session.shelf, strict=False) if task]
         twice = [task for task, _ in placed if sum(other == task for other, _ in placed) > 1]
         if twice:
@@ -216,18 +215,16 @@ class AdaptersHandlers:
                 if brought.adapter is not None and brought.adapter.head is not None:
                     fitted(brought.adapter.head, known[name], brought.name)
             yield {"note": '<p role="status">Starting.</p>', "busy": True}
-            with closing(self.prepare(chosen, known, str(root), base)) as steps:
-                for step in steps:
-                    if session.run != mine:
-                        shutil.rmtree(root, ignore_errors=True)
-                        yield {"note": '<p role="status">Cancelled; nothing was kept.</p>', "busy": False}
-                        return
-                    if step.folder:
-                        folders[step.name] = step.folder
-                    if monotonic() - drawn > PAUSE:
-                        drawn = monotonic()
-                        words = f"Adapter {step.place} of {step.total}, {self._title(session, step.name)}: {step.what}."
-                        yield {"note": f'<p role="status">{escape(words)}</p>'}
+            for step, due in paced(self.prepare(chosen, known, str(root), base), PAUSE):
+                if session.run != mine:
+                    shutil.rmtree(root, ignore_errors=True)
+                    yield {"note": '<p role="status">Cancelled; nothing was kept.</p>', "busy": False}
+                    return
+                if step.folder:
+                    folders[step.name] = step.folder
+                if due:
+                    words = f"Adapter {step.place} of {step.total}, {self._title(session, step.name)}: {step.what}."
+                    yield {"note": f'<p role="status">{escape(words)}</p>'}
         except MergeError as error:
             yield {"note": alert(error), "busy": False}
             return

@@ -10,11 +10,11 @@ from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
 from viz.panels.adapters.handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
+from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import MOST_TASKS
-from viz.panels.merge.panel import QUIET, MergeTab
+from viz.panels.merge.panel import MergeTab
 from viz.panels.osrm.plan import html
 
-NOW = QUIET | {"queue": False}
 INTRODUCTION = (
     "<p>LoRA adapters of one base: zip files with <code>adapter_config.json</code> and "
     "<code>adapter_model.safetensors</code>, the two files chosen together, or a hub id. They stay in this session and "

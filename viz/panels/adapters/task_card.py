@@ -9,13 +9,13 @@ from gradio.events import Dependency
 
 from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession
 from viz.panels.adapters.task_handlers import NONE, OPTIONAL, TaskHandlers, TaskSession
-from viz.panels.merge.panel import QUIET
+from viz.panels.kit.events import NOW, QUIET
 from viz.panels.osrm.plan import html
 
 LABELS = {"text": "Text column", "pair": "Second text (pairs)", "label": "Label column", "split": "Split column"}
 SPLITS = ("train", "validation", "test")
 SUFFIXES = [".csv", ".tsv", ".tab", ".jsonl", ".ndjson"]
-READING = {"concurrency_id": "own task", "concurrency_limit": 2}
+READING: dict[str, Any] = {"concurrency_id": "own task", "concurrency_limit": 2}
 INTRODUCTION = (
     "<p>A text and a label in each row, in a CSV, TSV or JSON lines file: look at it, say which column holds what, and "
     "every adapter can be measured on it. Your rows stay in this session.</p>"
@@ -139,5 +139,5 @@ def wire(
     gr.on([column.input for column in layout.columns], again, [state, *layout.columns], shown, **QUIET, **READING)
     once = QUIET | READING | {"trigger_mode": "once"}
     used = layout.use.click(use, [state, visitor, layout.name, layout.rows, *layout.columns], layout.note, **once)
-    tab.select(offer, [visitor, *slots], slots, **QUIET | {"queue": False})
-    return used.then(offer, [visitor, *slots], slots, **QUIET | {"queue": False})
+    tab.select(offer, [visitor, *slots], slots, **NOW)
+    return used.then(offer, [visitor, *slots], slots, **NOW)

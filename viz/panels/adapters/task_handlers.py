@@ -32,7 +32,7 @@ MOST_TASKS = 20  # of a visitor
 NAME = re.compile(r"\w[\w .()+-]{0,39}")
 """A task's name is a folder's name later."""
 CONFIG = re.compile(r"\w[\w .+-]{0,99}")
-Named = Mapping[str, str | None]
+Named = Mapping[str, Any]
 Values = dict[str, Any]
 
 

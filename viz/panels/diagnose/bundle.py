@@ -11,10 +11,11 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from merging.diagnostics.leave_out import layer_of
 from merging.diagnostics.linked import Diagnosis
 from merging.services.settings import Settings
 from viz.figures.diagnose import SCALES, skeletons
-from viz.panels.merge.views import layer_of, parts
+from viz.panels.merge.views import parts
 
 MOST_COLUMNS = 60_000  # per adapter that are sent; more look the same in a distribution
 ZERO = -32768  # stands for a column that is zero
@@ -92,7 +93,7 @@ def bundle(
     tasks = [escape(title, quote=False) for title in titles]
     place = [(layers.index(layer_of(module)), kinds.index(module.rsplit(".", 1)[-1])) for module in grams.modules]
     trained, offsets = _columns(diagnosis.norms)
-    data = {
+    data: dict[str, Any] = {
         "pool": settings.pool,
         "fresh": fresh,
         "label": f"{method}, λ {{λ}}" if "scaling" in params else method,
@@ -160,7 +161,7 @@ def _dead(diagnosis: Diagnosis) -> list[list[int]]:
 
 
 def _stride(norms: Sequence[np.ndarray]) -> int:
-    return max(1, sum(each.shape[1] for each in norms) // MOST_COLUMNS)
+    return max(1, sum(len(each[0]) for each in norms) // MOST_COLUMNS)
 
 
 def _variance(norms: np.ndarray) -> float:

@@ -1,10 +1,8 @@
 """What is measured on demand on the Diagnose panel: what leaving one adapter or layer out changes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict
 from html import escape
-from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -15,6 +13,7 @@ from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from viz.figures.leave_out import change_per_task
 from viz.panels.diagnose.handlers import PAUSE, DiagnoseSession
+from viz.panels.kit.events import paced
 from viz.panels.kit.plot import payload
 from viz.panels.osrm.views import nothing
 
@@ -51,20 +50,17 @@ class Demand:
             return
         yield {"left_out": self._view(settings, part, pd.DataFrame(), "Starting."), "busy": True}
         changes: list[dict[str, Any]] = []
-        drawn = 0.0
         try:
             yield from self._read(session, token, settings, part)
             if session.run != token:
                 return
-            with closing(self.steps(settings.to_dict(), part, LIMIT)) as steps:
-                for step in steps:
-                    if session.run != token:
-                        return
-                    changes += [asdict(change) for change in step.changes]
-                    if step.changes or monotonic() - drawn > PAUSE * 3:
-                        drawn = monotonic()
-                        words = f"{step.done} of {step.total} rows measured."
-                        yield {"left_out": self._view(settings, part, pd.DataFrame(changes), words)}
+            for step, due in paced(self.steps(settings.to_dict(), part, LIMIT), PAUSE * 3):
+                if session.run != token:
+                    return
+                changes += [asdict(change) for change in step.changes]
+                if step.changes or due:
+                    words = f"{step.done} of {step.total} rows measured."
+                    yield {"left_out": self._view(settings, part, pd.DataFrame(changes), words)}
         except MergeError as error:
             yield {"left_out": self._view(settings, part, pd.DataFrame(), str(error)), "busy": False}
             return
@@ -80,11 +76,10 @@ class Demand:
 
     def _read(self, session: DiagnoseSession, token: int, settings: Settings, part: str) -> Iterator[dict[str, Any]]:
         """Read the texts that the merge needs, here and not in the stream: a borrowed GPU's process would lose them."""
-        with closing(self.workbench.read(settings)) as steps:
-            for step in steps:
-                if session.run != token:
-                    return
-                yield {"left_out": self._view(settings, part, pd.DataFrame(), step.sentence)}
+        for step, _ in paced(self.workbench.read(settings), PAUSE):
+            if session.run != token:
+                return
+            yield {"left_out": self._view(settings, part, pd.DataFrame(), step.sentence)}
 
     def _view(self, settings: Settings, part: str, changes: pd.DataFrame, words: str) -> str:
         tasks = self.workbench.tasks(settings.pool)

@@ -5,12 +5,10 @@ what plug-ins, texts and methods that are not linear change, and for what is mea
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -21,6 +19,7 @@ from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from merging.shipped import POOLS
 from viz.panels.diagnose.bundle import bundle
+from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS, Catalogue, form_of
 
 PAUSE = 0.2
@@ -152,18 +151,14 @@ class DiagnoseHandlers:
         settings = session.settings
         if settings is None:
             return
-        drawn, read = 0.0, False
-        with closing(self.workbench.read_moments(settings)) as steps:
-            for step in steps:
-                if session.settings is None or (session.settings.pool, session.settings.spec.k) != (
-                    settings.pool,
-                    settings.spec.k,
-                ):
-                    return
-                read = True
-                if monotonic() - drawn > PAUSE:
-                    drawn = monotonic()
-                    yield session.changed(note=f'<p role="status">{step.sentence}</p>')
+        read = False
+        for step, due in paced(self.workbench.read_moments(settings), PAUSE):
+            now = session.settings
+            if now is None or (now.pool, now.spec.k) != (settings.pool, settings.spec.k):
+                return
+            read = True
+            if due:
+                yield session.changed(note=f'<p role="status">{step.sentence}</p>')
         if read or "linked" not in session.sent:
             yield self.draw(session)
 

@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 
 from merging.plugins.orthogonalize import MODES
+from merging.recipes.spec import K
 from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.do_views import DoViews, heading
 from viz.panels.kit.plot import DIAGNOSE_HEAD, TEMPLATE, plot
-from viz.panels.merge.controls import MOST_TASKS, PLUGIN_SLIDERS, K, Plugins, plugin_slider
+from viz.panels.merge.controls import MOST_TASKS, PLUGIN_SLIDERS, Plugins, plugin_slider
 
 TITLES = {
     "pairs": "Who disturbs whom",
@@ -164,7 +165,7 @@ def _on_demand(html: Any) -> dict[str, Any]:
     with gr.Column(elem_classes=["ms-section", "ms-full"]):
         html("ms-demand", "<h2>On demand: measured, not estimated</h2>")
         with gr.Row(elem_classes="ms-buttons"):
-            parts = {
+            parts: dict[str, Any] = {
                 "adapters": gr.Button("Leave one adapter out", size="sm", elem_id="ms-leave-adapter"),
                 "layers": gr.Button("Leave one layer out", size="sm", elem_id="ms-leave-layer"),
                 "cancel": gr.Button("Cancel", size="sm", elem_id="ms-cancel-demand", interactive=False),

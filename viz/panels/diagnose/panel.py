@@ -9,10 +9,10 @@ from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
 from viz.panels.diagnose.layout import Layout, lay_out
+from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Plugins, read
-from viz.panels.merge.panel import QUIET, MergeTab, said
+from viz.panels.merge.panel import MergeTab, said
 
-NOW = QUIET | {"queue": False}
 DRAWN = ("linked", "about", "note")
 FOUND = ("sentence", "forest", "scatter")
 

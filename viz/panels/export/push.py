@@ -18,7 +18,7 @@ from merging.errors import MergeError
 from merging.export.push import pusher
 from merging.services.bundle import contents, push_zip
 from viz.panels.export.session import ExportSession, Pending
-from viz.panels.merge.panel import QUIET
+from viz.panels.kit.events import QUIET
 from viz.panels.osrm.plan import html
 from viz.panels.osrm.status import alert
 

@@ -131,11 +131,8 @@ def formula_html(text: str) -> str:
     """Write a formula with its subscripts and superscripts."""
     text = escape(text.replace("!=", "≠").replace("W0", "W_0"), quote=False)
     text = re.sub(r"\bsum(?=_)", "Σ", re.sub(r"\bmu\b", "μ", text))
-    for mark, tag in (("_", "sub"), ("^", "sup")):
-        text = re.sub(
-            rf"{re.escape(mark)}(?:\{{([^}}]*)\}}|(-?\w))", lambda m, tag=tag: f"<{tag}>{m[1] or m[2]}</{tag}>", text
-        )
-    return text
+    text = re.sub(r"_(?:\{([^}]*)\}|(-?\w))", lambda m: f"<sub>{m[1] or m[2]}</sub>", text)
+    return re.sub(r"\^(?:\{([^}]*)\}|(-?\w))", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
 
 
 def _balanced(text: str) -> bool:

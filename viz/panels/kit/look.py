@@ -1,6 +1,7 @@
 """How the app looks: theme, style sheet, scripts and the page's header."""
 
 from html import escape
+from typing import Any
 
 import gradio as gr
 from gradio.themes.utils import fonts
@@ -83,7 +84,7 @@ def head() -> str:
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 
-def launch_options() -> dict:
+def launch_options() -> dict[str, Any]:
     """Collect what `launch` needs for look and privacy: no request leaves the page's origin."""
     return {
         "theme": theme(),

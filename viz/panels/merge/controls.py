@@ -40,7 +40,7 @@ MAGNITUDE = DECOUPLE_PARAMS[1:]  # beside its strength; the controls have the pa
 class Controls:
     """The components: `form` decides the merge (by name, in a fixed order), `limit` how many rows are evaluated."""
 
-    form: dict[str, gr.components.Component]
+    form: dict[str, Any]
     limit: gr.Slider
     teaches: gr.HTML
     about: gr.HTML
@@ -52,7 +52,7 @@ class Controls:
     equal: gr.Button
 
     @property
-    def weights(self) -> list[gr.components.Component]:
+    def weights(self) -> list[Any]:
         """One slider per task of a pool; those beyond its tasks are hidden."""
         return [component for name, component in self.form.items() if name.startswith("weight_")]
 
@@ -61,7 +61,7 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     """Lay out the controls as the page opens: the first pool, the app's own method, at λ = 1."""
     pool, method = next(iter(workbench.pools)), opening_method(methods)
     start = _opening(workbench, methods, pool, method)
-    form: dict[str, gr.components.Component] = {}
+    form: dict[str, Any] = {}
 
     def add(name: str, kind: type[gr.components.Component], **options: Any) -> None:
         form[name] = kind(**(options | start.get(name, {})), container=True, elem_id=f"ms-{name}")
@@ -171,7 +171,7 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
 def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> Settings:
     """Read the settings off the form's values by name."""
     method = methods[form["method"]]
-    values = {
+    values: dict[str, Any] = {
         param.name: _read_slider(param, form[f"slider_{slot}"]) for slot, param in enumerate(_sliders(method.params))
     }
     values |= {

@@ -7,10 +7,9 @@ its next step. So the last move wins, in whatever order the browser's requests a
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from functools import lru_cache
 from html import escape
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from merging.errors import MergeError
@@ -19,6 +18,7 @@ from merging.features.progress import Progress
 from merging.services.link import from_query, settings_of_recipe
 from merging.services.settings import LIMIT, Settings
 from merging.services.workbench import MergeView, Workbench
+from viz.panels.kit.events import paced
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, opening, opening_method, read, restored
@@ -136,7 +136,8 @@ class MergeHandlers:
             run = Run(settings, LIMIT, tuple(self.workbench.tasks(settings.pool)), "")
             self._take_shipped(run)
             found.append(summarise(run.scores, self.workbench.references(settings.pool)))
-        return story_html(*found, adapters=len(self.workbench.tasks(next(iter(self.workbench.pools)))))
+        plain, best = found
+        return story_html(plain, best, len(self.workbench.tasks(next(iter(self.workbench.pools)))))
 
     def evaluate(self, session: Session) -> Iterator[dict[str, str]]:
         """Stream the accuracy of the current run, until it is complete, cancelled or no longer current."""
@@ -154,8 +155,7 @@ class MergeHandlers:
             if run.state == "running":  # stopped from outside, so that a later move may start it again
                 run.state = "stopped"
         # The last word. For a run that is still current all of it: what was sent on another way may have arrived in
-        # another
-        # order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
+        # another order. For an outdated one nothing: Gradio sends a generator's last value once more when it ends.
         late = self.drawn(run.settings) if run.settings.spec.soft_osrm and run.state == "done" else {}
         yield self.accuracy(session, run) | late if session.run is run else {}
 
@@ -176,15 +176,11 @@ class MergeHandlers:
         self, session: Session, run: Run, steps: Iterator[Progress | Estimate]
     ) -> Generator[dict[str, str], None, bool]:
         """Take up one step after the other and draw from time to time; tell whether all steps were made."""
-        drawn = 0.0
-        with closing(steps):
-            for step in steps:
-                if session.run is not run or run.cancelled:
-                    return False
-                begins = run.take(step)
-                if begins or monotonic() - drawn > PAUSE:
-                    drawn = monotonic()
-                    yield session.changed(**self.accuracy(session, run))
+        for step, due in paced(steps, PAUSE):
+            if session.run is not run or run.cancelled:
+                return False
+            if run.take(step) or due:
+                yield session.changed(**self.accuracy(session, run))
         return True
 
     def cancel(self, session: Session) -> dict[str, str]:

@@ -10,6 +10,7 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
 from merging.services.workbench import Workbench
+from viz.panels.kit.events import QUIET
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
@@ -17,8 +18,6 @@ from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers
 from viz.panels.merge.recipe import Paste, paste_box, recipe
 from viz.panels.merge.session import Session
 from viz.panels.merge.verdict import verdict
-
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Layout:
     paste: Paste
     cancel: gr.Button
     again: gr.Button
-    part: list[gr.components.Component]
+    part: list[Any]
     rank: gr.HTML
-    rank_choice: list[gr.components.Component]
+    rank_choice: list[Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class MergeTab:
     the current run.
     """
 
-    form: dict[str, gr.components.Component]
+    form: dict[str, Any]
     after: Callable[[Any], None]
     opened: Callable[[Any], None]
     session: gr.State
@@ -193,7 +192,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     )
 
 
-def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, gr.components.Component]) -> Any:
+def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, Any]) -> Any:
     """Let the controls take over a pasted recipe; gives the event, after which they have."""
 
     def pasted(text: str) -> list[Any]:

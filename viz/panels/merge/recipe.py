@@ -65,13 +65,14 @@ def recipe() -> gr.HTML:
 def paste_box() -> Paste:
     """Make the closed box for a recipe from elsewhere."""
     with gr.Accordion("Paste a recipe", open=False, elem_id="ms-paste"):
-        options = {
-            "label": "Recipe as YAML",
-            "placeholder": "adapters: …",
-            "max_length": LONGEST,
-            "elem_id": "ms-paste-text",
-        }
-        text = gr.Textbox(lines=6, max_lines=12, **options)
+        text = gr.Textbox(
+            label="Recipe as YAML",
+            placeholder="adapters: …",
+            lines=6,
+            max_lines=12,
+            max_length=LONGEST,
+            elem_id="ms-paste-text",
+        )
         apply = gr.Button("Apply", size="sm", elem_id="ms-paste-apply")
         said = gr.HTML(elem_id="ms-paste-said", apply_default_css=False, container=False, padding=False)
     return Paste(text, apply, said)

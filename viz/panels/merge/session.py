@@ -157,7 +157,8 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     change = {task: scores[task].accuracy - end.single for task, end in ends.items()}
     worst = min(change, key=lambda task: (isnan(change[task]), change[task]))
     marks = {task: end.marks for task, end in ends.items() if end.marks is not None}
-    gap = gap_recovered(*({task: three[which] for task, three in marks.items()} for which in range(3)), draws=DRAWS)
+    base, alone, merged = ({task: three[which] for task, three in marks.items()} for which in range(3))
+    gap = gap_recovered(base, alone, merged, draws=DRAWS)
     return Summary(
         recovered=gap.mean,
         recovered_low=gap.low,
@@ -188,9 +189,9 @@ class Session:
         self.pins: list[Run] = []
         self.sent: dict[str, str] = {}
         self._drawn: dict[str, tuple[Any, ...]] = {}
-        self._runs: dict[tuple, Run] = {}
+        self._runs: dict[tuple[Any, ...], Run] = {}
 
-    def start(self, key: tuple, run: Run) -> Run:
+    def start(self, key: tuple[Any, ...], run: Run) -> Run:
         """Make `run` the current one; a run with the same key that is finished or still current is taken up instead.
 
         A current one that the visitor has cancelled stays too: only `again` or another merge goes on.

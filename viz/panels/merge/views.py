@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import nan
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ def label(workbench: Workbench, task: str) -> str:
 def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequence[Run]) -> str:
     """Show the accuracy per task of `run` so far."""
     table = on_same_rows(run.scores, workbench.references(run.settings.pool))[["task", "base", "single"]]
-    missing = Score(*[float("nan")] * 3, done=0, total=0)
+    missing = Score(nan, nan, nan, done=0, total=0)
     scores = [run.scores.get(task, missing) for task in table["task"]]
     table = table.assign(
         accuracy=[score.accuracy for score in scores],
@@ -118,9 +119,11 @@ def magnitude_view(workbench: Workbench, settings: Settings, view: MergeView, tr
     """Show how large the columns of each task's update are, as trained and as they enter the merge."""
     tasks = workbench.tasks(settings.pool)
     names = {task: label(workbench, task) for task in tasks}
-    after, before = (magnitude_quantiles(state.magnitude, tasks) for state in (view, trained))
+    assert view.magnitude is not None and trained.magnitude is not None
+    assert view.magnitude_variance is not None and trained.magnitude_variance is not None
+    after, before = (magnitude_quantiles(state, tasks) for state in (view.magnitude, trained.magnitude))
     figure = magnitude_distribution(after.rename(columns=names), before.rename(columns=names), list(names.values()))
-    variance, was = (state.magnitude_variance["variance"].mean() for state in (view, trained))
+    variance, was = (state["variance"].mean() for state in (view.magnitude_variance, trained.magnitude_variance))
     caption = (
         f"Colour: as merged; grey: as trained. Variance across tasks / mean²: {variance:.2f}, as trained {was:.2f}. "
         "The DO-Merging paper finds: the larger, the worse the merge."

@@ -5,14 +5,13 @@ A move of the plan is answered in two steps, as on the Merge panel: `redraw` tak
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from merging.errors import MergeError
 from merging.services.plan import Plan
+from viz.panels.kit.events import paced
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
 from viz.panels.osrm.session import OsrmSession
@@ -43,7 +42,7 @@ class OsrmHandlers(TrainingHandlers):
             value if value in [key for _, key in options] else options[start][1]
             for value, options, start in zip(part, choices, (0, len(choices[1]) // 2, 0), strict=True)
         )
-        values = {
+        values: Values = {
             "parts": [
                 {"choices": options, "value": value} for options, value in zip(choices, session.part, strict=True)
             ]
@@ -62,16 +61,13 @@ class OsrmHandlers(TrainingHandlers):
             yield session.changed(note=alert(error))
 
     def _look(self, session: OsrmSession, plan: Plan) -> Iterator[Values]:
-        drawn = 0.0
-        with closing(self.lab.reading(plan)) as steps:
-            for step in steps:
-                if session.plan is None or session.stopped or not _same_texts(plan, session.plan):
-                    # Gradio sends a generator's last value once more when it ends
-                    yield {}
-                    return
-                if monotonic() - drawn > PAUSE:
-                    drawn = monotonic()
-                    yield session.changed(note=reading_html(*step))
+        for step, due in paced(self.lab.reading(plan), PAUSE):
+            if session.plan is None or session.stopped or not _same_texts(plan, session.plan):
+                # Gradio sends a generator's last value once more when it ends
+                yield {}
+                return
+            if due:
+                yield session.changed(note=reading_html(*step))
         yield session.changed(**self.figures(session))
 
     def stop_reading(self, session: OsrmSession) -> Values:

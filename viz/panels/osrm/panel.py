@@ -7,15 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from viz.panels.kit.events import NOW, QUIET
 from viz.panels.osrm.found import FOUND, Found
 from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
 from viz.panels.osrm.layout import Layout, lay_out
 from viz.panels.osrm.plan import variant_help
 from viz.panels.osrm.session import OsrmSession
 from viz.panels.osrm.training import CURVES
-
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
-NOW = QUIET | {"queue": False}
 
 PLAN = (*SUBSPACE, "note")
 TRAINING = ("training", *CURVES, "sets")
@@ -61,7 +59,8 @@ def _wire(
         return [gr.update(choices=news["tasks"], value=[*chosen, news["added"]]), gr.skip()]
 
     def start(session: OsrmSession, *values: Any) -> list[Any]:
-        return _send(panel.start(session, dict(zip(form, values, strict=True))), (*TRAINING, "note"))
+        news: dict[str, Any] = panel.start(session, dict(zip(form, values, strict=True)))
+        return _send(news, (*TRAINING, "note"))
 
     def train(session: OsrmSession, pools: dict[str, Any]) -> Iterator[list[Any]]:
         for values in panel.train(session):

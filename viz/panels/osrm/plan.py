@@ -37,7 +37,7 @@ HELP = {
 class PlanControls:
     """The components: `form` decides the plan (by name, in a fixed order)."""
 
-    form: dict[str, gr.components.Component]
+    form: dict[str, Any]
     upload: gr.UploadButton
     help: gr.HTML
     note: gr.HTML
@@ -55,7 +55,7 @@ def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanContro
     kinds : the kinds of modules that the first base has
     """
     start = Plan(DEFAULT_TASKS)
-    form: dict[str, gr.components.Component] = {}
+    form: dict[str, Any] = {}
 
     def add(name: str, kind: type[gr.components.Component], label: str, value: Any, **options: Any) -> None:
         form[name] = kind(label=label, value=value, container=True, elem_id=f"ms-plan-{name}", **options)
@@ -118,7 +118,7 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
     MergeError
         If a number is missing or outside its limits, or nothing is chosen where something must be.
     """
-    numbers = {name: _number(name, form[name]) for name in LIMITS}
+    numbers: dict[str, Any] = {name: _number(name, form[name]) for name in LIMITS}
     if not form["tasks"]:
         raise MergeError("Choose at least one task.")
     if len(form["tasks"]) > MOST_TASKS:
@@ -128,13 +128,15 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
     rate = form["learning_rate"]
     if rate is None or not 0 < rate < 1:
         raise MergeError("The learning rate must be above 0 and below 1.")
-    chosen = {
-        "base": form["base"],
-        "tasks": tuple(form["tasks"]),
-        "variant": form["variant"],
-        "modules": tuple(form["modules"]),
-    }
-    return Plan(**chosen, **numbers, learning_rate=float(rate), freeze_A=form["freeze_A"] == "frozen")
+    return Plan(
+        base=form["base"],
+        tasks=tuple(form["tasks"]),
+        variant=form["variant"],
+        modules=tuple(form["modules"]),
+        learning_rate=float(rate),
+        freeze_A=form["freeze_A"] == "frozen",
+        **numbers,
+    )
 
 
 def _number(name: str, value: float | None) -> int:

@@ -7,10 +7,8 @@ before its next step.
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from merging.errors import MergeError
@@ -18,6 +16,7 @@ from merging.services.lab import Lab
 from merging.services.plan import Trained
 from merging.services.pools import Pools
 from merging.training.variants import VARIANTS
+from viz.panels.kit.events import paced
 from viz.panels.merge.session import Score
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
@@ -82,25 +81,21 @@ class TrainingHandlers:
         yield session.changed(**self.training(session), **self.sets(session)) | self._offered(session)
 
     def _train(self, session: OsrmSession, training: Training) -> Iterator[Values]:
-        plan, drawn = training.plan, 0.0
+        plan = training.plan
         if VARIANTS[plan.variant].init == "osrm":
             training.state = "reading"
             # read here and not in the stream: what a borrowed GPU's process reads would be gone with it
-            with closing(self.lab.reading(plan)) as steps:
-                for training.read in steps:
-                    if training.cancelled:
-                        training.state = "stopped"
-                        return
-                    if monotonic() - drawn > PAUSE:
-                        drawn = monotonic()
-                        yield session.changed(**self.training(session))
+            for training.read, due in paced(self.lab.reading(plan), PAUSE):
+                if training.cancelled:
+                    training.state = "stopped"
+                    return
+                if due:
+                    yield session.changed(**self.training(session))
         training.state = "running"
         yield session.changed(**self.training(session))
-        with closing(self.train_set(asdict(plan), str(training.root), str(training.stop_file))) as events:
-            for event in events:
-                if training.take(event) or monotonic() - drawn > PAUSE:
-                    drawn = monotonic()
-                    yield session.changed(**self.training(session))
+        for event, due in paced(self.train_set(asdict(plan), str(training.root), str(training.stop_file)), PAUSE):
+            if training.take(event) or due:
+                yield session.changed(**self.training(session))
         training.state = "stopped" if training.cancelled else "done"
 
     def cancel(self, session: OsrmSession) -> Values:
@@ -147,21 +142,19 @@ class TrainingHandlers:
     def measure(self, session: OsrmSession) -> Iterator[Values]:
         """Merge every set with Task Arithmetic at the current λ and stream its accuracy, the newest first."""
         session.measuring += 1
-        mine, drawn = session.measuring, 0.0
+        mine = session.measuring
         for one in reversed(session.sets):
             scaling = session.scaling
             if one.complete(scaling):
                 continue
             scores = one.merged.setdefault(scaling, {})
-            with closing(self.merge(one.folders, scaling)) as steps:
-                for task, accuracy, low, high, done, total in steps:
-                    if session.scaling != scaling or session.measuring != mine:
-                        yield {}
-                        return
-                    scores[task] = Score(accuracy, low, high, done, total)
-                    if monotonic() - drawn > PAUSE:
-                        drawn = monotonic()
-                        yield session.changed(**self.sets(session))
+            for (task, accuracy, low, high, done, total), due in paced(self.merge(one.folders, scaling), PAUSE):
+                if session.scaling != scaling or session.measuring != mine:
+                    yield {}
+                    return
+                scores[task] = Score(accuracy, low, high, done, total)
+                if due:
+                    yield session.changed(**self.sets(session))
         yield session.changed(**self.sets(session))
 
     def sets(self, session: OsrmSession) -> dict[str, str]:

@@ -5,6 +5,7 @@ from html import escape
 
 import pandas as pd
 
+from merging.diagnostics.leave_out import layer_of
 from merging.services.plan import Plan, SubspaceView
 from merging.training.variants import VARIANTS
 from viz.figures import training as curves
@@ -12,7 +13,6 @@ from viz.figures.rank import rank_against_k
 from viz.figures.spectrum import seen_by_A, spectrum
 from viz.figures.theme import Figure, layout, task_colours
 from viz.panels.kit.plot import payload
-from viz.panels.merge.views import layer_of
 from viz.panels.osrm.session import Training
 
 Titles = Mapping[str, str]

@@ -1,0 +1,26 @@
+"""How events are sent, and how running work is drawn from time to time."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from time import monotonic
+from typing import Any, TypeVar
+
+Step = TypeVar("Step")
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+"""Of an event that shows no spinner, is no endpoint, and of several waiting ones makes only the last."""
+NOW = QUIET | {"queue": False}
+"""Of one that does not wait behind running work."""
+
+
+def paced(steps: Iterator[Step], pause: float) -> Generator[tuple[Step, bool], None, None]:
+    """Yield every step, and whether it is time to draw: ``pause`` seconds after the last time that it was.
+
+    The steps are closed with this generator, so work stops where nobody takes its steps any more.
+    """
+    drawn = -pause
+    with closing(steps):  # type: ignore[type-var]
+        for step in steps:
+            if due := monotonic() - drawn > pause:
+                drawn = monotonic()
+            yield step, due
