@@ -91,7 +91,8 @@ class FakeLab:
 
 
 class FakePools:
-    def __init__(self) -> None:
+    def __init__(self, lab: FakeLab) -> None:
+        self.lab = lab
         self.pools: dict[str, tuple[str, dict[str, str], Plan]] = {}
 
     def add_pool(self, key: str, title: str, folders: dict[str, str], texts: TextsOf, measured: bool = True) -> None:

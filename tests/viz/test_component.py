@@ -39,7 +39,8 @@ def nothing(*arguments: Any) -> Iterator[Any]:
 def demo() -> Iterator[gr.Blocks]:
     workbench = FakeWorkbench()
     demand = Demand(workbench, nothing)
-    lab, pools = FakeLab(), FakePools()
+    lab = FakeLab()
+    pools = FakePools(lab)
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought)
     yield blocks

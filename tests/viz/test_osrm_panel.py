@@ -42,14 +42,15 @@ def lab() -> FakeLab:
 
 @pytest.fixture
 def panel(lab: FakeLab) -> OsrmHandlers:
-    return OsrmHandlers(lab, FakePools(), train, merge)
+    return OsrmHandlers(lab, FakePools(lab), train, merge)
 
 
 @pytest.fixture
 def session(panel: OsrmHandlers) -> Any:
     session = OsrmSession()
+    session.visitor.take([session])
     yield session
-    panel.close(session)
+    session.visitor.leave(panel.pools)
 
 
 def caption(values: dict[str, Any], name: str) -> str:
@@ -267,13 +268,13 @@ def test_only_the_latest_sets_are_kept(panel: OsrmHandlers, session: OsrmSession
     assert len(panel.pools.pools) == SETS
 
 
-def test_a_closed_session_leaves_nothing(
+def test_a_visitor_who_leaves_leaves_nothing(
     panel: OsrmHandlers, lab: FakeLab, session: OsrmSession, tmp_path: Path
 ) -> None:
     trained(panel, session)
     panel.add_task(session, write(tmp_path, "text,label\n" + rows()))
-    folder = session.folder
-    panel.close(session)
+    folder = session.visitor.folder("osrm")
+    session.visitor.leave(panel.pools)
     assert not folder.exists()
     assert panel.pools.pools == {}
     assert lab.own == {}

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from merging.experiments.sweep import CONTENDERS
+from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.adapters.panel import adapters_panel
@@ -59,17 +60,17 @@ def page(
     bank = BankViews(workbench.tables)
     # copies of what visitors download are removed after a day
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
-        own = gr.State({})  # {panel: [(title, pool)]}: the visitor's own pools
+        visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
         with gr.Tabs(elem_id="ms-tabs"):
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
             with gr.Tab("Adapters", id="adapters") as tab:
-                adapters_panel(tab, brought, merging, own, list(merging.form["pool"].choices), bases)
+                adapters_panel(tab, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:
                 diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:
-                osrm_panel(demo, tab, osrm, found, merging.form["pool"], own)
+                osrm_panel(demo, tab, osrm, found, merging.form["pool"])
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, workbench, methods, merging)
         pool = merging.form["pool"]
@@ -79,21 +80,19 @@ def page(
             "outputs": top,
         }
         pool.change(**about, queue=False, **QUIET)
-        _register_states(demo)
+        _register_states(demo, visitor)
     return demo
 
 
-def _register_states(demo: gr.Blocks) -> None:
+def _register_states(demo: gr.Blocks, visitor: gr.State) -> None:
     """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has
     returned it.
     """
-    states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
-    demo.load(_of_one_visitor, states, states, queue=False, **QUIET)
+    others = [block for block in demo.blocks.values() if isinstance(block, gr.State) and block is not visitor]
+    demo.load(_of_one_visitor, [visitor, *others], [visitor, *others], queue=False, **QUIET)
 
 
-def _of_one_visitor(*values: Any) -> tuple[Any, ...]:
-    """Give the sessions of a page's tabs one owner: what a visitor adds on one tab belongs to the visitor on all."""
-    owned = [value for value in values if hasattr(value, "owner")]
-    for value in owned[1:]:
-        value.owner = owned[0].owner
-    return values
+def _of_one_visitor(visitor: Visitor, *values: Any) -> tuple[Any, ...]:
+    """Give the sessions of a page's tabs one visitor: what is added on one tab is there on all, and goes at once."""
+    visitor.take(value for value in values if hasattr(value, "visitor"))
+    return (visitor, *values)

@@ -1,12 +1,10 @@
 """What happens on the Adapters panel: a visitor's own adapters become a pool that the other panels can merge."""
 
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -17,6 +15,7 @@ from merging.features.store import TextsOf
 from merging.services.lab import Lab
 from merging.services.pools import Pools
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
+from merging.services.visitor import Visitor
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.status import alert
@@ -41,32 +40,25 @@ Values = dict[str, Any]
 
 @dataclass
 class AdaptersSession:
-    """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf.
+    """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf."""
 
-    Files live in a folder that goes with the session.
-    """
-
-    owner: str = field(default_factory=lambda: f"guest{secrets.token_hex(8)}")
+    visitor: Visitor = field(default_factory=Visitor)
     shelf: list[Brought] = field(default_factory=list)
-    pools: list[tuple[str, str]] = field(default_factory=list)
     base: tuple[str, str] = ("minilm", "float32")
     run: int = 0
-    _folder: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptersSession":
         """Make a new visitor: Gradio copies a state's first value for every page."""
         return AdaptersSession()
 
     @property
-    def folder(self) -> Path:
-        """Where this visitor's files are kept."""
-        self._folder = self._folder or TemporaryDirectory(prefix="mergescope-")
-        return Path(self._folder.name)
+    def pools(self) -> list[tuple[str, str]]:
+        """(title, pool) of what was made here."""
+        return self.visitor.pools.setdefault("adapters", [])
 
     def close(self) -> None:
-        """Remove the visitor's files."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        """Stop what runs."""
+        self.run += 1
 
 
 class AdaptersHandlers:
@@ -83,16 +75,12 @@ class AdaptersHandlers:
     def __init__(self, lab: Lab, pools: Pools, base: Callable[[str, str], tuple[Any, Any]], prepare: Prepare) -> None:
         self.lab, self.pools, self.base, self.prepare = lab, pools, base, prepare
 
-    def close(self, session: AdaptersSession) -> None:
-        """Forget a visitor."""
-        for _, key in session.pools:
-            self.pools.remove_pool(key)
-        self.lab.forget(session.owner)
-        session.close()
-
     def tasks(self, session: AdaptersSession) -> list[tuple[str, str]]:
         """Give (title, name) of the tasks that an adapter may be of."""
-        return [("leave out", LEFT_OUT), *((title, name) for name, title in self.lab.titles(session.owner).items())]
+        return [
+            ("leave out", LEFT_OUT),
+            *((title, name) for name, title in self.lab.titles(session.visitor.key).items()),
+        ]
 
     # -- what is brought along -----------------------------------------------------------------------------------------
 
@@ -207,7 +195,7 @@ class AdaptersHandlers:
             }
             return
         chosen = dict(placed)
-        root = session.folder / f"pool{len(session.pools) + 1}-{mine}"
+        root = session.visitor.folder("adapters") / f"pool{len(session.pools) + 1}-{mine}"
         folders: dict[str, str] = {}
         try:
             known = {name: self.lab.task(name) for name in chosen}
@@ -233,7 +221,7 @@ class AdaptersHandlers:
     def open(self, session: AdaptersSession) -> Iterator[Values]:
         """Offer all that fit as a pool, without tasks: to merge, look at and export, not to measure."""
         session.run += 1
-        root = session.folder / f"pool{len(session.pools) + 1}-{session.run}"
+        root = session.visitor.folder("adapters") / f"pool{len(session.pools) + 1}-{session.run}"
         try:
             table = overview(session.shelf)
             fitting = [
@@ -255,7 +243,7 @@ class AdaptersHandlers:
         base: tuple[str, str],
         measured: bool = True,
     ) -> Values:
-        key = f"{session.owner}-pool{len(session.pools) + 1}"
+        key = f"{session.visitor.key}-pool{len(session.pools) + 1}"
         title = f"Your adapters {len(session.pools) + 1}: {', '.join(sorted(names))}"
         modules = {
             module
@@ -268,7 +256,7 @@ class AdaptersHandlers:
         self.pools.add_pool(key, title, folders, texts, measured)
         session.pools.append((title, key))
         said = "They are a pool now: the Merge tab has it open, Diagnose and Export follow it."
-        return {"note": f'<p role="status">{said}</p>', "busy": False, "pools": list(session.pools), "pool": key}
+        return {"note": f'<p role="status">{said}</p>', "busy": False, "pools": session.visitor.choices, "pool": key}
 
     def cancel(self, session: AdaptersSession) -> Values:
         """Let the measuring stop at its next step."""
@@ -276,7 +264,7 @@ class AdaptersHandlers:
         return {"busy": False}
 
     def _title(self, session: AdaptersSession, name: str) -> str:
-        return self.lab.titles(session.owner).get(name, name)
+        return self.lab.titles(session.visitor.key).get(name, name)
 
 
 def table_html(table: pd.DataFrame) -> str:

@@ -45,7 +45,6 @@ def adapters_panel(
     tab: gr.Tab,
     panel: AdaptersHandlers,
     merging: MergeTab,
-    own: gr.State,
     shipped: list[tuple[str, str]],
     folders: Sequence[str] = (),
 ) -> None:
@@ -53,12 +52,11 @@ def adapters_panel(
 
     Parameters
     ----------
-    own : {panel: [(title, pool)]}, the visitor's pools from all panels
     shipped : (title, pool) of those that everybody has
     folders : further base models that are offered, see `base_choice.BaseHandlers`
     """
     bases = base_choice.BaseHandlers(panel, folders)
-    _wire(tab, _lay_out(bases), panel, bases, merging, own, shipped)
+    _wire(tab, _lay_out(bases), panel, bases, merging, shipped)
 
 
 def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
@@ -120,10 +118,9 @@ def _wire(
     panel: AdaptersHandlers,
     bases: base_choice.BaseHandlers,
     merging: MergeTab,
-    own: gr.State,
     shipped: list[tuple[str, str]],
 ) -> None:
-    state = gr.State(AdaptersSession(), delete_callback=panel.close)
+    state = gr.State(AdaptersSession())
     shown = [layout.table, layout.note, *layout.slots]
 
     def send(values: dict[str, Any]) -> list[Any]:
@@ -149,28 +146,25 @@ def _wire(
     task_panel.wire(tab, layout.task, TaskHandlers(panel.lab), panel, state, layout.slots)
     layout.clear.click(lambda s: send(panel.clear(s)), state, shown, **NOW)
 
-    def follow(steps: Iterator[dict[str, Any]], pools: dict[str, Any]) -> Iterator[list[Any]]:
+    def follow(steps: Iterator[dict[str, Any]]) -> Iterator[list[Any]]:
         for values in steps:
             busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
             pool = gr.skip()
             if "pool" in values:
-                pools["brought"] = values["pools"]
-                pool = gr.update(
-                    choices=[*shipped, *(one for some in pools.values() for one in some)], value=values["pool"]
-                )
+                pool = gr.update(choices=[*shipped, *values["pools"]], value=values["pool"])
             yield [values.get("note", gr.skip()), busy, pool]
         yield [gr.skip()] * 3
 
-    def make(session: AdaptersSession, pools: dict[str, Any], *tasks: str) -> Iterator[list[Any]]:
-        yield from follow(panel.make(session, tasks), pools)
+    def make(session: AdaptersSession, *tasks: str) -> Iterator[list[Any]]:
+        yield from follow(panel.make(session, tasks))
 
-    def opened(session: AdaptersSession, pools: dict[str, Any]) -> Iterator[list[Any]]:
-        yield from follow(panel.open(session), pools)
+    def opened(session: AdaptersSession) -> Iterator[list[Any]]:
+        yield from follow(panel.open(session))
 
     outputs = [layout.note, layout.cancel, merging.form["pool"]]
     made = layout.make.click(
-        make, [state, own, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
+        make, [state, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
     )
     merging.opened(made)
-    merging.opened(layout.bare.click(opened, [state, own], outputs, **QUIET))
+    merging.opened(layout.bare.click(opened, state, outputs, **QUIET))
     layout.cancel.click(lambda s: [gr.update(interactive=panel.cancel(s)["busy"])], state, layout.cancel, **NOW)

@@ -126,7 +126,7 @@ def wire(
     def use(
         session: TaskSession, owner: AdaptersSession, name: str, rows: float | None, *columns: str | None
     ) -> Iterator[str]:
-        for values in tasks.use(session, owner.owner, dict(zip(LABELS, columns, strict=True)), name, rows):
+        for values in tasks.use(session, owner.visitor.key, dict(zip(LABELS, columns, strict=True)), name, rows):
             yield values["note"]
 
     def offer(owner: AdaptersSession, *chosen: str) -> list[Any]:

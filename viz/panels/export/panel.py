@@ -25,7 +25,7 @@ NO_HEAD = ""
 
 def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it."""
-    state = gr.State(ExportSession(), delete_callback=lambda session: session.close())
+    state = gr.State(ExportSession())
     with gr.Row(elem_id="ms-export"):
         with gr.Column(elem_classes=["ms-card", "ms-full"]):
             html("ms-export-heading", "<h2>Take the merge with you</h2>")

@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from merging.evaluation.accuracy import Estimate
 from merging.services.settings import Settings
+from merging.services.visitor import Visitor
 from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.session import Run
 
@@ -27,13 +27,13 @@ class Pending:
 
 @dataclass
 class ExportSession:
-    """One visitor's files; they live in a folder that goes with the session."""
+    """One visitor's files; they live in the visitor's folder."""
 
     number: int = 0
     files: list[Path] = field(default_factory=list)
     current: Path | None = None
     pending: Pending | None = None
-    _folder: Any = None
+    visitor: Visitor = field(default_factory=Visitor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportSession":
         """Make a new visitor: Gradio copies a state's first value for every page."""
@@ -42,11 +42,10 @@ class ExportSession:
     def next(self) -> Path:
         """Return where the next file's parts go, and drop the oldest files."""
         self.outdated()
-        self._folder = self._folder or TemporaryDirectory(prefix="mergescope-")
         self.number += 1
         while len(self.files) >= KEPT:
             self.files.pop(0).unlink(missing_ok=True)
-        return Path(self._folder.name) / f"{self.number}-{secrets.token_hex(4)}"
+        return self.visitor.folder("export") / f"{self.number}-{secrets.token_hex(4)}"
 
     def take(self, file: Path) -> None:
         """Take up a file that has been written."""
@@ -58,9 +57,8 @@ class ExportSession:
         self.current = self.pending = None
 
     def close(self) -> None:
-        """Remove the visitor's files."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        """Forget the files; the folder goes with the visitor."""
+        self.outdated()
 
 
 @dataclass(frozen=True)

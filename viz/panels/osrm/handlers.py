@@ -113,19 +113,12 @@ class OsrmHandlers(TrainingHandlers):
         """Read a visitor's own task; gives the new choices, or says what is wrong with the file."""
         try:
             task = read_task(Path(path))
-            known = self.lab.titles(session.owner)
-            name = next(n for n in _numbered(task.name) if f"{session.owner}-{n}" not in known)
-            added = self.lab.add(replace(task, name=name, title=name), session.owner)
+            known = self.lab.titles(session.visitor.key)
+            name = next(n for n in _numbered(task.name) if f"{session.visitor.key}-{n}" not in known)
+            added = self.lab.add(replace(task, name=name, title=name), session.visitor.key)
         except MergeError as error:
             return {"note": alert(error)}
         return {"tasks": [(title, key) for key, title in self.titles(session).items()], "added": added}
-
-    def close(self, session: OsrmSession) -> None:
-        """Forget a visitor: files, pools, own tasks."""
-        for one in session.sets:
-            self.pools.remove_pool(one.key)
-        self.lab.forget(session.owner)
-        session.close()
 
     def _choices(self, session: OsrmSession, plan: Plan) -> list[list[tuple[str, str]]]:
         titles = self.titles(session)

@@ -19,17 +19,13 @@ PLAN = (*SUBSPACE, "note")
 TRAINING = ("training", *CURVES, "sets")
 
 
-def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State) -> None:
-    """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which a visitor's `own` sets
-    are added.
-    """
-    _wire(demo, tab, lay_out(panel, found), panel, found, pool, own)
+def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, pool: gr.Radio) -> None:
+    """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which own sets are added."""
+    _wire(demo, tab, lay_out(panel, found), panel, found, pool)
 
 
-def _wire(
-    demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio, own: gr.State
-) -> None:
-    state = gr.State(OsrmSession(), delete_callback=panel.close)
+def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio) -> None:
+    state = gr.State(OsrmSession())
     form = layout.plan.form
     inputs = [state, *layout.parts, *form.values()]
     shipped = list(pool.choices)
@@ -62,14 +58,13 @@ def _wire(
         news: dict[str, Any] = panel.start(session, dict(zip(form, values, strict=True)))
         return _send(news, (*TRAINING, "note"))
 
-    def train(session: OsrmSession, pools: dict[str, Any]) -> Iterator[list[Any]]:
+    def train(session: OsrmSession) -> Iterator[list[Any]]:
         for values in panel.train(session):
             offered = [gr.skip()] * 3
             if values.get("choice"):
                 newest = values["choice"][0][1]
                 file = gr.update(value=panel.archive(session, newest), interactive=True)
-                pools["trained"] = values["pools"]
-                choices = gr.update(choices=[*shipped, *(one for some in pools.values() for one in some)])
+                choices = gr.update(choices=[*shipped, *values["pools"]])
                 offered = [choices, gr.update(choices=values["choice"], value=newest), file]
             yield [*_send(values, TRAINING), *offered]
         yield [gr.skip()] * (len(TRAINING) + 3)
@@ -103,7 +98,7 @@ def _wire(
     begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
     offered = [pool, layout.choice, layout.download]
     trained = begun.then(
-        train, [state, own], [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
+        train, state, [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
     )
     layout.cancel.click(
         lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW

@@ -1,15 +1,14 @@
 """What one visitor has done on the OSRM panel: the plan that is looked at, a training, the sets of adapters it made."""
 
-import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
 from merging.services.plan import Plan, Trained
+from merging.services.visitor import Visitor
 from viz.panels.merge.session import Score
 
 SETS = 8
@@ -107,7 +106,7 @@ class TrainedSet:
 
 
 class OsrmSession:
-    """State of one page; its folder goes with it."""
+    """State of the tab on one page."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OsrmSession":
         """Make a new visitor: Gradio copies a state's first value for every page."""
@@ -126,15 +125,7 @@ class OsrmSession:
         self.made = 0
         self.measuring = 0  # counts measurements: a newer one replaces an older
         self.sent: dict[str, Any] = {}
-        self.owner = secrets.token_hex(8)  # nobody can guess it; the page gives all tabs of a visitor one and the same
-        self._folder: TemporaryDirectory[str] | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The visitor's temporary folder; it goes with the session, or at the latest with the server."""
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="mergescope-", ignore_cleanup_errors=True)
-        return Path(self._folder.name)
+        self.visitor = Visitor()  # the page puts the tabs' common one in its place
 
     def move(self) -> int:
         """Count a move of the visitor."""
@@ -149,7 +140,7 @@ class OsrmSession:
         epochs = training.epochs.set_index("task")[["frobenius", "procrustes"]]
         drifts = {t.task: tuple(epochs.loc[[t.task]].iloc[-1]) for t in training.finished if t.task in epochs.index}
         new = TrainedSet(
-            f"own-{secrets.token_hex(8)}", self.made, training.plan, training.root, training.finished, drifts
+            f"{self.visitor.key}-set{self.made}", self.made, training.plan, training.root, training.finished, drifts
         )
         self.sets.append(new)
         return new
@@ -169,9 +160,7 @@ class OsrmSession:
         return news
 
     def close(self) -> None:
-        """Stop what runs and remove the files."""
+        """Stop what runs."""
         self.looked += 1
         if self.training is not None:
             self.training.cancel()
-        if self._folder is not None:
-            self._folder.cleanup()

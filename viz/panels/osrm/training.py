@@ -42,7 +42,7 @@ class TrainingHandlers:
 
     def titles(self, session: OsrmSession) -> Mapping[str, str]:
         """Give {name: title} of the tasks that the visitor may choose."""
-        return self.lab.titles(session.owner)
+        return self.lab.titles(session.visitor.key)
 
     def start(self, session: OsrmSession, form: Mapping[str, Any]) -> Values:
         """Take a plan up for training, unless one runs or the plan cannot be carried out."""
@@ -53,7 +53,7 @@ class TrainingHandlers:
             self.lab.check(plan)
         except MergeError as error:
             return session.changed(note=alert(error))
-        root = session.folder / f"training-{session.move()}"
+        root = session.visitor.folder("osrm") / f"training-{session.move()}"
         root.mkdir()
         session.training = Training(plan, root)
         return session.changed(**self.training(session))
@@ -126,9 +126,9 @@ class TrainingHandlers:
             self.pools.add_pool(new.key, self._title(new), new.folders, plan.texts)
 
     def _offered(self, session: OsrmSession) -> Values:
-        pools = [(self._title(one), one.key) for one in session.sets if len(one.adapters) > 1]
+        session.visitor.pools["osrm"] = [(self._title(one), one.key) for one in session.sets if len(one.adapters) > 1]
         sets = [(self._title(one), one.key) for one in reversed(session.sets)]
-        return {"pools": pools, "choice": sets}
+        return {"pools": session.visitor.choices, "choice": sets}
 
     @staticmethod
     def _title(one: TrainedSet) -> str:
@@ -172,5 +172,5 @@ class TrainingHandlers:
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
                 for task, folder in one.folders.items():
                     for file in sorted(Path(folder).iterdir()):
-                        packed.write(file, f"{name}/{task.removeprefix(f'{session.owner}-')}/{file.name}")
+                        packed.write(file, f"{name}/{task.removeprefix(f'{session.visitor.key}-')}/{file.name}")
         return str(path)
