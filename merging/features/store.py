@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import MergeError
 from ..models.layers import target_names, working_copy
 from ..tasks.task import Task
 from .moments import Features, Moments
@@ -103,6 +104,12 @@ class FeatureStore:
     def _start(self, texts: TextsOf, size: int) -> Generator[tuple[int, int], None, Features]:
         model, tokenizer = self.base(texts.base, texts.dtype)
         rows = {name: self.task(name).train.texts[:size] for name in texts.tasks}
+        for name, some in rows.items():
+            if not some:
+                raise MergeError(
+                    f"The task {self.task(name).title} has no training texts to read, all its rows are test rows: "
+                    "choose what needs no texts, or bring training rows too."
+                )
         # a copy to hang hooks on, which shares every weight with the base
         own = working_copy(model, ())
         modules = target_names(model, texts.modules)

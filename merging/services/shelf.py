@@ -51,7 +51,7 @@ class Brought:
     relative_norm: float = math.nan
 
 
-def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brought:
+def bring(source: Source, model: nn.Module, taken: Sequence[str] = (), vouched: bool = False) -> Brought:
     """Load an adapter and hold it against the base; what is wrong with it becomes its ``problem``, so that it can be
     shown.
 
@@ -59,6 +59,7 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brough
     ----------
     source : see `merging.adapters.fetch.opened`
     taken : names that are in use
+    vouched : see `held_against`
     """
     first = source if isinstance(source, str | Path) else source[0]
     try:
@@ -66,12 +67,16 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = ()) -> Brough
     except MergeError as error:
         return Brought(_free(Path(first).name, taken), None, _without_folder(str(error), Path(first)))
     name = _free(adapter.name, taken)
-    return held_against(Brought(name, replace(adapter, name=name)), model)
+    return held_against(Brought(name, replace(adapter, name=name)), model, vouched)
 
 
-def held_against(brought: Brought, model: nn.Module) -> Brought:
+def held_against(brought: Brought, model: nn.Module, vouched: bool = False) -> Brought:
     """Return the same adapter with what keeps it from being added to ``model``; one that could not be loaded stays as
     it is.
+
+    Parameters
+    ----------
+    vouched : somebody says that it is of this base, whatever name it records; shapes and fingerprint still count
     """
     adapter = brought.adapter
     if adapter is None:
@@ -87,12 +92,16 @@ def held_against(brought: Brought, model: nn.Module) -> Brought:
         brought = replace(brought, adapter=replace(adapter, base=ours))
     elif ours:
         # names and shapes alone would take an adapter of any model of the same size
-        if recorded and not parse_base(recorded).says_nothing and doubt(recorded, ours) is None:
+        if not vouched and recorded and not parse_base(recorded).says_nothing and doubt(recorded, ours) is None:
             chosen = base_key(ours) if parse_base(ours).local else ours
-            problem = f"{adapter.name} records the base {recorded}, this one is {chosen}: choose its own base."
+            problem = (
+                f"{adapter.name} records the base {recorded}, this one is {chosen}: choose its own base, or say that "
+                "it is of this one all the same."
+            )
             return replace(brought, problem=problem)
         # the base that the visitor chose vouches for a record that leaves it open
-        brought = replace(brought, adapter=replace(adapter, base=ours, base_vouched=doubt(recorded, ours) != ""))
+        vouched = vouched or doubt(recorded, ours) != ""
+        brought = replace(brought, adapter=replace(adapter, base=ours, base_vouched=vouched))
     norms = relative_norms(model, adapter.deltas)
     return replace(brought, problem="", relative_norm=sum(norms.values()) / max(len(norms), 1))
 
@@ -189,6 +198,11 @@ def prepare(
         elif head is None and answers(model):
             head = default_verbaliser(task.title, task.description, task.labels, task.test.pairs is not None)
         elif head is None:
+            if not len(task.train):
+                raise MergeError(
+                    f"{adapter.name} brings no head, and all rows of {task.title} are test rows: a head needs "
+                    "training rows to be fitted on."
+                )
             yield Prepared(name, place, len(chosen), "fitting a head")
             head = probe(model, tokenizer, task, TrainingSettings(rows=PROBE_ROWS))
         yield Prepared(name, place, len(chosen), "measuring it alone")

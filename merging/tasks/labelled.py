@@ -73,6 +73,19 @@ class Table:
         task = Task.from_rows(name or self.name, self.texts, self.labels, self.pairs, splits, seed, self.classes)
         return replace(task, source=self.source)
 
+    def test_task(self, name: str = "", seed: int = 0) -> Task:
+        """Return the rows as a task of which all are test rows, whatever a split column says: nothing can be trained
+        or fitted on it.
+
+        Raises
+        ------
+        MergeError
+            As `Task.from_rows`.
+        """
+        splits = ["train"] * len(self)
+        whole = Task.from_rows(name or self.name, self.texts, self.labels, self.pairs, splits, seed, self.classes)
+        return replace(whole, train=whole.validation, test=whole.train, source=self.source)
+
     def _rows(self) -> list[Row]:
         pairs = self.pairs or [""] * len(self)
         return [

@@ -94,7 +94,7 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
     expect(page.locator("#ms-task-note")).to_contain_text("labels bad, good")
     choose(page, "Task of cook", "kitchen")
     page.get_by_role("button", name="Measure each alone").click()
-    expect(page.locator("#ms-bring-note")).to_contain_text("They are a pool now", timeout=200_000)
+    expect(page.locator("#ms-make-note")).to_contain_text("They are a pool now", timeout=200_000)
 
     page.get_by_role("tab", name="Merge").click()
     page.get_by_label("Method", exact=True).click()
@@ -186,10 +186,10 @@ def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[s
     expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(2)
     expect(rows.nth(1)).to_contain_text("DoRA")
     page.get_by_role("button", name="Measure each alone").click()
-    expect(page.get_by_role("alert")).to_contain_text("two adapters or more")
+    expect(page.locator("#ms-make-note")).to_contain_text("two adapters or more")
     page.locator("#ms-bring-hub input, #ms-bring-hub textarea").first.fill("no such thing")
     page.get_by_role("button", name="Add from the hub").click()
-    expect(page.get_by_role("alert")).to_contain_text("no hub id")
+    expect(page.locator("#ms-bring-note")).to_contain_text("no hub id")
     page.get_by_role("button", name="Remove all").click()
     expect(page.locator("#ms-shelf-table")).to_contain_text("Nothing here yet")
 
@@ -217,3 +217,38 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, files: dict[str, Path]) 
     expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
     look_at(page, files["odd"])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_all_is_dropped_at_once_and_one_click_opens_the_merge(
+    open_page, files: dict[str, Path], tmp_path: Path
+) -> None:
+    bare = ("adapter_config.json", "adapter_model.safetensors")
+    films, stars = tmp_path / "films_test.csv", tmp_path / "stars.csv"
+    for table in (films, stars):
+        table.write_text(files["task"].read_text().replace("good", "positive").replace("bad", "negative"))
+    broken = tmp_path / "broken.csv"
+    broken.write_text("body,points\na,1\nb,2\n")
+    page = shelf(open_page(rows=50))
+    zips = [files["headed"], zipped(tmp_path / "STARS.zip", "default", "newspaper", bare)]
+    page.locator("#ms-bring-files input[type=file]").set_input_files([*zips, films, stars, broken])
+    note = page.locator("#ms-bring-note")
+    expect(note).to_contain_text("films_test: 96 train, 32 validation, 32 test rows; labels negative, positive.")
+    expect(note.get_by_role("alert")).to_contain_text("broken.csv")  # what is wrong stays where it was dropped
+    expect(page.get_by_label("Task of films")).to_have_value("films_test")
+    expect(page.get_by_label("Task of STARS")).to_have_value("stars")
+    page.get_by_role("button", name="Measure each alone").click()
+    expect(page.get_by_role("tab", name="Merge")).to_have_attribute("aria-selected", "true", timeout=200_000)
+    expect(page.locator("#ms-accuracy .ms-plot")).to_contain_text("stars")
+    expect(page.locator(DONE)).to_be_visible(timeout=150_000)
+
+
+def test_a_base_that_one_vouches_for_is_taken(open_page, tmp_path: Path) -> None:
+    bare = ("adapter_config.json", "adapter_model.safetensors")
+    foreign = {"base_model_name_or_path": "somebody/another-minilm"}
+    zips = [zipped(tmp_path / f"{task}.zip", "default", task, bare, **foreign) for task in ("movie", "trec")]
+    page = shelf(open_page(rows=50))
+    page.locator("#ms-bring-files input[type=file]").set_input_files(zips)
+    expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(2)
+    expect(page.locator("#ms-shelf-table")).to_contain_text("say that it is of this one all the same")
+    page.get_by_label("They are of this base").check()
+    expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(0)

@@ -95,7 +95,7 @@ def test_a_language_model_answers_with_the_labels(open_page, bases: dict[str, Pa
     expect(page.locator("#ms-base-note")).to_contain_text("decoder, answers in words")
     expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(0)
     page.get_by_role("button", name="Measure each alone").click()
-    expect(page.locator("#ms-bring-note")).to_contain_text("They are a pool now", timeout=200_000)
+    expect(page.locator("#ms-make-note")).to_contain_text("They are a pool now", timeout=200_000)
     page.get_by_role("tab", name="Merge").click()
     expect(page.locator("#ms-header")).to_contain_text("tiny-writer")
     expect(page.locator("#ms-accuracy .ms-plot")).to_contain_text("SMS spam")
@@ -109,7 +109,7 @@ def test_what_reads_pictures_is_merged_looked_at_and_exported(
     files = [adapter(base, tmp_path / f"{name}.zip", seed) for seed, name in enumerate(("cars", "birds"))]
     page = opened(open_page(rows=50), "tiny-vit", files)
     page.get_by_role("button", name="Open all that fit without measuring").click()
-    expect(page.locator("#ms-bring-note")).to_contain_text("They are a pool now")
+    expect(page.locator("#ms-make-note")).to_contain_text("They are a pool now")
     page.get_by_role("tab", name="Merge").click()
     verdict = page.locator('#ms-verdict [data-state="unmeasured"]')
     expect(verdict).to_contain_text("merged, not measured")

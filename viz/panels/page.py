@@ -62,11 +62,11 @@ def page(
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
-        with gr.Tabs(elem_id="ms-tabs"):
+        with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
             with gr.Tab("Adapters", id="adapters") as tab:
-                adapters_panel(tab, brought, merging, list(merging.form["pool"].choices), bases)
+                adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:
                 diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:

@@ -2,9 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,13 +15,13 @@ from merging.services.lab import Lab
 from merging.services.pools import Pools
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from merging.services.visitor import Visitor
+from viz.panels.adapters.drop import divided, dropped_task, label_order, matched, order_text, sorted_out
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.status import alert
 
 LEFT_OUT = ""
 PAUSE = 0.25
-PAIR = ("adapter_config.json", "adapter_model.safetensors")
 COLUMNS = {
     "name": "adapter",
     "rank": "rank",
@@ -45,6 +44,7 @@ class AdaptersSession:
     visitor: Visitor = field(default_factory=Visitor)
     shelf: list[Brought] = field(default_factory=list)
     base: tuple[str, str] = ("minilm", "float32")
+    vouched: bool = False
     run: int = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptersSession":
@@ -84,23 +84,23 @@ class AdaptersHandlers:
 
     # -- what is brought along -----------------------------------------------------------------------------------------
 
-    def upload(self, session: AdaptersSession, paths: Sequence[str]) -> Values:
-        """Load uploaded files: zips, or an adapter's two files chosen together."""
-        files = [Path(path) for path in paths]
-        zips = [path for path in files if path.suffix.lower() == ".zip"]
-        others = [path for path in files if path not in zips]
-        sources: list[Any] = [str(path) for path in zips]
-        note = ""
-        if others:
-            names = {path.name for path in others}
-            if set(PAIR) <= names and len(names) == len(others):
-                sources.append([str(path) for path in others])
-            else:
-                note = alert(
-                    f"{', '.join(sorted(names))}: an adapter is its zip file, or {PAIR[0]} and {PAIR[1]} chosen "
-                    "together, one adapter at a time."
-                )
-        return self._bring(session, sources) | ({"note": note} if note else {})
+    def upload(self, session: AdaptersSession, paths: Sequence[str], all_test: bool = False) -> Values:
+        """Take up what was dropped: adapters (zips, or one's two files) and tables of texts, which become tasks.
+
+        Parameters
+        ----------
+        all_test : all rows of the tables are test rows
+        """
+        sources, tables, wrong = sorted_out(paths)
+        notes = [wrong] if wrong else []
+        made = []
+        for path in tables:
+            try:
+                made.append(divided(dropped_task(path, session.visitor.key, self.lab, all_test)))
+            except MergeError as error:
+                notes.append(str(error))
+        found = f'<p role="status">{"<br>".join(map(escape, made))}</p>' if made else ""
+        return self._bring(session, sources) | {"note": found + "".join(map(alert, notes))}
 
     def from_hub(self, session: AdaptersSession, name: str) -> Values:
         """Load an adapter by its hub id, with an optional @revision."""
@@ -118,7 +118,7 @@ class AdaptersHandlers:
                 return self.view(session) | {
                     "note": alert(f"{MOST_TASKS} adapters are here already: remove them first.")
                 }
-            session.shelf.append(bring(source, model, [one.name for one in session.shelf]))
+            session.shelf.append(bring(source, model, [one.name for one in session.shelf], session.vouched))
         return self.view(session) | {"note": ""}
 
     def rebase(self, session: AdaptersSession, source: str, dtype: str) -> Values:
@@ -126,8 +126,13 @@ class AdaptersHandlers:
         model, _ = self.base(source, dtype)
         session.base = (source, dtype)
         session.run += 1  # what is being measured was of the base before
-        session.shelf[:] = [held_against(brought, model) for brought in session.shelf]
+        session.shelf[:] = [held_against(brought, model, session.vouched) for brought in session.shelf]
         return self.view(session) | {"note": ""}
+
+    def vouch(self, session: AdaptersSession, vouched: bool) -> Values:
+        """Take the adapters as of the chosen base whatever name they record, or by their records again."""
+        session.vouched = vouched
+        return self.rebase(session, *session.base)
 
     def clear(self, session: AdaptersSession) -> Values:
         """Take all adapters off the shelf; pools that were made stay."""
@@ -157,10 +162,15 @@ class AdaptersHandlers:
         return {"table": table_html(table), "slots": slots}
 
     def _guess(self, brought: Brought, known: Sequence[tuple[str, str]]) -> str:
-        """Return the task that an adapter names, or whose labels its head has; else leave the choice open."""
+        """Return the own task of an adapter's name, else the one that it records, or whose labels its head has; else
+        leave the choice open.
+        """
         adapter = brought.adapter
         assert adapter is not None
         names = [name for _, name in known if name]
+        own = {name: title for title, name in known if self._own(name)}
+        if same_name := matched(brought.name, own) or matched(adapter.task, own):
+            return same_name
         if adapter.task in names:
             return adapter.task
         for name in names:
@@ -181,8 +191,21 @@ class AdaptersHandlers:
 
     # -- a pool of them ------------------------------------------------------------------------------------------------
 
-    def make(self, session: AdaptersSession, tasks: Sequence[str]) -> Iterator[Values]:
-        """Measure every chosen adapter alone, and offer them as a pool."""
+    def order(self, session: AdaptersSession, place: int, task: str) -> Values:
+        """Say in which order the labels of an adapter's head are taken, where the head does not name them."""
+        adapter = session.shelf[place].adapter if place < len(session.shelf) else None
+        unnamed = adapter is not None and adapter.head is not None and not adapter.head.labels
+        if not task or not unnamed:
+            return {"visible": False, "value": ""}
+        return {"visible": True, "value": order_text(self.lab.task(task).labels)}
+
+    def make(self, session: AdaptersSession, tasks: Sequence[str], orders: Sequence[str] = ()) -> Iterator[Values]:
+        """Measure every chosen adapter alone, and offer them as a pool.
+
+        Parameters
+        ----------
+        orders : the labels of each head in the order of its outputs, see `order`
+        """
         session.run += 1
         mine, base = session.run, session.base
         placed = [(task, brought) for task, brought in zip(tasks, session.shelf, strict=False) if task]
@@ -199,6 +222,9 @@ class AdaptersHandlers:
         folders: dict[str, str] = {}
         try:
             known = {name: self.lab.task(name) for name in chosen}
+            for name, text in zip(tasks, orders, strict=False):
+                if name and text:
+                    chosen[name] = _in_order(chosen[name], label_order(text, known[name].labels, chosen[name].name))
             for name, brought in chosen.items():
                 if brought.adapter is not None and brought.adapter.head is not None:
                     fitted(brought.adapter.head, known[name], brought.name)
@@ -267,12 +293,20 @@ class AdaptersHandlers:
         return self.lab.titles(session.visitor.key).get(name, name)
 
 
+def _in_order(brought: Brought, labels: tuple[str, ...]) -> Brought:
+    """Return an adapter whose head names its labels."""
+    adapter = brought.adapter
+    if adapter is None or adapter.head is None:
+        return brought
+    return replace(brought, adapter=replace(adapter, head=replace(adapter.head, labels=labels)))
+
+
 def table_html(table: pd.DataFrame) -> str:
     """Write the adapters as a table; those that cannot be used are greyed and say why."""
     if table.empty:
         return (
-            '<p class="ms-muted">Nothing here yet: choose zip files, or an adapter’s two files, or name one on the '
-            "hub.</p>"
+            '<p class="ms-muted">Nothing here yet: drop zip files and tables of texts, an adapter’s two files, or name '
+            "one on the hub.</p>"
         )
     head = "".join(f'<th scope="col">{title}</th>' for title in (*COLUMNS.values(), "fits"))
     rows = []

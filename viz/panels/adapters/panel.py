@@ -8,6 +8,7 @@ import gradio as gr
 
 from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
+from viz.panels.adapters.drop import TABLES
 from viz.panels.adapters.handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
 from viz.panels.kit.events import NOW, QUIET
@@ -16,10 +17,11 @@ from viz.panels.merge.panel import MergeTab
 from viz.panels.osrm.plan import html
 
 INTRODUCTION = (
-    "<p>LoRA adapters of one base: zip files with <code>adapter_config.json</code> and "
-    "<code>adapter_model.safetensors</code>, the two files chosen together, or a hub id. They stay in this session and "
-    "are removed with it. An adapter without a head gets a linear probe on its task; a language model answers with the "
-    "label’s name.</p>"
+    "<p>Drop everything at once: LoRA adapters of one base (zip files with <code>adapter_config.json</code> and "
+    "<code>adapter_model.safetensors</code>, or one adapter’s two files) and tables of texts with labels (CSV, TSV, "
+    "JSON lines). Names that match go together: <code>sst2_test.csv</code> is for the adapter <code>SST2</code>. "
+    "All stays in this session and is removed with it. An adapter without a head gets a linear probe on its task; a "
+    "language model answers with the label’s name.</p>"
 )
 
 
@@ -29,6 +31,8 @@ class Layout:
 
     base: base_choice.BaseLayout
     files: gr.File
+    all_test: gr.Checkbox
+    vouched: gr.Checkbox
     hub: gr.Textbox
     add: gr.Button
     task: task_panel.TaskLayout
@@ -36,13 +40,16 @@ class Layout:
     note: gr.HTML
     table: gr.HTML
     slots: list[gr.Dropdown]
+    orders: list[gr.Textbox]
     make: gr.Button
     cancel: gr.Button
     bare: gr.Button
+    made: gr.HTML
 
 
 def adapters_panel(
     tab: gr.Tab,
+    tabs: gr.Tabs,
     panel: AdaptersHandlers,
     merging: MergeTab,
     shipped: list[tuple[str, str]],
@@ -52,11 +59,12 @@ def adapters_panel(
 
     Parameters
     ----------
+    tabs : what opens the Merge tab once a set is ready
     shipped : (title, pool) of those that everybody has
     folders : further base models that are offered, see `base_choice.BaseHandlers`
     """
     bases = base_choice.BaseHandlers(panel, folders)
-    _wire(tab, _lay_out(bases), panel, bases, merging, shipped)
+    _wire(tab, tabs, _lay_out(bases), panel, bases, merging, shipped)
 
 
 def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
@@ -65,11 +73,23 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
             html("ms-bring-heading", f"<h2>Bring your own</h2>{INTRODUCTION}")
             base = base_choice.lay_out(bases)
             files = gr.File(
-                label="Adapters (zip, or the two files)",
+                label="Adapters and tables of texts",
                 file_count="multiple",
-                file_types=[".zip", ".json", ".safetensors"],
+                file_types=[".zip", ".json", ".safetensors", ".bin", *TABLES],
                 height=140,
                 elem_id="ms-bring-files",
+            )
+            all_test = gr.Checkbox(
+                False,
+                label="All rows of the tables are test rows",
+                info="Else 60 % are for heads and methods that read texts, 20 % for validation, 20 % for tests.",
+                elem_id="ms-bring-all-test",
+            )
+            vouched = gr.Checkbox(
+                False,
+                label="They are of this base, whatever their files say",
+                info="Shapes and a recorded fingerprint still count; the export says that you vouched for it.",
+                elem_id="ms-bring-vouched",
             )
             hub = gr.Textbox(label="Hub id", placeholder="user/adapter@revision", max_lines=1, elem_id="ms-bring-hub")
             with gr.Row(elem_classes="ms-buttons"):
@@ -93,6 +113,16 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
                     )
                     for place in range(MOST_TASKS)
                 ]
+                orders = [
+                    gr.Textbox(
+                        visible=False,
+                        max_lines=1,
+                        label=f"Labels {place + 1}",
+                        info="The head does not name its labels: these, in the order of its outputs.",
+                        elem_id=f"ms-labels-of-{place}",
+                    )
+                    for place in range(MOST_TASKS)
+                ]
                 with gr.Row(elem_classes="ms-buttons"):
                     make = gr.Button(
                         "Measure each alone and open them on the Merge tab",
@@ -102,7 +132,10 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
                     )
                     cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="ms-make-cancel")
                     bare = gr.Button("Open all that fit without measuring", size="sm", elem_id="ms-make-bare")
-    return Layout(base, files, hub, add, task, clear, note, table, slots, make, cancel, bare)
+                made = html("ms-make-note")
+    return Layout(
+        base, files, all_test, vouched, hub, add, task, clear, note, table, slots, orders, make, cancel, bare, made
+    )
 
 
 def table_html_empty() -> str:
@@ -114,6 +147,7 @@ def table_html_empty() -> str:
 
 def _wire(
     tab: gr.Tab,
+    tabs: gr.Tabs,
     layout: Layout,
     panel: AdaptersHandlers,
     bases: base_choice.BaseHandlers,
@@ -128,13 +162,21 @@ def _wire(
         updates = [gr.update(**options) for options in slots] if slots else [gr.skip()] * MOST_TASKS
         return [values.get("table", gr.skip()), values.get("note", gr.skip()), *updates]
 
+    def ordered(session: AdaptersSession, *tasks: str) -> list[Any]:
+        return [gr.update(**panel.order(session, place, task)) for place, task in enumerate(tasks)]
+
     base_choice.wire(layout.base, bases, state, shown, send)
 
-    def upload(session: AdaptersSession, paths: list[str] | None) -> list[Any]:
-        values = panel.upload(session, paths or [])
+    def upload(session: AdaptersSession, paths: list[str] | None, all_test: bool, *chosen: str) -> list[Any]:
+        values = panel.upload(session, paths or [], all_test)
+        for slot, task in zip(values["slots"], chosen, strict=True):
+            slot["value"] = task or slot["value"]  # what was chosen by hand stays
         return [None, *send(values)]
 
-    layout.files.upload(upload, [state, layout.files], [layout.files, *shown], **QUIET)
+    dropped = [state, layout.files, layout.all_test, *layout.slots]
+    layout.files.upload(upload, dropped, [layout.files, *shown], **QUIET)
+    layout.vouched.input(lambda s, yes: send(panel.vouch(s, yes)), [state, layout.vouched], shown, **QUIET)
+    gr.on([slot.change for slot in layout.slots], ordered, [state, *layout.slots], layout.orders, **NOW)
     hub = gr.on(
         [layout.add.click, layout.hub.submit],
         lambda s, name: send(panel.from_hub(s, name)),
@@ -149,21 +191,22 @@ def _wire(
     def follow(steps: Iterator[dict[str, Any]]) -> Iterator[list[Any]]:
         for values in steps:
             busy = gr.update(interactive=values["busy"]) if "busy" in values else gr.skip()
-            pool = gr.skip()
+            pool = tab = gr.skip()
             if "pool" in values:
                 pool = gr.update(choices=[*shipped, *values["pools"]], value=values["pool"])
-            yield [values.get("note", gr.skip()), busy, pool]
-        yield [gr.skip()] * 3
+                tab = gr.update(selected="merge")
+            yield [values.get("note", gr.skip()), busy, pool, tab]
+        yield [gr.skip()] * 4
 
-    def make(session: AdaptersSession, *tasks: str) -> Iterator[list[Any]]:
-        yield from follow(panel.make(session, tasks))
+    def make(session: AdaptersSession, *values: str) -> Iterator[list[Any]]:
+        yield from follow(panel.make(session, values[:MOST_TASKS], values[MOST_TASKS:]))
 
     def opened(session: AdaptersSession) -> Iterator[list[Any]]:
         yield from follow(panel.open(session))
 
-    outputs = [layout.note, layout.cancel, merging.form["pool"]]
+    outputs = [layout.made, layout.cancel, merging.form["pool"], tabs]
     made = layout.make.click(
-        make, [state, *layout.slots], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
+        make, [state, *layout.slots, *layout.orders], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
     )
     merging.opened(made)
     merging.opened(layout.bare.click(opened, state, outputs, **QUIET))
