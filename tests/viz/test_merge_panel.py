@@ -140,6 +140,19 @@ def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench)
     assert list(merge.evaluate(session)) == []
 
 
+def test_what_the_library_refuses_while_it_measures_stays_in_the_verdict(workbench: FakeWorkbench) -> None:
+    def refuse(settings: dict[str, Any], limit: int) -> Iterator[Any]:
+        raise MergeError("The task films has <no> training texts.")
+        yield
+
+    merge, session = panel(workbench), Session()
+    merge.stream = refuse
+    merge.redraw(session, form(workbench), 100, EVERYWHERE)
+    verdict = list(merge.evaluate(session))[-1]["verdict"]
+    assert 'data-state="failed"' in verdict
+    assert 'role="alert">The task films has &lt;no&gt; training texts.' in verdict
+
+
 def test_a_failing_evaluation_is_said_and_can_be_started_again(workbench: FakeWorkbench) -> None:
     def fail(settings: dict[str, Any], limit: int) -> Iterator[Any]:
         yield SimpleNamespace(task="trec", accuracy=0.8, interval=(0.7, 0.9), done=10, total=100, marks="")

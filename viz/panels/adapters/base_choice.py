@@ -13,9 +13,9 @@ from merging.io import hub
 from merging.models.embedded import EMBEDDED
 from merging.models.shared import describe, described
 from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession, Values
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import QUIET
 from viz.panels.osrm.plan import html
-from viz.panels.osrm.status import alert
 
 OTHER = ""
 DTYPES = [("float32", "float32"), ("bfloat16", "bfloat16"), ("as in its files", "auto")]

@@ -16,9 +16,9 @@ from merging.services.pools import Pools
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from merging.services.visitor import Visitor
 from viz.panels.adapters.drop import divided, dropped_task, label_order, matched, order_text, sorted_out
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
-from viz.panels.osrm.status import alert
 
 LEFT_OUT = ""
 PAUSE = 0.25

@@ -79,6 +79,7 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
                 height=140,
                 elem_id="ms-bring-files",
             )
+            note = html("ms-bring-note")
             all_test = gr.Checkbox(
                 False,
                 label="All rows of the tables are test rows",
@@ -95,7 +96,6 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
             with gr.Row(elem_classes="ms-buttons"):
                 add = gr.Button("Add from the hub", size="sm", elem_id="ms-bring-add")
                 clear = gr.Button("Remove all", size="sm", elem_id="ms-bring-clear")
-            note = html("ms-bring-note")
         with gr.Column(elem_id="ms-shelf"):
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 html("ms-shelf-heading", "<h2>Do they fit?</h2>")

@@ -22,7 +22,7 @@ from merging.tasks.files import Preview, preview, read_table
 from merging.tasks.hub import hub_preview, hub_task
 from merging.tasks.task import Task
 from viz.panels.adapters.task_preview import ROLES, cut, preview_html, used_html
-from viz.panels.osrm.status import alert
+from viz.panels.kit.alert import alert
 from viz.panels.osrm.upload import LARGEST, MOST_ROWS
 
 NONE = ""

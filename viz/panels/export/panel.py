@@ -12,12 +12,12 @@ from merging.services.bundle import write_zip
 from merging.services.workbench import Workbench
 from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Catalogue, read
 from viz.panels.merge.panel import MergeTab, said
 from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
-from viz.panels.osrm.status import alert
 
 FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]
 NO_HEAD = ""

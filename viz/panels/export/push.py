@@ -18,9 +18,9 @@ from merging.errors import MergeError
 from merging.export.push import pusher
 from merging.services.bundle import contents, push_zip
 from viz.panels.export.session import ExportSession, Pending
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import QUIET
 from viz.panels.osrm.plan import html
-from viz.panels.osrm.status import alert
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 SHUT = gr.update(interactive=False)

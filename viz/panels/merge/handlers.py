@@ -18,6 +18,7 @@ from merging.features.progress import Progress
 from merging.services.link import from_query, settings_of_recipe
 from merging.services.settings import LIMIT, Settings
 from merging.services.workbench import MergeView, Workbench
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
@@ -25,7 +26,6 @@ from viz.panels.merge.controls import Catalogue, opening, opening_method, read, 
 from viz.panels.merge.recipe import recipe_payload
 from viz.panels.merge.session import Run, Session, summarise
 from viz.panels.merge.verdict import story_html, verdict_html
-from viz.panels.osrm.status import alert
 
 Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 
@@ -147,6 +147,8 @@ class MergeHandlers:
         try:
             if run.state != "done":
                 yield from self._evaluate(session, run)
+        except MergeError as error:
+            run.state, run.error = "failed", str(error)
         except Exception:
             run.state = "failed"
             yield self.accuracy(session, run)

@@ -34,7 +34,7 @@ class Run:
 
     `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it,
     `shipped` that its accuracy comes from the tables that ship, `live` that the visitor wants it measured here all the
-    same.
+    same, `error` why it failed.
     """
 
     settings: Settings
@@ -47,6 +47,7 @@ class Run:
     cancelled: bool = False
     shipped: bool = False
     live: bool = False
+    error: str = ""
 
     def take(self, step: Progress | Estimate) -> bool:
         """Take a step of the evaluation up; tell whether it begins a new stage."""

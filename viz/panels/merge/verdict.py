@@ -7,6 +7,7 @@ from math import isnan
 import gradio as gr
 import pandas as pd
 
+from viz.panels.kit.alert import alert
 from viz.panels.merge.session import Run, Summary, summarise
 
 GOOD, POOR = 2 / 3, 1 / 3  # of the gap: green from here, red below there
@@ -50,6 +51,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
         f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
         f'<progress max="{total}" value="{done}" aria-label="{bar}"></progress></div>'
+        f"{alert(run.error) if run.state == 'failed' and run.error else ''}"
         f'<p class="ms-unseen" role="status">{_sentence(run, summary, title)}</p></section>'
     )
 

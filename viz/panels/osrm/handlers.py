@@ -11,11 +11,12 @@ from typing import Any
 
 from merging.errors import MergeError
 from merging.services.plan import Plan
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
 from viz.panels.osrm.session import OsrmSession
-from viz.panels.osrm.status import alert, notes_html, reading_html
+from viz.panels.osrm.status import notes_html, reading_html
 from viz.panels.osrm.training import PAUSE, TrainingHandlers, Values
 from viz.panels.osrm.upload import read_task
 

@@ -6,15 +6,11 @@ from math import sqrt
 
 from merging.services.plan import Plan
 from merging.training.variants import VARIANTS
+from viz.panels.kit.alert import alert
 from viz.panels.merge.session import Score
 from viz.panels.osrm.session import TrainedSet, Training
 
 HEADS = ("set", "initialisation", "tasks", "rank", "k", "alone", "merged", "drift of A")
-
-
-def alert(error: object) -> str:
-    """Write why something cannot be done."""
-    return f'<p class="ms-error" role="alert">{escape(str(error))}</p>'
 
 
 def reading_html(done: int, total: int) -> str:

@@ -16,12 +16,13 @@ from merging.services.lab import Lab
 from merging.services.plan import Trained
 from merging.services.pools import Pools
 from merging.training.variants import VARIANTS
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.session import Score
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
 from viz.panels.osrm.session import OsrmSession, TrainedSet, Training
-from viz.panels.osrm.status import alert, set_title, sets_html, training_html
+from viz.panels.osrm.status import set_title, sets_html, training_html
 
 PAUSE = 0.3  # seconds between two drawings of running work
 CURVES = ("loss", "validation", "drift")
