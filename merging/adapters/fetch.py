@@ -179,11 +179,11 @@ def _from_hub(source: str) -> AdapterFiles:
 
 def _from_zip(path: Path, private: Path) -> AdapterFiles:
     try:
-        with _Careful(path.open("rb", buffering=0)) as stream, zipfile.ZipFile(stream) as archive:
+        with Careful(path.open("rb", buffering=0)) as stream, zipfile.ZipFile(stream) as archive:
             members = _members(archive, str(path))
             _require_small({name: info.file_size for name, info in members.items()}, str(path))
             for name, info in members.items():
-                _copy(archive, info, private / name)
+                copy_member(archive, info, private / name)
     except MergeError:
         raise
     except DAMAGED as error:
@@ -194,7 +194,7 @@ def _from_zip(path: Path, private: Path) -> AdapterFiles:
     return _gathered({name: private / name for name in members}, str(path), path.stem, str(absolute), path=absolute)
 
 
-class _Careful(io.BufferedReader):
+class Careful(io.BufferedReader):
     """A file that is never read by more than `MAX_DIRECTORY_BYTES` at once: zipfile reads an archive's whole directory
     in one go.
     """
@@ -240,7 +240,7 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
     return chosen
 
 
-def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+def copy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     """Write a member to ``target``, and not one byte more than it declares."""
     left = info.file_size
     with archive.open(info) as member, target.open("wb") as out:

@@ -1,5 +1,6 @@
 """What is dropped in one go is sorted out by what it is, and names that match go together."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from builders import random_adapter
 
 from merging.adapters.adapter import Head
 from merging.errors import MergeError
+from merging.io.assets import assets_folder
 from merging.models.load import load_base
 from merging.services.lab import Lab
 from merging.services.shelf import Brought
@@ -59,7 +61,7 @@ def test_a_dropped_table_becomes_a_task_and_says_how_it_was_divided(tmp_path: Pa
     lab = Lab(load_base)
     task = dropped_task(table(tmp_path / "films.csv"), "guest1", lab)
     assert divided(task) == "films: 12 train, 4 validation, 4 test rows; labels bad, good."
-    assert dropped_task(tmp_path / "films.csv", "guest1", lab).name == "films2"
+    assert dropped_task(tmp_path / "films.csv", "guest1", lab).title == "films2"
     assert lab.titles("guest1").keys() >= {"guest1-films", "guest1-films2"}
     with pytest.raises(MergeError, match="body"):
         dropped_task(table(tmp_path / "odd.csv", header="body,stars"), "guest1", lab)
@@ -86,7 +88,7 @@ def test_only_a_head_without_names_is_asked_for_its_order(tmp_path: Path) -> Non
     lab, session = Lab(load_base), AdaptersSession()
     panel = AdaptersHandlers(lab, None, None, None)  # type: ignore[arg-type]
     task = dropped_task(table(tmp_path / "films.csv"), session.visitor.key, lab)
-    key = f"{session.visitor.key}-{task.name}"
+    key = task.name
     adapter = random_adapter(0)
     weights = {
         "weight": adapter.deltas[next(iter(adapter.deltas))].A[:2],
@@ -98,3 +100,30 @@ def test_only_a_head_without_names_is_asked_for_its_order(tmp_path: Path) -> Non
     assert panel.order(session, 0, key) == {"visible": True, "value": "bad, good"}
     assert [panel.order(session, place, key)["visible"] for place in (1, 2, 3)] == [False] * 3
     assert not panel.order(session, 0, "")["visible"]
+
+
+def test_a_saved_session_brings_adapters_tasks_and_choices_back(tmp_path: Path) -> None:
+    lab, session = Lab(load_base), AdaptersSession()
+    model = load_base("minilm")
+    panel = AdaptersHandlers(lab, None, lambda source, dtype: model, None)  # type: ignore[arg-type]
+    zips = []
+    for task in ("movie", "trec"):
+        zips.append(tmp_path / f"my {task}.zip")
+        with zipfile.ZipFile(zips[-1], "w") as archive:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                archive.write(assets_folder() / "adapters" / "default" / task / name, name)
+    panel.upload(session, [*map(str, zips), str(table(tmp_path / "movies.csv"))], all_test=True)
+    own = f"{session.visitor.key}-movies"
+    file = panel.save(session, [own, "trec"], ["", ""])
+    later = AdaptersSession()
+    values = panel.upload(later, [str(file)])
+    assert "2 adapters and 1 tasks" in values["note"]
+    assert [brought.name for brought in later.shelf] == ["my movie", "my trec"]
+    assert [slot["value"] for slot in values["slots"][:2]] == [f"{later.visitor.key}-movies", "trec"]
+    assert lab.task(f"{later.visitor.key}-movies").test == lab.task(own).test
+    again = panel.upload(later, [str(file)])  # what is here stays, and nothing of the same name is overwritten
+    assert [slot["value"] for slot in again["slots"][2:4]] == [f"{later.visitor.key}-movies2", "trec"]
+    other = AdaptersSession(base=("smollm2", "float32"))
+    assert "choose that one under" in panel.upload(other, [str(file)])["note"]
+    with pytest.raises(MergeError, match="nothing to save"):
+        panel.save(AdaptersSession(), [], [])

@@ -2,10 +2,10 @@
 together.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 from merging.errors import MergeError
@@ -57,13 +57,15 @@ def dropped_task(path: Path, owner: str, lab: Lab, all_test: bool = False) -> Ta
     """
     table = read_table(path, max_bytes=LARGEST, rows=MOST_ROWS)
     task = table.test_task() if all_test else table.task()
-    known = lab.titles(owner)
     called = re.sub(r"[^\w .()+-]+|^\W+", "_", path.stem)[:40].strip() or "task"
-    names = (called, *(f"{called}{number}" for number, _ in zip(count(2), known, strict=False)), f"{called}0")
-    name = next(name for name in names if f"{owner}-{name}" not in known)
-    task = replace(task, name=name, title=name)
-    lab.add(task, owner)
-    return task
+    return lab.task(keep_task(replace(task, name=called), owner, lab))
+
+
+def keep_task(task: Task, owner: str, lab: Lab) -> str:
+    """Keep a task of ``owner`` under its name, numbered where the owner has one of that name; return its key."""
+    names = itertools.chain([task.name], (f"{task.name}{number}" for number in itertools.count(2)))
+    name = next(name for name in names if f"{owner}-{name}" not in lab.titles(owner))
+    return lab.add(replace(task, name=name, title=name), owner)
 
 
 def divided(task: Task) -> str:

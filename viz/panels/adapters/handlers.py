@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,9 +14,17 @@ from merging.features.progress import READ_LENGTH
 from merging.features.store import TextsOf
 from merging.services.lab import Lab
 from merging.services.pools import Pools
+from merging.services.session_file import (
+    SavedAdapter,
+    SavedSession,
+    SavedTask,
+    is_session,
+    open_session,
+    save_session,
+)
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
 from merging.services.visitor import Visitor
-from viz.panels.adapters.drop import divided, dropped_task, label_order, matched, order_text, sorted_out
+from viz.panels.adapters.drop import divided, dropped_task, keep_task, label_order, matched, order_text, sorted_out
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
@@ -91,6 +100,9 @@ class AdaptersHandlers:
         ----------
         all_test : all rows of the tables are test rows
         """
+        sessions = [path for path in map(Path, paths) if path.suffix.lower() == ".zip" and is_session(path)]
+        if sessions:
+            return self.reopen(session, sessions[0])
         sources, tables, wrong = sorted_out(paths)
         notes = [wrong] if wrong else []
         made = []
@@ -101,6 +113,65 @@ class AdaptersHandlers:
                 notes.append(str(error))
         found = f'<p role="status">{"<br>".join(map(escape, made))}</p>' if made else ""
         return self._bring(session, sources) | {"note": found + "".join(map(alert, notes))}
+
+    def save(self, session: AdaptersSession, tasks: Sequence[str], orders: Sequence[str]) -> Path:
+        """Write adapters, own tasks and which is of which to one file, as the choices stand.
+
+        Raises
+        ------
+        MergeError
+            If there is nothing to save.
+        """
+        own = {key: self.lab.task(key) for key in self.lab.titles(session.visitor.key) if self._own(key)}
+        adapters, listed = [], []
+        for brought, task, text in zip(session.shelf, tasks, orders, strict=False):
+            named = brought
+            if task and text:
+                named = _in_order(brought, label_order(text, self.lab.task(task).labels, brought.name))
+            if named.adapter is not None:
+                adapters.append(named.adapter)
+                listed.append(SavedAdapter(name=brought.name, task=own[task].title if task in own else task))
+        if not adapters and not own:
+            raise MergeError("There is nothing to save yet: drop adapters or tables of texts first.")
+        saved = SavedSession(
+            base=session.base,
+            vouched=session.vouched,
+            adapters=listed,
+            tasks=[
+                SavedTask(name=task.title, labels=list(task.labels), pairs=task.test.pairs is not None)
+                for task in own.values()
+            ],
+        )
+        path = session.visitor.folder("adapters") / "mergescope_session.zip"
+        return save_session(path, saved, adapters, [*own.values()])
+
+    def reopen(self, session: AdaptersSession, path: Path) -> Values:
+        """Take up a session that was saved before, beside what is here; every task is given as it was."""
+        session.run += 1
+        folder = session.visitor.folder("adapters") / f"session-{session.run}"
+        folder.mkdir()
+        try:
+            saved, zips, tasks = open_session(path, folder)
+            if saved.base != session.base:
+                source, dtype = saved.base
+                raise MergeError(
+                    f"{path.name} is of the base {source} in {dtype}: choose that one under “Base model”, then drop "
+                    "the file again."
+                )
+            keys = {task.title: keep_task(task, session.visitor.key, self.lab) for task in tasks}
+            session.vouched = saved.vouched
+            before = len(session.shelf)
+            self._bring(session, [str(one) for one in zips])
+        except MergeError as error:
+            return self.view(session) | {"note": alert(error)}
+        for place, adapter in enumerate(saved.adapters[: len(session.shelf) - before], before):
+            session.shelf[place] = replace(session.shelf[place], name=adapter.name)
+        values, known = self.view(session), [name for _, name in self.tasks(session)]
+        for place, adapter in enumerate(saved.adapters[: len(session.shelf) - before], before):
+            task = keys.get(adapter.task, adapter.task)
+            values["slots"][place]["value"] = task if task in known else LEFT_OUT
+        said = f"{len(zips)} adapters and {len(tasks)} tasks are here again, as they were saved."
+        return values | {"note": f'<p role="status">{said}</p>', "vouched": saved.vouched}
 
     def from_hub(self, session: AdaptersSession, name: str) -> Values:
         """Load an adapter by its hub id, with an optional @revision."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import gradio as gr
 
+from merging.errors import MergeError
 from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
 from viz.panels.adapters.drop import TABLES
 from viz.panels.adapters.handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.merge.panel import MergeTab
@@ -20,8 +22,9 @@ INTRODUCTION = (
     "<p>Drop everything at once: LoRA adapters of one base (zip files with <code>adapter_config.json</code> and "
     "<code>adapter_model.safetensors</code>, or one adapter’s two files) and tables of texts with labels (CSV, TSV, "
     "JSON lines). Names that match go together: <code>sst2_test.csv</code> is for the adapter <code>SST2</code>. "
-    "All stays in this session and is removed with it. An adapter without a head gets a linear probe on its task; a "
-    "language model answers with the label’s name.</p>"
+    "All stays in this session and is removed with it, unless you save it to one file, which may be dropped here "
+    "again. An adapter without a head gets a linear probe on its task; a language model answers with the label’s "
+    "name.</p>"
 )
 
 
@@ -45,6 +48,8 @@ class Layout:
     cancel: gr.Button
     bare: gr.Button
     made: gr.HTML
+    save: gr.Button
+    saved: gr.DownloadButton
 
 
 def adapters_panel(
@@ -133,9 +138,11 @@ def _lay_out(bases: base_choice.BaseHandlers) -> Layout:
                     cancel = gr.Button("Cancel", size="sm", interactive=False, elem_id="ms-make-cancel")
                     bare = gr.Button("Open all that fit without measuring", size="sm", elem_id="ms-make-bare")
                 made = html("ms-make-note")
-    return Layout(
-        base, files, all_test, vouched, hub, add, task, clear, note, table, slots, orders, make, cancel, bare, made
-    )
+                with gr.Row(elem_classes="ms-buttons"):
+                    save = gr.Button("Save all of this to one file", size="sm", elem_id="ms-save-session")
+                    saved = gr.DownloadButton("Download it", interactive=False, size="sm", elem_id="ms-saved-session")
+    bring = base, files, all_test, vouched, hub, add, task, clear, note
+    return Layout(*bring, table, slots, orders, make, cancel, bare, made, save, saved)
 
 
 def table_html_empty() -> str:
@@ -169,12 +176,12 @@ def _wire(
 
     def upload(session: AdaptersSession, paths: list[str] | None, all_test: bool, *chosen: str) -> list[Any]:
         values = panel.upload(session, paths or [], all_test)
-        for slot, task in zip(values["slots"], chosen, strict=True):
+        for slot, task in zip(values.get("slots", ()), chosen, strict=False):
             slot["value"] = task or slot["value"]  # what was chosen by hand stays
-        return [None, *send(values)]
+        return [None, gr.update(value=values["vouched"]) if "vouched" in values else gr.skip(), *send(values)]
 
     dropped = [state, layout.files, layout.all_test, *layout.slots]
-    layout.files.upload(upload, dropped, [layout.files, *shown], **QUIET)
+    layout.files.upload(upload, dropped, [layout.files, layout.vouched, *shown], **QUIET)
     layout.vouched.input(lambda s, yes: send(panel.vouch(s, yes)), [state, layout.vouched], shown, **QUIET)
     gr.on([slot.change for slot in layout.slots], ordered, [state, *layout.slots], layout.orders, **NOW)
     hub = gr.on(
@@ -204,6 +211,15 @@ def _wire(
     def opened(session: AdaptersSession) -> Iterator[list[Any]]:
         yield from follow(panel.open(session))
 
+    def save(session: AdaptersSession, *values: str) -> list[Any]:
+        try:
+            file = panel.save(session, values[:MOST_TASKS], values[MOST_TASKS:])
+        except MergeError as error:
+            return [gr.update(interactive=False), alert(error)]
+        note = '<p role="status">Saved: drop the file here later, and all is here again.</p>'
+        return [gr.update(value=str(file), interactive=True), note]
+
+    layout.save.click(save, [state, *layout.slots, *layout.orders], [layout.saved, layout.made], **QUIET)
     outputs = [layout.made, layout.cancel, merging.form["pool"], tabs]
     made = layout.make.click(
         make, [state, *layout.slots, *layout.orders], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
