@@ -19,6 +19,8 @@ from merging.adapters.fetch import MAX_TOTAL_BYTES
 from merging.io.assets import assets_folder
 from merging.models.load import load_base
 
+pytestmark = pytest.mark.slow
+
 DONE = '#ms-verdict [data-state="done"]'
 KITCHEN = [
     ("the soup is far too salty", "bad"),

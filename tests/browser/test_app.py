@@ -86,6 +86,7 @@ def test_it_tells_a_story_in_three_items_beside_the_pinned_sum(open_page) -> Non
     expect(shipped(page, True)).to_be_visible()
 
 
+@pytest.mark.slow
 def test_what_ships_can_be_measured_here(open_page) -> None:
     page = opened(open_page(rows=50))
     known = accuracies(page)
@@ -98,6 +99,7 @@ def test_what_ships_can_be_measured_here(open_page) -> None:
     expect(page.get_by_role("button", name="Evaluate again")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_lambda_answers_to_the_keyboard(open_page) -> None:
     page = opened(open_page(rows=50))
     before, value = accuracies(page), figure(page, "sweep", "layout.shapes[0].x0")
@@ -110,6 +112,7 @@ def test_lambda_answers_to_the_keyboard(open_page) -> None:
     assert accuracies(page) != before
 
 
+@pytest.mark.slow
 def test_lambda_answers_to_the_number_box(open_page) -> None:
     page = opened(open_page(rows=50))
     box = page.get_by_label("number input for Scaling λ")
@@ -119,6 +122,7 @@ def test_lambda_answers_to_the_number_box(open_page) -> None:
     assert page.get_by_role("slider", name="Scaling λ").input_value() == "0.15"
 
 
+@pytest.mark.slow
 def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> None:
     page = opened(open_page(rows=50))
     slider = page.get_by_role("slider", name="Scaling λ")
@@ -137,6 +141,7 @@ def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> Non
     expect(page.locator('[data-value="average"]')).to_contain_text(f"{average:.3f}")
 
 
+@pytest.mark.slow
 def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
     page = opened(open_page(), quick=False)
     page.evaluate(
@@ -161,6 +166,7 @@ def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
     assert drawn == sorted(drawn)
 
 
+@pytest.mark.slow
 def test_zoom_and_node_survive_an_update(open_page) -> None:
     page = opened(open_page(rows=50))
     page.evaluate("document.querySelector('#ms-sweep .ms-plot').dataset.mark = 'same'")
@@ -229,6 +235,7 @@ def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> Non
     assert figure(page, "sweep", "layout.shapes.length") == 1
 
 
+@pytest.mark.slow
 def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> None:
     page = opened(open_page(), quick=False)
     cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Evaluate again"))
@@ -247,6 +254,7 @@ def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> 
     expect(cancel).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
     page = opened(open_page(rows=50))
     page.evaluate(
@@ -265,6 +273,7 @@ def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
     expect(page.locator("#ms-recipe")).to_contain_text("method: regmean")
 
 
+@pytest.mark.slow
 def test_a_mode_of_orthogonalize_brings_its_own_penalty(open_page) -> None:
     page = opened(open_page(rows=50))
     penalty = page.locator("#ms-penalty input[type=range]")
@@ -289,6 +298,7 @@ def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
     expect(page.get_by_role("region", name="How the plug-ins work")).to_contain_text("Soft OSRM")
 
 
+@pytest.mark.slow
 def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
     page = opened(open_page(rows=50))
     pinned = page.locator("#ms-sweep .ms-legend button", has_text="pinned")
@@ -374,6 +384,7 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     assert grave == []
 
 
+@pytest.mark.slow
 def test_two_visitors_do_not_disturb_each_other(open_page) -> None:
     one, two = opened(open_page(rows=50)), opened(open_page(rows=50))
     value = figure(one, "sweep", "layout.shapes[0].x0")

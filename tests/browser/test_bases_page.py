@@ -24,6 +24,8 @@ from transformers import (
     ViTModel,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 LETTERS = ["<pad>", "<unk>", *map(chr, range(33, 127))]
 

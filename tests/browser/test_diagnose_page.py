@@ -20,6 +20,8 @@ from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from viz.panels.merge.controls import opening
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("pairs", "map", "error", "magnitude", "variance", "spectra", "signs")
 DONE = '#ms-verdict [data-state="done"]'
 BARS, CELLS, LINE = 'plots("error").data[0].x', 'plots("pairs").data[0].z', 'plots("variance").data[1].y'

@@ -10,6 +10,8 @@ from pages import served
 from playwright.sync_api import expect
 from test_adapters_page import zipped
 
+pytestmark = pytest.mark.slow
+
 BARE = ("adapter_config.json", "adapter_model.safetensors")
 
 

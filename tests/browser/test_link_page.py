@@ -18,6 +18,8 @@ from playwright.sync_api import Page, expect
 from merging import Adapter, merge
 from merging.shipped import POOLS, load_pool
 
+pytestmark = pytest.mark.slow
+
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 SLOTS = ("slider_0", "slider_1", "weight_2", "weight_4", "seed", "k", "limit")
 DONE = '#ms-verdict [data-state="done"]'

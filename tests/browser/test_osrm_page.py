@@ -13,6 +13,8 @@ from pages import choose_files
 from playwright.sync_api import Page, expect
 from test_adapters_page import zipped
 
+pytestmark = pytest.mark.slow
+
 DONE = '#ms-verdict [data-state="done"]'
 ROWS = "a spoonful of sugar and {n} drops of milk,{label}"
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 SPACES = '''
@@ -78,6 +80,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_what_is_streamed_crosses_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "spaces.py").write_text(SPACES)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "GRADIO_ANALYTICS_ENABLED": "False"}

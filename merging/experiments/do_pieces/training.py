@@ -74,9 +74,12 @@ def training_units(
         made = all((bench.folder(each, task) / METADATA_FILE).exists() for each in names)
         return made or all(unit.done() for unit in measured)
 
+    def run(task: str) -> Lines:
+        # the settings are asked for when it is this unit's turn: they may rest on what others have measured
+        return train(bench, name, task, settings(task), full)
+
     for task in bench.plan.tasks:
-        run = partial(train, bench, name, task, settings(task), full)
-        yield Unit(f"train-{name}-{task}", run, partial(done, task))
+        yield Unit(f"train-{name}-{task}", partial(run, task), partial(done, task))
 
 
 def epoch_units(bench: Bench) -> list[Unit]:

@@ -46,6 +46,7 @@ def test_merge_writes_what_the_library_merges(folders: list[Path], tmp_path: Pat
     assert all(ours[key].equal(theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
 def test_weights_may_differ_by_layer(folders: list[Path], tmp_path: Path) -> None:
     weights = ["--weight", "*.layer.0.*=0.5,*=2", "--weight", 1, "--weight", 0]
     done = run("merge", *folders, "--method", "task_arithmetic", *weights, "-o", tmp_path / "out")
@@ -62,6 +63,7 @@ def test_weights_may_differ_by_layer(folders: list[Path], tmp_path: Path) -> Non
     assert "half" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_the_same_files_again(folders: list[Path], tmp_path: Path) -> None:
     first = run(
         "merge",

@@ -452,6 +452,7 @@ def test_a_killed_export_leaves_nothing_under_its_name(tmp_path: Path, model) ->
     assert save_full_model(merge(mixed_pool(), "average"), place, tmp_path / "full").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_the_export_holds_less_than_two_shards_in_memory(tmp_path: Path) -> None:
     with torch.device("meta"):

@@ -16,6 +16,8 @@ from merging.models.embedded import base_name, model_folder
 from merging.models.load import load_language_model
 from merging.shipped import load_pool
 
+pytestmark = pytest.mark.slow
+
 TEXT = "When was the first telegraph line built?\nWhat does this question ask for? Answer:"
 
 

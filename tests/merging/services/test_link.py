@@ -249,6 +249,7 @@ def test_the_program_makes_the_same_merge_bit_for_bit(
     assert (tmp_path / "merged").exists() == ("task_id" not in expected.needs)
 
 
+@pytest.mark.slow
 def test_the_program_reads_the_texts_that_the_app_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(store, "TEXTS", (16, 600))  # few, for speed; the program still takes the first 12 of more

@@ -99,6 +99,7 @@ def test_leaving_out_is_the_difference_of_two_merges_evaluated_by_hand(
     assert any(change.difference for change in changes)
 
 
+@pytest.mark.slow
 def test_leaving_out_of_a_merge_that_needs_texts_merges_with_those_of_the_rest(
     bench: Workbench, read: Settings
 ) -> None:

@@ -126,6 +126,7 @@ def test_warnings_name_what_the_visitor_brought(bench: Workbench) -> None:
     assert OWNER not in " ".join(view.notes)
 
 
+@pytest.mark.slow
 def test_what_was_trained_whole_counts_in_the_app_too(bench: Workbench, tmp_path: Path) -> None:
     """A norm in modules_to_save is no head and no update of a module: alone, merged, and with a layer left out it
     acts."""
