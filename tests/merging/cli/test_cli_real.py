@@ -65,3 +65,16 @@ def test_the_type_of_the_numbers_can_be_chosen(pair: list[Path], tmp_path: Path)
     for name in ("adapter_model.safetensors", "recipe.yaml"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert "rounded to bfloat16" in said.splitlines()[-1]
+
+
+def test_inspect_says_what_4_and_8_bits_leave(pair: list[Path], tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    plain, _ = run("inspect", *pair, "--base", tmp_path / "base")
+    told, _ = run("inspect", *pair, "--base", tmp_path / "base", "--quantisation")
+    assert "nf4_error" not in plain
+    header = next(line for line in told.splitlines() if line.split()[:2] == ["adapter", "module"])
+    assert header.split()[-4:] == ["nf4_error", "nf4_unchanged", "int8_error", "int8_unchanged"]
+    rows = [line.split() for line in told.splitlines() if line.split()[:1] in (["task-0"], ["task-1"])]
+    assert len(rows) == 2 * 4
+    assert all(0 < float(row[-2]) < float(row[-4]) for row in rows)
+    assert {line.split(",")[0] for line in told.splitlines() if ", nf4: the median" in line} == {"task-0", "task-1"}
