@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .adapters.adapter import Adapter, number_equal_names
 from .adapters.base_files import base_files
-from .adapters.lowrank import LowRank
+from .adapters.lowrank import LowRank, sketchable
 from .adapters.pool import common_config, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
@@ -153,15 +153,17 @@ class Merged:
         off = [float((self.delta(name) - update.dense()).norm()) for name, update in alone.items()]
         return all(error <= 1e-5 * update.norm() for error, update in zip(off, alone.values(), strict=True))
 
-    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None) -> Adapter:
+    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None, exact_svd: bool = False) -> Adapter:
         """Return the merge as one adapter.
 
         Parameters
         ----------
         owner : see `part`
-        rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
+        rank : None = exact, for methods that are exactly low-rank; a number = an approximation of at most that
             rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
-            rank, error (relative, over the whole merge) and modules (the same per module)
+            rank, error (relative, over the whole merge), modules (the same per module), and randomised (whether any
+            came from a randomised SVD and is not the very best one)
+        exact_svd : the best approximation also where that takes minutes, see `LowRank.nearest`
 
         Raises
         ------
@@ -170,14 +172,16 @@ class Merged:
         """
         if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
             raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
-        deltas, errors, cut, total = {}, {}, 0.0, 0.0
+        deltas, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
         for module in self.modules:
             result = self.result(module)
             if rank is not None:
-                deltas[module], errors[module] = LowRank.nearest(result, rank)
-                norm = (
-                    result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
-                )
+                deltas[module], errors[module] = LowRank.nearest(result, rank, exact_svd)
+                if isinstance(result, LowRank):
+                    norm = result.norm()
+                else:
+                    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(result, dim=1).double()))
+                    randomised = randomised or (not exact_svd and sketchable(result.shape, rank))
                 cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
             elif isinstance(result, LowRank):
                 deltas[module] = result.compress()
@@ -187,7 +191,8 @@ class Merged:
                     f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a "
                     "smaller one is the best approximation)."
                 )
-        truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
+        error = math.sqrt(cut / total) if total else 0.0
+        truncation = {"rank": rank, "error": error, "modules": errors} | ({"randomised": True} if randomised else {})
         first = self.adapters[0]
         base = base_files(first.base, first.config.get("task_type")) if self.parts else None
 
@@ -215,12 +220,13 @@ class Merged:
         prefix: str | None = None,
         accuracy: Sequence[Estimate] | None = None,
         dtype: str = "float32",
+        exact_svd: bool = False,
     ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
         Parameters
         ----------
-        rank : see `to_adapter`
+        rank, exact_svd : see `to_adapter`
         head : task whose head goes into the file; None = no head, for the bare encoder
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
@@ -235,7 +241,7 @@ class Merged:
         if head is None and prefix is None and len(prefixes) > 1:
             raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
         owner = None if head is None else head_owner(self.adapters, head)
-        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None)
+        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None, exact_svd)
         if owner is not None and head is not None:
             config = dict(owner.config) | {
                 key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config
@@ -249,7 +255,8 @@ class Merged:
         recipe = None
         if can_have_recipe(self.adapters):
             kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
-            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept).to_yaml()
+            best = True if exact_svd and rank is not None else None
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best).to_yaml()
         card = model_card(
             self.spec,
             self.adapters,

@@ -67,13 +67,17 @@ def merge_adapters(
             "base's."
         ),
     ] = None,
+    exact_svd: Annotated[
+        bool,
+        typer.Option("--exact-svd", help="With --rank: the best approximation of large dense results, in minutes."),
+    ] = False,
     **params: Any,
 ) -> None:
     """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
     from ..engine import merge, merge_recipe
 
-    if full_model and (rank is not None or prefix is not None):
-        raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
+    if full_model and (rank is not None or prefix is not None or exact_svd):
+        raise MergeError("--rank, --exact-svd and --prefix are of adapters: leave them out with --full-model.")
     if (recipe := recipe_of(inputs)) is not None:
         options = {name: value for name, value in given(context).items() if name not in BESIDE_RECIPE}
         if weight:
@@ -81,6 +85,7 @@ def merge_adapters(
         refuse_contradictions(recipe, options)
         merged = merge_recipe(recipe, recipe_features(recipe, base))
         rank, head, prefix, dtype = recipe.rank, recipe.head, recipe.prefix, recipe.dtype
+        exact_svd = bool(recipe.exact_svd)
     elif method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
     else:
@@ -101,7 +106,8 @@ def merge_adapters(
     if full_model:
         _save_full_model(merged, base, output, head, dtype)
     else:
-        _report_saved(merged, merged.save(output, rank=rank, head=head, prefix=prefix, dtype=dtype or "float32"))
+        options = {"rank": rank, "head": head, "prefix": prefix, "dtype": dtype or "float32", "exact_svd": exact_svd}
+        _report_saved(merged, merged.save(output, **options))
 
 
 def _save_full_model(merged: Merged, base: str | None, output: Path, head: str | None, dtype: str | None) -> None:

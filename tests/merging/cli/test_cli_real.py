@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import edit_config, peft_folder, tiny_model
+from builders import edit_config, peft_folder, random_update, tiny_model
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from merging import MergeError
+from merging import Adapter, MergeError
 from merging.cli import cli
 
 
@@ -78,3 +78,25 @@ def test_inspect_says_what_4_and_8_bits_leave(pair: list[Path], tmp_path: Path) 
     assert len(rows) == 2 * 4
     assert all(0 < float(row[-2]) < float(row[-4]) for row in rows)
     assert {line.split(",")[0] for line in told.splitlines() if ", nf4: the median" in line} == {"task-0", "task-1"}
+
+
+def test_a_rank_far_below_full_says_that_it_is_randomised_and_the_exact_one_is_kept_in_the_recipe(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / f"wide-{i}" for i in range(2)]
+    for i, folder in enumerate(folders):
+        Adapter(folder.name, {"layer": random_update(i, 600, 600, 2)}, base="wide").save(folder)
+    command = ("merge", *folders, "--method", "ties", "--rank", 8)
+    _, quick = run(*command, "-o", tmp_path / "quick")
+    assert "randomised" in quick
+    assert "randomised" in (tmp_path / "quick" / "README.md").read_text()
+    _, best = run(*command, "--exact-svd", "-o", tmp_path / "best")
+    assert "best approximation" in best
+    for name in ("quick", "best"):
+        run("merge", tmp_path / name / "recipe.yaml", "-o", tmp_path / f"{name}-again")
+        files = [tmp_path / folder / "adapter_model.safetensors" for folder in (name, f"{name}-again")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(MergeError, match="--exact-svd"):
+        run("merge", tmp_path / "quick" / "recipe.yaml", "--exact-svd", "-o", tmp_path / "no")
+    with pytest.raises(MergeError, match="--exact-svd"):
+        run(*command, "--full-model", "--exact-svd", "-o", tmp_path / "no")
