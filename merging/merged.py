@@ -27,7 +27,7 @@ from .evaluation.accuracy import Estimate
 from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
-from .methods.trained import merged_part
+from .methods.trained import check_part, merged_part
 from .models.apply import added, check_fits
 from .plugins.base import Updates, modules_of
 from .plugins.orthogonalize import nudges
@@ -130,21 +130,31 @@ class Merged:
         MergeError
             If the base's value is needed and not at hand, has another shape, or the method cannot merge it.
         """
+        if (kept := self.kept_part(name, owner)) is not None:
+            return kept
+        self.check_part(name, start, owner)
+        assert start is not None
+        stack = self._stack(next(iter(self.shapes)), at=name)
         values = [adapter.trained.get(name) for adapter in self.adapters]
+        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+
+    def kept_part(self, name: str, owner: Adapter | None = None) -> Tensor | None:
+        """Return the value of a parameter that goes out as an adapter has it: the owner's, or that of the only one."""
         if owner is not None and name in owner.trained:
             return owner.trained[name]
-        if len(self.adapters) == 1 and values[0] is not None and self._is_identity:
-            return values[0]
-        if start is None:
-            holder = next(
-                adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None
-            )
+        return self.adapters[0].trained.get(name) if len(self.adapters) == 1 and self._is_identity else None
+
+    def check_part(self, name: str, start: Tensor | None, owner: Adapter | None = None) -> None:
+        """Raise what `part` raises, without merging."""
+        values = {adapter.name: adapter.trained.get(name) for adapter in self.adapters}
+        if start is None and self.kept_part(name, owner) is None:
+            holder = next(owner_name for owner_name, value in values.items() if value is not None)
             raise MergeError(
                 f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's "
                 "own: name the base's folder with --base (or base=), or take one adapter's as it is with --head TASK."
             )
-        stack = self._stack(next(iter(self.shapes)), at=name)
-        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+        if start is not None and owner is None and self.kept_part(name) is None:
+            check_part(self.method, self.spec.values, name, list(values.values()), start)
 
     @cached_property
     def _is_identity(self) -> bool:
@@ -170,8 +180,7 @@ class Merged:
         MergeError
             For rank=None with a method that builds dense updates.
         """
-        if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
-            raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
+        _check_rank(rank)
         deltas, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
         for module in self.modules:
             result = self.result(module)
@@ -186,11 +195,7 @@ class Merged:
             elif isinstance(result, LowRank):
                 deltas[module] = result.compress()
             else:
-                exact = max(min(shape) for shape in self.shapes.values())
-                raise MergeError(
-                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a "
-                    "smaller one is the best approximation)."
-                )
+                raise self._needs_rank
         error = math.sqrt(cut / total) if total else 0.0
         truncation = {"rank": rank, "error": error, "modules": errors} | ({"randomised": True} if randomised else {})
         first = self.adapters[0]
@@ -237,10 +242,7 @@ class Merged:
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        prefixes = prefixes_of(self.adapters)
-        if head is None and prefix is None and len(prefixes) > 1:
-            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
-        owner = None if head is None else head_owner(self.adapters, head)
+        owner = self.check_export(rank, head, prefix)
         adapter = self.to_adapter(rank, owner if owner and owner.head is None else None, exact_svd)
         if owner is not None and head is not None:
             config = dict(owner.config) | {
@@ -267,6 +269,26 @@ class Merged:
             notes=base_warnings(self.adapters),
         )
         return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
+
+    def check_export(self, rank: int | None, head: str | None, prefix: str | None) -> Adapter | None:
+        """Return the adapter whose head goes into the file; raise what `save` raises for these options, before
+        anything is merged.
+        """
+        _check_rank(rank)
+        if not self.method.low_rank and rank is None:
+            raise self._needs_rank
+        prefixes = prefixes_of(self.adapters)
+        if head is None and prefix is None and len(prefixes) > 1:
+            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
+        return None if head is None else head_owner(self.adapters, head)
+
+    @property
+    def _needs_rank(self) -> MergeError:
+        exact = max(min(shape) for shape in self.shapes.values())
+        return MergeError(
+            f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a smaller "
+            "one an approximation)."
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -351,3 +373,8 @@ def _weight_at(weight: Weight, module: str) -> float:
     if not isinstance(weight, Mapping):
         return weight
     return next((value for pattern, value in weight.items() if fnmatch.fnmatchcase(module, pattern)), 1.0)
+
+
+def _check_rank(rank: int | None) -> None:
+    if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
+        raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")

@@ -250,7 +250,7 @@ class Adapter:
     def _write(self, work: Path, dtype: torch.dtype) -> None:
         rank = max(1, *(update.rank for update in self.deltas.values()))
         names = {module: self.full_name(module) for module in self.deltas}
-        _check_names(names.values(), self)
+        check_names(names.values(), self)
         tensors = {}
         for module, update in self.deltas.items():
             # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own
@@ -323,7 +323,7 @@ def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
     return stored is not None and stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor)
 
 
-def _check_names(names: Collection[str], adapter: Adapter) -> None:
+def check_names(names: Collection[str], adapter: Adapter) -> None:
     """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do
     nothing there.
     """

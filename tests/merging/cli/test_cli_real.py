@@ -100,3 +100,20 @@ def test_a_rank_far_below_full_says_that_it_is_randomised_and_the_exact_one_is_k
         run("merge", tmp_path / "quick" / "recipe.yaml", "--exact-svd", "-o", tmp_path / "no")
     with pytest.raises(MergeError, match="--exact-svd"):
         run(*command, "--full-model", "--exact-svd", "-o", tmp_path / "no")
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(pair: list[Path], tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    told, said = run("merge", *pair, "--method", "average", "--dry-run")
+    assert told.splitlines()[0].split() == ["module", "kind", "shape", "what", "merged_from", "zero_in", "why"]
+    assert sum("low-rank" in line for line in told.splitlines()) == 4
+    assert told.splitlines()[-1] == "4 merged; nothing was written"
+    assert "same update" in said
+    with pytest.raises(MergeError, match=r"4 of 4 are refused: ties builds dense updates: choose a rank"):
+        run("merge", *pair, "--method", "ties", "--dry-run", "-o", tmp_path / "out")
+    with pytest.raises(MergeError, match="-o FOLDER"):
+        run("merge", *pair, "--method", "average")
+    assert sorted(tmp_path.rglob("*")) == before
+    run("merge", *pair, "--method", "average", "-o", tmp_path / "out")
+    told, _ = run("merge", tmp_path / "out" / "recipe.yaml", "--dry-run")
+    assert "4 merged" in told

@@ -37,8 +37,8 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
             help_line = (
-                "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model card. A "
-                "full model needs no rank.</p>"
+                "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
+                "card. A full model needs no rank.</p>"
             )
             html("ms-export-help", help_line)
             with gr.Row(elem_classes="ms-buttons"):
