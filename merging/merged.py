@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter, number_equal_names
 from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank, sketchable
-from .adapters.pool import common_config, outside_names, prefixes_of, trained_parts
+from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .errors import MergeError
@@ -213,6 +213,7 @@ class Merged:
             metadata={} if rank is None else {"truncation": truncation},
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
+            embeddings=embedding_names(self.adapters),
             trained={name: self.part(name, start(name), owner) for name in self.parts},
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )

@@ -15,7 +15,7 @@ from .layers import fingerprint, linear_layers, named_in, out_in
 
 def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fingerprint: str | None) -> None:
     """Raise MergeError unless the model has all modules in these (out, in) shapes and is the recorded base."""
-    for name, layer in linear_layers(model, shapes).items():
+    for name, layer in linear_layers(model, shapes, embeddings=True).items():
         if out_in(layer) != shapes[name]:
             raise MergeError(
                 f"{name} is {out_in(layer)} in the base model but {shapes[name]} in the adapters: it is another base."
@@ -32,7 +32,7 @@ def add_update(layer: nn.Module, update: LowRank | Tensor) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     dense = (update.dense() if isinstance(update, LowRank) else update).to(weight.device, torch.float32)
-    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear) else dense.T))
+    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear | nn.Embedding) else dense.T))
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def added(
     parts : {parameter relative to the bare encoder: (full name, whether what shares its tensor keeps the base's)}
     part_of : ``part_of(parameter, the base's value)`` is what takes its place
     """
-    layers = linear_layers(model, modules)
+    layers = linear_layers(model, modules, embeddings=True)
     places, originals = _places(model), dict(model.named_parameters(remove_duplicate=False))
     saved: dict[str, Tensor] = {}
     swapped: list[tuple[nn.Module, str, nn.Parameter]] = []

@@ -152,7 +152,7 @@ class Checkpoint:
         from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
         inside = {name for name, _ in self.skeleton.named_modules()}
-        layers = linear_layers(self.skeleton, [module for module in modules if module in inside])
+        layers = linear_layers(self.skeleton, [module for module in modules if module in inside], embeddings=True)
         return frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
 
     def check_separable(self, name: str) -> None:

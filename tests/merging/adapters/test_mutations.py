@@ -157,6 +157,7 @@ SHAPES: tuple[Callable[[Tensor], Tensor | None], ...] = (
     lambda t: torch.cat([t, t]),
     lambda t: t * float("nan"),
     lambda t: t * 1e38 * 10,
+    lambda t: t * 1e19,
     lambda t: t * 0,
     lambda t: torch.zeros(()),
 )
