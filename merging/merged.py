@@ -28,7 +28,7 @@ from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
 from .methods.trained import check_part, merged_part
-from .models.apply import added, check_fits
+from .models.apply import added, check_fits, check_whole
 from .plugins.base import Updates, modules_of
 from .plugins.orthogonalize import nudges
 from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
@@ -310,6 +310,7 @@ class Merged:
         """
         for adapter in self.adapters:
             check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
+            check_whole(model, adapter.trained, adapter.config.get("modules_to_save") or ())
         shapes = {module: shape for module, shape in self.shapes.items() if module not in left_out}
         names = {name: (self._full_name(name), apart) for name, apart in self.parts.items() if name not in left_out}
         return added(model, shapes, self.result, names, self.part)

@@ -189,7 +189,12 @@ class Adapter:
                         f"{where}: {full_name} holds numbers so large that its update is infinite; the adapter is "
                         "broken, train or save it again."
                     )
-            whole = {key: t.clone() for key, t in parts.trained.items() if not _unchanged(key, t, known)}
+            saved = config.get("modules_to_save") or ()
+            whole = {
+                key: t.clone()
+                for key, t in parts.trained.items()
+                if is_saved(key, saved) or not _unchanged(key, t, known)
+            }
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head

@@ -109,6 +109,11 @@ def split_keys(
             )
         name = (base.todays(name) if base and prefix == base.prefix else None) or name
         (head if _is_head(name, prefix, config) else trained)[name] = tensor
+    lacking = missing_part({*head, *trained}, config.get("modules_to_save") or (), base.parameters) if base else None
+    if lacking is not None:
+        raise MergeError(
+            f"{where} lacks {lacking}, a part of a module in modules_to_save: PEFT cannot load it; save it again."
+        )
     return Parts(
         prefix,
         {names[old]: pair for old, pair in factors.items()},
@@ -150,6 +155,26 @@ def _factor(name: str) -> tuple[str, str | None, bool]:
         if name.endswith(f".lora_embedding_{side}"):
             return name.removesuffix(f".lora_embedding_{side}"), other, True
     return name, None, False
+
+
+def missing_part(whole: Collection[str], saved: Collection[str], parameters: Collection[str]) -> str | None:
+    """Return a parameter that a module of modules_to_save needs and the file lacks, which PEFT then cannot load.
+
+    Parameters
+    ----------
+    whole : parameters that the file holds
+    saved : modules_to_save
+    parameters : of the base, named as ``whole`` is
+    """
+    held: dict[str, set[str]] = {}
+    for name in parameters:
+        parts = name.split(".")[:-1]
+        owners = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        owner = next((module for module in owners if module.endswith(tuple(saved))), None)
+        if owner is not None:
+            held.setdefault(owner, set()).add(name)
+    lacking = [names - set(whole) for names in held.values() if names & set(whole)]
+    return min((min(names) for names in lacking if names), default=None)
 
 
 def _below_root(key: str, original: str, where: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
+from ..adapters.peft_format import missing_part
 from ..errors import MergeError
 from .layers import fingerprint, linear_layers, named_in, out_in
 
@@ -24,6 +25,20 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fin
         raise MergeError(
             "The model is not the base that the adapters were trained on (its fingerprint differs from theirs)."
         )
+
+
+def check_whole(model: nn.Module, trained: Collection[str], saved: Collection[str]) -> None:
+    """Raise MergeError where an adapter holds a module of modules_to_save only in part, which PEFT cannot load.
+
+    Parameters
+    ----------
+    trained : parameters relative to the bare encoder
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    paths = {name: name for name in names}
+    found = {path for name in trained if (path := named_in(model, paths, name)) is not None}
+    if lacking := missing_part(found, saved, names):
+        raise MergeError(f"An adapter holds a module of its modules_to_save without its {lacking}: save it again.")
 
 
 @torch.no_grad()

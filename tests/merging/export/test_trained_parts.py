@@ -263,6 +263,38 @@ def test_without_the_base_one_adapter_is_kept_and_several_need_it_or_a_choice(tm
     )
 
 
+def test_a_saved_module_stays_whole_where_only_a_part_of_it_was_changed(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "bert")
+    saved = {"target_modules": ["query"], "modules_to_save": ["LayerNorm"]}
+    adapter = written(tmp_path / "mine", "bert", base, 1, **saved)
+    start = load_file(base / "model.safetensors")
+    edit_tensors(adapter, lambda ts: ts | {k: start[k[17:]].clone() for k in ts if k.endswith("LayerNorm.bias")})
+    expected = as_peft("bert", base, adapter)
+    merged = merge([Adapter.load(adapter)], "average")
+    assert torch.allclose(as_peft("bert", base, merged.save(tmp_path / "out")), expected, atol=1e-4)
+    model = loaded("bert", base)
+    with merged.applied_to(model):
+        assert torch.allclose(answers("bert", model), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_a_saved_module_in_part_cannot_be_loaded_by_peft_and_is_refused(at_hand: bool, tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "bert")
+    saved = {"target_modules": ["query"], "modules_to_save": ["LayerNorm"]}
+    adapter = written(tmp_path / "mine", "bert", base, 1, **saved)
+    edit_tensors(adapter, lambda ts: {k: t for k, t in ts.items() if not k.endswith("embeddings.LayerNorm.bias")})
+    with pytest.raises(KeyError):
+        as_peft("bert", base, adapter)
+    if not at_hand:
+        edit_config(adapter, base_model_name_or_path="somebody/base")
+    with (
+        pytest.raises(MergeError) as caught,
+        merge([Adapter.load(adapter)], "average").applied_to(loaded("bert", base)),
+    ):
+        pass
+    assert one_sentence(caught.value, "embeddings.LayerNorm.bias", "modules_to_save")
+
+
 # -- embeddings that PEFT saves beside the LoRA
 # -------------------------------------------------------------------------
 
