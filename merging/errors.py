@@ -2,7 +2,13 @@
 
 
 class MergeError(ValueError):
-    """Something that the user gave cannot be treated exactly; the message names it and says what to do."""
+    """Something that the user gave cannot be treated exactly; the message names it and says what to do.
+
+    Names in it may be a stranger's: what would break the line or turn its direction is written as an escape.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(message)))
 
 
 class Cancelled(MergeError):  # noqa: N818 - it is a request of the user, not a fault

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from .adapters.adapter import Adapter, number_equal_names
 from .adapters.base_files import base_files
-from .adapters.lowrank import LowRank
-from .adapters.pool import common_config, outside_names, prefixes_of, trained_parts
+from .adapters.lowrank import LowRank, sketchable
+from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .errors import MergeError
@@ -27,8 +27,8 @@ from .evaluation.accuracy import Estimate
 from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
-from .methods.trained import merged_part
-from .models.apply import added, check_fits
+from .methods.trained import check_part, merged_part
+from .models.apply import added, check_fits, check_whole
 from .plugins.base import Updates, modules_of
 from .plugins.orthogonalize import nudges
 from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
@@ -130,21 +130,31 @@ class Merged:
         MergeError
             If the base's value is needed and not at hand, has another shape, or the method cannot merge it.
         """
+        if (kept := self.kept_part(name, owner)) is not None:
+            return kept
+        self.check_part(name, start, owner)
+        assert start is not None
+        stack = self._stack(next(iter(self.shapes)), at=name)
         values = [adapter.trained.get(name) for adapter in self.adapters]
+        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+
+    def kept_part(self, name: str, owner: Adapter | None = None) -> Tensor | None:
+        """Return the value of a parameter that goes out as an adapter has it: the owner's, or that of the only one."""
         if owner is not None and name in owner.trained:
             return owner.trained[name]
-        if len(self.adapters) == 1 and values[0] is not None and self._is_identity:
-            return values[0]
-        if start is None:
-            holder = next(
-                adapter.name for adapter, value in zip(self.adapters, values, strict=True) if value is not None
-            )
+        return self.adapters[0].trained.get(name) if len(self.adapters) == 1 and self._is_identity else None
+
+    def check_part(self, name: str, start: Tensor | None, owner: Adapter | None = None) -> None:
+        """Raise what `part` raises, without merging."""
+        values = {adapter.name: adapter.trained.get(name) for adapter in self.adapters}
+        if start is None and self.kept_part(name, owner) is None:
+            holder = next(owner_name for owner_name, value in values.items() if value is not None)
             raise MergeError(
                 f"{holder} holds {name} whole (trained, or saved beside the LoRA), and merging it needs the base's "
                 "own: name the base's folder with --base (or base=), or take one adapter's as it is with --head TASK."
             )
-        stack = self._stack(next(iter(self.shapes)), at=name)
-        return start if owner is not None else merged_part(self.method, self.spec.values, stack, values, start)
+        if start is not None and owner is None and self.kept_part(name) is None:
+            check_part(self.method, self.spec.values, name, list(values.values()), start)
 
     @cached_property
     def _is_identity(self) -> bool:
@@ -153,41 +163,41 @@ class Merged:
         off = [float((self.delta(name) - update.dense()).norm()) for name, update in alone.items()]
         return all(error <= 1e-5 * update.norm() for error, update in zip(off, alone.values(), strict=True))
 
-    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None) -> Adapter:
+    def to_adapter(self, rank: int | None = None, owner: Adapter | None = None, exact_svd: bool = False) -> Adapter:
         """Return the merge as one adapter.
 
         Parameters
         ----------
         owner : see `part`
-        rank : None = exact, for methods that are exactly low-rank; a number = the best approximation of at most that
+        rank : None = exact, for methods that are exactly low-rank; a number = an approximation of at most that
             rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
-            rank, error (relative, over the whole merge) and modules (the same per module)
+            rank, error (relative, over the whole merge), modules (the same per module), and randomised (whether any
+            came from a randomised SVD and is not the very best one)
+        exact_svd : the best approximation also where that takes minutes, see `LowRank.nearest`
 
         Raises
         ------
         MergeError
             For rank=None with a method that builds dense updates.
         """
-        if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
-            raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")
-        deltas, errors, cut, total = {}, {}, 0.0, 0.0
+        _check_rank(rank)
+        deltas, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
         for module in self.modules:
             result = self.result(module)
             if rank is not None:
-                deltas[module], errors[module] = LowRank.nearest(result, rank)
-                norm = (
-                    result.norm() if isinstance(result, LowRank) else float(torch.linalg.vector_norm(result.double()))
-                )
+                deltas[module], errors[module] = LowRank.nearest(result, rank, exact_svd)
+                if isinstance(result, LowRank):
+                    norm = result.norm()
+                else:
+                    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(result, dim=1).double()))
+                    randomised = randomised or (not exact_svd and sketchable(result.shape, rank))
                 cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
             elif isinstance(result, LowRank):
                 deltas[module] = result.compress()
             else:
-                exact = max(min(shape) for shape in self.shapes.values())
-                raise MergeError(
-                    f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a "
-                    "smaller one is the best approximation)."
-                )
-        truncation = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
+                raise self._needs_rank
+        error = math.sqrt(cut / total) if total else 0.0
+        truncation = {"rank": rank, "error": error, "modules": errors} | ({"randomised": True} if randomised else {})
         first = self.adapters[0]
         base = base_files(first.base, first.config.get("task_type")) if self.parts else None
 
@@ -203,6 +213,7 @@ class Merged:
             metadata={} if rank is None else {"truncation": truncation},
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
+            embeddings=embedding_names(self.adapters),
             trained={name: self.part(name, start(name), owner) for name in self.parts},
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )
@@ -215,12 +226,13 @@ class Merged:
         prefix: str | None = None,
         accuracy: Sequence[Estimate] | None = None,
         dtype: str = "float32",
+        exact_svd: bool = False,
     ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
         Parameters
         ----------
-        rank : see `to_adapter`
+        rank, exact_svd : see `to_adapter`
         head : task whose head goes into the file; None = no head, for the bare encoder
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
@@ -231,11 +243,8 @@ class Merged:
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        prefixes = prefixes_of(self.adapters)
-        if head is None and prefix is None and len(prefixes) > 1:
-            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
-        owner = None if head is None else head_owner(self.adapters, head)
-        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None)
+        owner = self.check_export(rank, head, prefix)
+        adapter = self.to_adapter(rank, owner if owner and owner.head is None else None, exact_svd)
         if owner is not None and head is not None:
             config = dict(owner.config) | {
                 key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config
@@ -249,7 +258,8 @@ class Merged:
         recipe = None
         if can_have_recipe(self.adapters):
             kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
-            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept).to_yaml()
+            best = True if exact_svd and rank is not None else None
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best).to_yaml()
         card = model_card(
             self.spec,
             self.adapters,
@@ -260,6 +270,26 @@ class Merged:
             notes=base_warnings(self.adapters),
         )
         return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
+
+    def check_export(self, rank: int | None, head: str | None, prefix: str | None) -> Adapter | None:
+        """Return the adapter whose head goes into the file; raise what `save` raises for these options, before
+        anything is merged.
+        """
+        _check_rank(rank)
+        if not self.method.low_rank and rank is None:
+            raise self._needs_rank
+        prefixes = prefixes_of(self.adapters)
+        if head is None and prefix is None and len(prefixes) > 1:
+            raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
+        return None if head is None else head_owner(self.adapters, head)
+
+    @property
+    def _needs_rank(self) -> MergeError:
+        exact = max(min(shape) for shape in self.shapes.values())
+        return MergeError(
+            f"{self.method.name} builds dense updates: choose a rank for the adapter (rank={exact} is exact, a smaller "
+            "one an approximation)."
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -280,6 +310,7 @@ class Merged:
         """
         for adapter in self.adapters:
             check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
+            check_whole(model, adapter.trained, adapter.config.get("modules_to_save") or ())
         shapes = {module: shape for module, shape in self.shapes.items() if module not in left_out}
         names = {name: (self._full_name(name), apart) for name, apart in self.parts.items() if name not in left_out}
         return added(model, shapes, self.result, names, self.part)
@@ -344,3 +375,8 @@ def _weight_at(weight: Weight, module: str) -> float:
     if not isinstance(weight, Mapping):
         return weight
     return next((value for pattern, value in weight.items() if fnmatch.fnmatchcase(module, pattern)), 1.0)
+
+
+def _check_rank(rank: int | None) -> None:
+    if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
+        raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -31,7 +32,7 @@ from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
 from .lowrank import LowRank
 from .names import BELOW, ROOT, outside_of
-from .peft_format import WEIGHTS_FILE, is_saved, split_keys
+from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
 HEAD_FILE = fetch.HEAD_FILE
@@ -82,6 +83,8 @@ class Adapter:
     outside : frozenset of str
         Names in ``deltas`` and ``trained`` that lie outside the encoder (``lm_head``, ``classifier``) and carry no
         prefix.
+    embeddings : frozenset of str
+        Names in ``deltas`` that are embeddings: their update is (entries, width), as their weight is.
     trained : dict of str to Tensor
         Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by
         parameter name relative to the bare encoder; values, not differences to the base's.
@@ -108,6 +111,7 @@ class Adapter:
     config: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     outside: frozenset[str] = frozenset()
+    embeddings: frozenset[str] = frozenset()
     trained: Mapping[str, Tensor] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     base_fingerprint: str | None = None
@@ -174,12 +178,23 @@ class Adapter:
             known = base_files(looked_into, config.get("task_type"))
             parts = split_keys(read_tensors(files.weights, where), config, where, known)
             deltas, scalings = {}, {}
+            short = {full: full if full in parts.outside else full.removeprefix(parts.prefix) for full in parts.factors}
             for full_name, (A, B) in parts.factors.items():
-                module = full_name if full_name in parts.outside else full_name.removeprefix(parts.prefix)
+                module = short[full_name]
                 scalings[module] = scaling(config, parts.patterned[full_name], A.shape[0], where)
                 # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
                 deltas[module] = _unpadded(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
-            whole = {key: t.clone() for key, t in parts.trained.items() if not _unchanged(key, t, known)}
+                if _may_overflow(deltas[module]):
+                    raise MergeError(
+                        f"{where}: {full_name} holds numbers so large that its update is infinite; the adapter is "
+                        "broken, train or save it again."
+                    )
+            saved = config.get("modules_to_save") or ()
+            whole = {
+                key: t.clone()
+                for key, t in parts.trained.items()
+                if is_saved(key, saved) or not _unchanged(key, t, known)
+            }
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head
@@ -197,6 +212,7 @@ class Adapter:
             config=config,
             prefix=parts.prefix,
             outside=parts.outside | beyond,
+            embeddings=frozenset(short[full_name] for full_name in parts.embeddings),
             trained=trained,
             dtype=next(iter(parts.factors.values()))[1].dtype,
             base_fingerprint=None if base else metadata.get("base_fingerprint"),
@@ -250,17 +266,15 @@ class Adapter:
     def _write(self, work: Path, dtype: torch.dtype) -> None:
         rank = max(1, *(update.rank for update in self.deltas.values()))
         names = {module: self.full_name(module) for module in self.deltas}
-        _check_names(names.values(), self)
+        check_names(names.values(), self)
         tensors = {}
         for module, update in self.deltas.items():
             # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own
             # rank
-            tensors[f"{ROOT}{names[module]}.lora_A.weight"] = pad(
-                update.A.to(dtype), (0, 0, 0, rank - update.rank)
-            ).contiguous()
-            tensors[f"{ROOT}{names[module]}.lora_B.weight"] = pad(
-                update.B.to(dtype), (0, rank - update.rank)
-            ).contiguous()
+            A = pad(update.A.to(dtype), (0, 0, 0, rank - update.rank))
+            B = pad(update.B.to(dtype), (0, rank - update.rank))
+            for key, factor in factor_keys(names[module], A, B, module in self.embeddings).items():
+                tensors[key] = factor.contiguous()
         own_head = self.head.tensors if self.head is not None and self.head.kind == "model" else {}
         with_lora = set(names.values())
         whole = {self.full_name(name): tensor for name, tensor in self.trained.items()} | dict(own_head)
@@ -315,6 +329,12 @@ def _unpadded(B: Tensor, A: Tensor) -> LowRank:
     return LowRank(B[:, :rank].contiguous(), A[:rank].contiguous()) if rank < len(A) else LowRank(B, A)
 
 
+def _may_overflow(update: LowRank) -> bool:
+    """Tell whether the largest numbers that B and A hold could multiply and sum up beyond float32."""
+    largest = math.prod(float(factor.abs().max()) if factor.numel() else 0.0 for factor in (update.B, update.A))
+    return largest * update.rank > torch.finfo(torch.float32).max
+
+
 def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
     """Tell whether a module that was saved whole is the base's own, as far as the base is at hand: PEFT writes copies
     of embeddings.
@@ -323,7 +343,7 @@ def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
     return stored is not None and stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor)
 
 
-def _check_names(names: Collection[str], adapter: Adapter) -> None:
+def check_names(names: Collection[str], adapter: Adapter) -> None:
     """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do
     nothing there.
     """

@@ -57,7 +57,7 @@ DAMAGED = (
 WAYS = "an adapter's folder, its zip file, its two files, or a hub id such as user/name"
 
 Place = str | Path
-Source = Place | Sequence[Place]
+Source = Place | Sequence[Place] | hub.Repository
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,18 @@ def opened(source: Source) -> Iterator[AdapterFiles]:
 
     Parameters
     ----------
-    source : a folder, a zip file, a list of the files, ``user/name[@revision]``, or ``shipped:pool/task`` for one that
-        comes with Mergescope; a text that is a path and could be a hub id as well is the path
+    source : a folder, a zip file, a list of the files, ``user/name[@revision]`` or what `looked_up` said of it, or
+        ``shipped:pool/task`` for one that comes with Mergescope; a text that is a path and could be a hub id as well is
+        the path
 
     Raises
     ------
     MergeError
         With one sentence, for what cannot be reached, is no adapter, is pickled, is too large, or is an unsafe archive.
     """
+    if isinstance(source, hub.Repository):
+        yield _from_hub(source)
+        return
     if not isinstance(source, str | Path):
         yield from_files(source)
         return
@@ -115,10 +119,30 @@ def opened(source: Source) -> Iterator[AdapterFiles]:
     elif kind == "file":
         with tempfile.TemporaryDirectory(prefix="mergescope-") as private:
             yield _from_zip(path, Path(private))
-    elif isinstance(source, str) and hub.HUB_ID.fullmatch(source):
-        yield _from_hub(source)
+    elif (repository := looked_up(source)) is not None:
+        yield _from_hub(repository)
     else:
         raise MergeError(f"There is no {str(source)[:200]!r}: give {WAYS}.")
+
+
+def looked_up(source: Source) -> hub.Repository | None:
+    """Return what the hub lists under ``source``, before any file is downloaded; None for what is not of the hub.
+
+    `opened` and `Adapter.load` take it in place of the id. Its ``sizes`` are those of the adapter's files alone.
+
+    Raises
+    ------
+    MergeError
+        If the hub has no such adapter, or it is too large.
+    """
+    if not isinstance(source, str) or SHIPPED_ADAPTER.fullmatch(source) or not hub.HUB_ID.fullmatch(source):
+        return None
+    if _kind(Path(source)) != "nothing":
+        return None
+    repository = hub.look_up(source)
+    sizes = {name: repository.sizes[name] for name in _wanted(repository.sizes, source)}
+    _require_small(sizes, source)
+    return replace(repository, sizes=sizes)
 
 
 def _kind(path: Path) -> str:
@@ -168,13 +192,10 @@ def _from_folder(folder: Path, where: str) -> AdapterFiles:
     return _gathered({name: folder / name for name in names}, where, absolute.name, str(absolute), path=absolute)
 
 
-def _from_hub(source: str) -> AdapterFiles:
-    repository = hub.look_up(source)
-    names = _wanted(repository.sizes, source)
-    _require_small({name: repository.sizes[name] for name in names}, source)
+def _from_hub(repository: hub.Repository) -> AdapterFiles:
     provenance = {"repo": repository.repo, "commit": repository.commit, "license": repository.license}
-    name = repository.repo.rsplit("/", 1)[-1]
-    return _gathered(repository.download(names), source, name, repository.pinned, provenance=provenance)
+    name, where = repository.repo.rsplit("/", 1)[-1], repository.repo
+    return _gathered(repository.download(repository.sizes), where, name, repository.pinned, provenance=provenance)
 
 
 def _from_zip(path: Path, private: Path) -> AdapterFiles:

@@ -16,7 +16,7 @@ from .config import CONFIG_FILE, LANGUAGE_MODELS
 from .names import BELOW, ROOT, outside_of, plain_keys, prefix_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-__all__ = ["CONFIG_FILE", "ROOT", "WEIGHTS_FILE", "Parts", "is_saved", "split_keys"]
+__all__ = ["CONFIG_FILE", "ROOT", "WEIGHTS_FILE", "Parts", "factor_keys", "is_saved", "split_keys"]
 
 ALWAYS_SAVED = ("classifier", "score")
 """What PEFT adds to modules_to_save by itself for classification tasks."""
@@ -48,6 +48,7 @@ class Parts:
     patterned : {module with prefix: its name as the configuration's patterns know it}; they differ where transformers
         renamed it since
     outside : modules of ``factors`` that lie outside the encoder
+    embeddings : those that are embeddings, whose update is of a weight (entries, width)
     head : {parameter: tensor} of what turns states into labels
     trained : {parameter: tensor} of all other modules that were trained or saved whole (embeddings, norms, a language
         model's head)
@@ -57,6 +58,7 @@ class Parts:
     factors: Mapping[str, tuple[Tensor, Tensor]]
     patterned: Mapping[str, str]
     outside: frozenset[str]
+    embeddings: frozenset[str] = frozenset()
     head: dict[str, Tensor] = field(default_factory=dict)
     trained: dict[str, Tensor] = field(default_factory=dict)
 
@@ -79,14 +81,18 @@ def split_keys(
     """
     halves: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
+    embeddings: set[str] = set()
     saved = {*(config.get("modules_to_save") or ()), *ALWAYS_SAVED}
     for key, original in plain_keys(tensors, where).items():
         tensor = tensors[original]
         name = _below_root(key, original, where)
-        side = next((s for s in ("A", "B") if name.endswith(f".lora_{s}.weight")), None)
+        module, side, embedding = _factor(name)
         _check_key(name, original, tensor, bool(side), where)
         if side:
-            halves.setdefault(name.removesuffix(f".lora_{side}.weight"), {})[side] = tensor
+            if side in halves.setdefault(module, {}):
+                raise MergeError(f"{where}: {module} has LoRA both of a linear layer and of an embedding.")
+            halves[module][side] = tensor.T if embedding else tensor
+            embeddings |= {module} if embedding else set()
         else:
             whole[name] = tensor
     factors = _paired(halves, where)
@@ -103,14 +109,27 @@ def split_keys(
             )
         name = (base.todays(name) if base and prefix == base.prefix else None) or name
         (head if _is_head(name, prefix, config) else trained)[name] = tensor
+    lacking = missing_part({*head, *trained}, config.get("modules_to_save") or (), base.parameters) if base else None
+    if lacking is not None:
+        raise MergeError(
+            f"{where} lacks {lacking}, a part of a module in modules_to_save: PEFT cannot load it; save it again."
+        )
     return Parts(
         prefix,
         {names[old]: pair for old, pair in factors.items()},
         {new: old for old, new in names.items()},
         outside,
+        frozenset(names[old] for old in embeddings),
         head,
         trained,
     )
+
+
+def factor_keys(name: str, A: Tensor, B: Tensor, embedding: bool) -> dict[str, Tensor]:
+    """Return {key: tensor} of the factors of a module with its full ``name``, as `split_keys` reads them."""
+    if embedding:
+        return {f"{ROOT}{name}.lora_embedding_A": B.T, f"{ROOT}{name}.lora_embedding_B": A.T}
+    return {f"{ROOT}{name}.lora_A.weight": A, f"{ROOT}{name}.lora_B.weight": B}
 
 
 def is_saved(name: str, saved: Collection[str]) -> bool:
@@ -121,6 +140,41 @@ def is_saved(name: str, saved: Collection[str]) -> bool:
     return any(part.endswith(entry) for part in name.split(".") for entry in saved) or any(
         f".{module}.".find(f".{entry}.") >= 0 for entry in saved if "." in entry
     )
+
+
+def _factor(name: str) -> tuple[str, str | None, bool]:
+    """Return (module, side of B A, whether it is an embedding's) of a LoRA key below the root; no side for any other
+    key.
+
+    The update of an embedding's weight (entries, width) is the transposed product, (B A)^T = A^T B^T: PEFT's A is our
+    B.
+    """
+    for side, other in (("A", "B"), ("B", "A")):
+        if name.endswith(f".lora_{side}.weight"):
+            return name.removesuffix(f".lora_{side}.weight"), side, False
+        if name.endswith(f".lora_embedding_{side}"):
+            return name.removesuffix(f".lora_embedding_{side}"), other, True
+    return name, None, False
+
+
+def missing_part(whole: Collection[str], saved: Collection[str], parameters: Collection[str]) -> str | None:
+    """Return a parameter that a module of modules_to_save needs and the file lacks, which PEFT then cannot load.
+
+    Parameters
+    ----------
+    whole : parameters that the file holds
+    saved : modules_to_save
+    parameters : of the base, named as ``whole`` is
+    """
+    held: dict[str, set[str]] = {}
+    for name in parameters:
+        parts = name.split(".")[:-1]
+        owners = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        owner = next((module for module in owners if module.endswith(tuple(saved))), None)
+        if owner is not None:
+            held.setdefault(owner, set()).add(name)
+    lacking = [names - set(whole) for names in held.values() if names & set(whole)]
+    return min((min(names) for names in lacking if names), default=None)
 
 
 def _below_root(key: str, original: str, where: str) -> str:
@@ -142,8 +196,6 @@ def _check_key(name: str, key: str, tensor: Tensor, factor: bool, where: str) ->
         raise MergeError(f"{where}: {key} belongs to DoRA, whose update is not scaling * B A.")
     if name.endswith((".lora_A.bias", ".lora_B.bias")):
         raise MergeError(f"{where}: {key} belongs to lora_bias, a bias beside B A.")
-    if "lora_embedding_" in name:
-        raise MergeError(f"{where}: {key} is LoRA on an embedding, which is not handled; only linear layers are.")
     if factor and tensor.ndim != 2:
         raise MergeError(
             f"{where}: {key} has {tensor.ndim} dimensions (a convolution); only linear layers are handled."

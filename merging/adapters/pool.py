@@ -24,6 +24,11 @@ def outside_names(adapters: Sequence[Adapter]) -> frozenset[str]:
     return frozenset().union(*(adapter.outside for adapter in adapters))
 
 
+def embedding_names(adapters: Sequence[Adapter]) -> frozenset[str]:
+    """Return the modules that are embeddings in any of the adapters."""
+    return frozenset().union(*(adapter.embeddings for adapter in adapters))
+
+
 def trained_parts(adapters: Sequence[Adapter]) -> dict[str, bool]:
     """Return {parameter that an adapter trained or saved whole: whether it is a copy of its own beside what shares it
     in the base}.

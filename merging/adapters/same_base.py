@@ -130,7 +130,7 @@ def problems_of(adapters: Sequence[Adapter]) -> list[str]:
     """Return what keeps ``adapters`` from being merged, a sentence each; cheap, unlike the warnings."""
     # a wrong prefix is why nothing is in common
     names = _prefix_problems(adapters) or _common_problems(adapters)
-    return _base_problems(adapters) + _shape_problems(adapters) + names
+    return _base_problems(adapters) + [why for _, why in shape_problems(adapters)] + names
 
 
 def base_warnings(adapters: Sequence[Adapter]) -> list[str]:
@@ -197,17 +197,16 @@ def _base_problems(adapters: Sequence[Adapter]) -> list[str]:
     return problems
 
 
-def _shape_problems(adapters: Sequence[Adapter]) -> list[str]:
+def shape_problems(adapters: Sequence[Adapter]) -> list[tuple[str, str]]:
+    """Return (module, sentence) for every shape that is not the one of an adapter before."""
     shapes: dict[str, tuple[str, tuple[int, int]]] = {}
     problems = []
     for adapter in adapters:
         for module, update in adapter.deltas.items():
             owner, shape = shapes.setdefault(module, (adapter.name, update.shape))
             if shape != update.shape:
-                problems.append(
-                    f"{module} is {shape} in {owner} but {update.shape} in {adapter.name}: they belong to different "
-                    "base models."
-                )
+                why = f"{module} is {shape} in {owner} but {update.shape} in {adapter.name}: they belong to different "
+                problems.append((module, f"{why}base models."))
     return problems
 
 

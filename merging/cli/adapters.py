@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..adapters.adapter import Adapter
+    from ..adapters.fetch import Source
 
 
 def loaded(sources: Sequence[str], base: str | None = None) -> list[Adapter]:
     """Load adapters; ``base`` vouches for what they record by name, while a recorded fingerprint still counts."""
     from ..adapters.adapter import Adapter
 
-    return [vouched(Adapter.load(source, base=base_called(base)), base) for source in sources]
+    return [vouched(Adapter.load(source, base=base_called(base)), base) for source in listed(sources)]
+
+
+def listed(sources: Sequence[str]) -> list[Source]:
+    """Return the sources with what the hub says of those that it has; print files and sizes on stderr, before any
+    download.
+    """
+    from ..adapters.fetch import looked_up
+
+    places = [(source, looked_up(source)) for source in sources]
+    for _, repository in places:
+        if repository is not None:
+            files = ", ".join(f"{name} {size:,}" for name, size in repository.sizes.items())
+            print(f"{repository.pinned}: {files} bytes", file=sys.stderr)
+    return [repository or source for source, repository in places]
 
 
 def vouched(adapter: Adapter, base: str | None) -> Adapter:

@@ -14,6 +14,8 @@ from .options import Base
 from .recipes import recipe_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..adapters.adapter import Adapter
     from ..diagnostics.compatibility import CompatibilityReport
 
@@ -24,6 +26,12 @@ def inspect_adapters(
     ],
     html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with figures.")] = None,
     base: Base = None,
+    quantisation: Annotated[
+        bool,
+        typer.Option(
+            "--quantisation", help="Also what 4 and 8 bits (nf4, int8) leave of each update, once merged into the base."
+        ),
+    ] = False,
 ) -> None:
     """Print what the adapters are, whether they fit together, and a line per module."""
     from ..diagnostics.compatibility import compatibility
@@ -45,7 +53,28 @@ def inspect_adapters(
     for kind, lines in (("problem", report.problems), ("warning", report.warnings)):
         for line in lines:
             print(f"{kind}: {line}")
-    print(report.modules.to_string(index=False, float_format="{:.4g}".format))
+    modules, advice = _with_quantisation(adapters, report.modules, base) if quantisation else (report.modules, [])
+    for line in advice:
+        print(line)
+    print(modules.to_string(index=False, float_format="{:.4g}".format))
+
+
+def _with_quantisation(
+    adapters: list[Adapter], modules: pd.DataFrame, base: str | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the module table with the columns of `quantisation`, and its advice for each adapter."""
+    import pandas as pd
+
+    from ..adapters.adapter import number_equal_names
+    from ..diagnostics.quantisation import advice, quantisation
+    from ..models.checkpoint import find_checkpoint
+    from ..models.shared import base_of
+
+    checkpoint = find_checkpoint(base_of(adapters, base))
+    tables = {adapter.name: quantisation(adapter, checkpoint) for adapter in number_equal_names(adapters)}
+    lines = [f"{name}, {line}" for name, table in tables.items() for line in advice(table)]
+    found = pd.concat([table.assign(adapter=name) for name, table in tables.items()]).drop(columns="size")
+    return modules.merge(found, how="left", on=["adapter", "module"]), lines
 
 
 def _write_report(path: Path, adapters: list[Adapter], report: CompatibilityReport) -> None:

@@ -12,21 +12,23 @@ import typer
 
 from ..errors import MergeError
 from .adapters import loaded, say_warnings
-from .options import Base, Output, given, option
+from .options import Base, given, option
 from .plugins import decouple_of, orthogonalize_of, own_plugins
-from .recipes import features_of, needs_data, recipe_features, recipe_of, refuse_contradictions
+from .recipes import features_of, recipe_of, refuse_contradictions
 
 if TYPE_CHECKING:
+    from ..adapters.adapter import Adapter
     from ..merged import Merged
+    from ..recipes.spec import MergeSpec
 
-BESIDE_RECIPE = {"inputs", "output", "base", "full_model"}
+BESIDE_RECIPE = {"inputs", "output", "base", "full_model", "dry_run"}
 """What ``merge recipe.yaml`` takes whatever the recipe says."""
 
 
 def merge_adapters(
     context: typer.Context,
     inputs: Annotated[list[str], typer.Argument(help="Adapters (folders, zip files or hub ids), or one recipe.yaml.")],
-    output: Output,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.")] = None,
     method: Annotated[str | None, typer.Option(help="Merging method, see `mergescope methods`.")] = None,
     weight: Annotated[
         list[str] | None,
@@ -67,41 +69,68 @@ def merge_adapters(
             "base's."
         ),
     ] = None,
+    exact_svd: Annotated[
+        bool,
+        typer.Option("--exact-svd", help="With --rank: the best approximation of large dense results, in minutes."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would happen, module by module; nothing is written.")
+    ] = False,
     **params: Any,
 ) -> None:
     """Merge adapters (or do what a recipe says) and write a PEFT adapter, or with --full-model the whole model."""
-    from ..engine import merge, merge_recipe
+    from ..engine import merge_spec
+    from ..recipes.spec import MergeSpec
 
-    if full_model and (rank is not None or prefix is not None):
-        raise MergeError("--rank and --prefix are of adapters: leave them out with --full-model.")
+    if full_model and (rank is not None or prefix is not None or exact_svd):
+        raise MergeError("--rank, --exact-svd and --prefix are of adapters: leave them out with --full-model.")
+    if output is None and not dry_run:
+        raise MergeError("Say where to write with -o FOLDER, or add --dry-run to see what would be written.")
     if (recipe := recipe_of(inputs)) is not None:
         options = {name: value for name, value in given(context).items() if name not in BESIDE_RECIPE}
         if weight:
             options["weight"] = [_weight(text) for text in weight]
         refuse_contradictions(recipe, options)
-        merged = merge_recipe(recipe, recipe_features(recipe, base))
+        adapters, spec = recipe.load_adapters(), recipe.spec
         rank, head, prefix, dtype = recipe.rank, recipe.head, recipe.prefix, recipe.dtype
+        exact_svd = bool(recipe.exact_svd)
     elif method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
     else:
         ortho = orthogonalize_of(method, orthogonalize, penalty)
         magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
+        weights = [_weight(text) for text in weight] if weight else None
+        values = {name: value for name, value in params.items() if value is not None}
+        spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
         adapters = loaded(inputs, base)
-        merged = merge(
-            adapters,
-            method,
-            weights=[_weight(text) for text in weight] if weight else None,
-            seed=seed or 0,
-            features=features_of(adapters, base) if soft_osrm is not None or needs_data(method) else None,
-            soft_osrm=soft_osrm,
-            orthogonalize=ortho,
-            decouple=magnitude,
-            **{name: value for name, value in params.items() if value is not None},
-        )
+    options = {"rank": rank, "head": head, "prefix": prefix}
+    if dry_run:
+        _rehearse(adapters, spec, options, base, full_model)
+        return
+    merged = merge_spec(adapters, spec, features_of(adapters, base, spec.k) if spec.needs_data else None)
+    assert output is not None
     if full_model:
         _save_full_model(merged, base, output, head, dtype)
     else:
-        _report_saved(merged, merged.save(output, rank=rank, head=head, prefix=prefix, dtype=dtype or "float32"))
+        _report_saved(merged, merged.save(output, **options, dtype=dtype or "float32", exact_svd=exact_svd))
+
+
+def _rehearse(
+    adapters: list[Adapter], spec: MergeSpec, options: dict[str, Any], base: str | None, full_model: bool
+) -> None:
+    """Print what would happen; raise MergeError, after the table, if nothing would be written."""
+    from ..diagnostics.rehearsal import REFUSED, dry_run
+    from ..models.shared import base_of
+
+    source = base_of(adapters, base) if full_model else None
+    rows = dry_run(adapters, spec, **options, base=source, full_model=full_model)
+    print(rows.to_string(index=False))
+    say_warnings(adapters)
+    refused = rows[rows.what == REFUSED]
+    if len(refused):
+        raise MergeError(f"Nothing would be written, {len(refused)} of {len(rows)} are refused: {refused.why.iloc[0]}")
+    counts = ", ".join(f"{count} {what}" for what, count in rows.what.value_counts().items())
+    print(f"{counts}; nothing was written")
 
 
 def _save_full_model(merged: Merged, base: str | None, output: Path, head: str | None, dtype: str | None) -> None:

@@ -66,6 +66,7 @@ def _said(recipe: Recipe) -> dict[str, Any]:
         "head": recipe.head,
         "prefix": recipe.prefix,
         "dtype": recipe.dtype,
+        "exact_svd": bool(recipe.exact_svd),
     }
     off = {"penalty": None} if spec.orthogonalize.mode == "off" else {}
     return spec.to_dict() | files | {"soft_osrm": spec.mu if spec.soft_osrm else None} | off

@@ -25,7 +25,6 @@ from ..adapters.same_base import used_base
 from ..errors import MergeError
 from ..io.untrusted import read_object
 from ..models.checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Checkpoint, Reader, find_checkpoint
-from ..models.layers import linear_layers
 from ..models.load import DTYPES
 from ..recipes.card import can_have_recipe, head_owner, model_card
 from ..recipes.recipe import Recipe
@@ -181,8 +180,6 @@ def _as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:
 
 
 def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, owner: Adapter | None) -> _Plan:
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
-
     sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
     modules: dict[str, str] = {}
     parts: dict[str, str] = {}
@@ -207,9 +204,7 @@ def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, own
         for full in checkpoint.parameters:
             if checkpoint.shared_with(full):
                 sources.setdefault(_own_key(checkpoint, full), checkpoint.source(full))
-    inside = {name for name, _ in checkpoint.skeleton.named_modules()}
-    layers = linear_layers(checkpoint.skeleton, [module for module in merged.modules if module in inside])
-    transposed = frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
+    transposed = checkpoint.transposed(merged.modules)
     sources = _with_head(checkpoint, sources, modules, owner)
     if (
         owner is not None

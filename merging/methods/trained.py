@@ -32,14 +32,9 @@ def merged_part(
     Raises
     ------
     MergeError
-        If a shape is another one (the vocabulary was changed), or the method cannot work on differences.
+        See `check_part`.
     """
-    for value in values:
-        if value is not None and value.shape != start.shape:
-            raise MergeError(
-                f"{stack.module} is {tuple(value.shape)} in an adapter but {tuple(start.shape)} in the base, as after "
-                "a change of the vocabulary: resize the base the same way, save it, and name that folder as the base."
-            )
+    check_part(method, params, stack.module, values, start)
     W0 = start.float()
     if method.linear:  # a weighted sum needs no factors
         result = W0.clone()
@@ -47,15 +42,29 @@ def merged_part(
             if value is not None:
                 result += share * (value.float() - W0)
         return result
-    if method.needs or not method.plugins or params.get("trim") == "model":
-        raise MergeError(
-            f"{method.name} cannot merge {stack.module}, which was trained whole: choose another method, or an "
-            "adapter without it."
-        )
     updates = tuple(None if value is None else _as_update(value.float() - W0) for value in values)
     shape = next(update.shape for update in updates if update is not None)
     found = method.function(replace(stack, updates=updates, shape=shape), **params)
     return W0 + (found.dense() if isinstance(found, LowRank) else found).reshape(W0.shape)
+
+
+def check_part(
+    method: Method, params: Mapping[str, Any], name: str, values: Sequence[Tensor | None], start: Tensor
+) -> None:
+    """Raise MergeError if `merged_part` cannot merge the parameter ``name``: a shape is another one (the vocabulary was
+    changed), or the method cannot work on differences.
+    """
+    for value in values:
+        if value is not None and value.shape != start.shape:
+            raise MergeError(
+                f"{name} is {tuple(value.shape)} in an adapter but {tuple(start.shape)} in the base, as after a change "
+                "of the vocabulary: resize the base the same way, save it, and name that folder as the base."
+            )
+    if not method.linear and (method.needs or not method.plugins or params.get("trim") == "model"):
+        raise MergeError(
+            f"{method.name} cannot merge {name}, which was trained whole: choose another method, or an adapter without "
+            "it."
+        )
 
 
 def _as_update(difference: Tensor) -> LowRank:

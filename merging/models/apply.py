@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
+from ..adapters.peft_format import missing_part
 from ..errors import MergeError
 from .layers import fingerprint, linear_layers, named_in, out_in
 
 
 def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fingerprint: str | None) -> None:
     """Raise MergeError unless the model has all modules in these (out, in) shapes and is the recorded base."""
-    for name, layer in linear_layers(model, shapes).items():
+    for name, layer in linear_layers(model, shapes, embeddings=True).items():
         if out_in(layer) != shapes[name]:
             raise MergeError(
                 f"{name} is {out_in(layer)} in the base model but {shapes[name]} in the adapters: it is another base."
@@ -26,13 +27,27 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fin
         )
 
 
+def check_whole(model: nn.Module, trained: Collection[str], saved: Collection[str]) -> None:
+    """Raise MergeError where an adapter holds a module of modules_to_save only in part, which PEFT cannot load.
+
+    Parameters
+    ----------
+    trained : parameters relative to the bare encoder
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    paths = {name: name for name in names}
+    found = {path for name in trained if (path := named_in(model, paths, name)) is not None}
+    if lacking := missing_part(found, saved, names):
+        raise MergeError(f"An adapter holds a module of its modules_to_save without its {lacking}: save it again.")
+
+
 @torch.no_grad()
 def add_update(layer: nn.Module, update: LowRank | Tensor) -> None:
     """Add an update (out, in) to a linear layer's weight, whatever its device, dtype and orientation."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     dense = (update.dense() if isinstance(update, LowRank) else update).to(weight.device, torch.float32)
-    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear) else dense.T))
+    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear | nn.Embedding) else dense.T))
 
 
 @contextmanager
@@ -53,7 +68,7 @@ def added(
     parts : {parameter relative to the bare encoder: (full name, whether what shares its tensor keeps the base's)}
     part_of : ``part_of(parameter, the base's value)`` is what takes its place
     """
-    layers = linear_layers(model, modules)
+    layers = linear_layers(model, modules, embeddings=True)
     places, originals = _places(model), dict(model.named_parameters(remove_duplicate=False))
     saved: dict[str, Tensor] = {}
     swapped: list[tuple[nn.Module, str, nn.Parameter]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from ..io import hub
 from ..io.untrusted import read_object
 from .apply import check_fits
 from .embedded import EMBEDDED, base_name, model_folder
-from .layers import fingerprint_of, named_in
+from .layers import fingerprint_of, linear_layers, named_in
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -146,6 +146,14 @@ class Checkpoint:
             except MergeError:
                 continue
         return self.key(name)
+
+    def transposed(self, modules: Iterable[str]) -> frozenset[str]:
+        """Return those of ``modules`` whose weight is stored as (in, out), as GPT-2's are."""
+        from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
+
+        inside = {name for name, _ in self.skeleton.named_modules()}
+        layers = linear_layers(self.skeleton, [module for module in modules if module in inside], embeddings=True)
+        return frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
 
     def check_separable(self, name: str) -> None:
         """Raise MergeError unless a tied parameter can be given a value of its own by the configuration

@@ -63,8 +63,13 @@ def named_in(model: nn.Module, names: Mapping[str, T], name: str) -> T | None:
     return next((names[place] for place in tried if place in names), None)
 
 
-def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+def linear_layers(model: nn.Module, names: Iterable[str], embeddings: bool = False) -> dict[str, nn.Module]:
     """Return {name: layer} for module names relative to the bare encoder, or outside it where the model has a head.
+
+    Parameters
+    ----------
+    embeddings : nn.Embedding is as good: its weight (entries, width) can take an update, but nothing enters it that has
+        moments
 
     Raises
     ------
@@ -86,18 +91,17 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module
             raise MergeError(
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."
             )
-        if not isinstance(layer, nn.Linear | Conv1D):
-            raise MergeError(
-                f"{name} is a {type(layer).__name__} in the base model; only linear layers can take an update."
-            )
+        if not isinstance(layer, nn.Linear | Conv1D) and not (embeddings and isinstance(layer, nn.Embedding)):
+            only = "linear layers and embeddings can take an update" if embeddings else "linear layers can be looked at"
+            raise MergeError(f"{name} is a {type(layer).__name__} in the base model; only {only}.")
         layers[name] = layer
     return layers
 
 
 def out_in(layer: nn.Module) -> tuple[int, int]:
-    """Return (out, in) of a linear layer; Conv1D stores its weight transposed."""
+    """Return (out, in) of a linear layer, (entries, width) of an embedding; Conv1D stores its weight transposed."""
     rows, columns = layer.weight.shape  # type: ignore[misc]
-    return (rows, columns) if isinstance(layer, nn.Linear) else (columns, rows)
+    return (rows, columns) if isinstance(layer, nn.Linear | nn.Embedding) else (columns, rows)
 
 
 def working_copy(model: nn.Module, modules: Iterable[str]) -> nn.Module:
@@ -105,7 +109,7 @@ def working_copy(model: nn.Module, modules: Iterable[str]) -> nn.Module:
 
     Two sessions can each change and run theirs at the same time, at the cost of the changed layers only.
     """
-    own = {id(layer.weight) for layer in linear_layers(model, modules).values()}
+    own = {id(layer.weight) for layer in linear_layers(model, modules, embeddings=True).values()}
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
 

@@ -79,8 +79,9 @@ def fidelity(adapter: Adapter) -> str:
     if truncation is None:
         return few_bits or "exact"
     worst = max(truncation["modules"], key=truncation["modules"].__getitem__)
+    kind = "approximation (randomised SVD)" if truncation.get("randomised") else "best approximation"
     return (
-        f"best approximation of rank {truncation['rank']}, relative error {truncation['error']:.2g} "
+        f"{kind} of rank {truncation['rank']}, relative error {truncation['error']:.2g} "
         f"(largest at {worst}: {truncation['modules'][worst]:.2g})"
     ) + (f"; {few_bits}" if few_bits else "")
 

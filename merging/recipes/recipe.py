@@ -69,6 +69,7 @@ class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
     ``dtype`` is that of the files (none named = float32, for a full model the base's own).
+    ``exact_svd`` says that a lower rank is the best there is and not a randomised SVD's.
     ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output
     path, so merging from a recipe writes the same recipe again.
     """
@@ -87,6 +88,7 @@ class Recipe(BaseModel):
     head: str | None = None
     prefix: str | None = None
     dtype: str | None = None
+    exact_svd: bool | None = None
 
     @staticmethod
     def of(
@@ -96,6 +98,7 @@ class Recipe(BaseModel):
         head: str | None = None,
         prefix: str | None = None,
         dtype: str | None = None,
+        exact_svd: bool | None = None,
     ) -> Recipe:
         """Describe a merge of adapters that came from files or the hub.
 
@@ -135,6 +138,7 @@ class Recipe(BaseModel):
             head=head,
             prefix=prefix,
             dtype=dtype,
+            exact_svd=exact_svd,
         )
 
     @staticmethod

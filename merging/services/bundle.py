@@ -10,11 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from ..adapters.adapter import Adapter
+from ..diagnostics.quantisation import COLUMNS, rows_of
 from ..errors import MergeError
 from ..evaluation.accuracy import Estimate
 from ..export.full_model import save_full_model
 from ..export.push import push_to_hub
+from ..merged import Merged
 from ..recipes.card import fidelity
 from .settings import Settings
 from .workbench import Workbench
@@ -60,13 +64,7 @@ def write_zip(
     head = head and bench.public_name(head)
     accuracy = [replace(estimate, task=bench.public_name(estimate.task)) for estimate in accuracy or ()]
     yield Written("Merging and writing.")
-    if "task_id" in merged.needs:
-        if head is None:
-            raise MergeError(
-                f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to "
-                "write."
-            )
-        merged = merged.for_task(head)
+    merged = _of_task(merged, head)
     name = f"mergescope_{settings.spec.method}_{kind}"
     target = folder / name
     if kind == "model":
@@ -84,6 +82,42 @@ def write_zip(
     shutil.rmtree(target)
     size = archive.stat().st_size / 1e6
     yield Written(f"{said} {size:.1f} MB, with model card and recipe.", archive)
+
+
+def quantised(
+    bench: Workbench, settings: Settings, head: str | None, at_once: int = 8
+) -> Iterator[Written | pd.DataFrame]:
+    """Measure what 4 and 8 bits leave of a merge in its base's weights; yields what goes on, and the table last.
+
+    Parameters
+    ----------
+    head : task of a method that has a merge for every task
+    at_once : modules between two notes
+
+    Raises
+    ------
+    MergeError
+        As `merging.diagnostics.quantisation.quantisation`.
+    """
+    for step in bench.read(settings):
+        yield Written(step.sentence)
+    merged = _of_task(bench.merged_for_others(settings), head and bench.public_name(head))
+    rows: list[tuple[str | float, ...]] = []
+    for row in rows_of(merged, bench.base_of(settings.pool)[0]):
+        if len(rows) % at_once == 0:
+            yield Written(f"Quantising: {len(rows)} of {len(merged.modules)} modules.")
+        rows.append(row)
+    yield pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _of_task(merged: Merged, head: str | None) -> Merged:
+    if "task_id" not in merged.needs:
+        return merged
+    if head is None:
+        raise MergeError(
+            f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to write."
+        )
+    return merged.for_task(head)
 
 
 def contents(archive: Path) -> dict[str, int]:

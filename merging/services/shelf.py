@@ -21,6 +21,7 @@ from ..diagnostics.compatibility import compatibility
 from ..errors import MergeError
 from ..evaluation.accuracy import encode_task, evaluate
 from ..evaluation.verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
+from ..io.hub import Repository
 from ..models.apply import check_fits
 from ..models.layers import bare, relative_norms
 from ..tasks.task import Task
@@ -61,7 +62,7 @@ def bring(source: Source, model: nn.Module, taken: Sequence[str] = (), vouched: 
     taken : names that are in use
     vouched : see `held_against`
     """
-    first = source if isinstance(source, str | Path) else source[0]
+    first = source.repo if isinstance(source, Repository) else source if isinstance(source, str | Path) else source[0]
     try:
         adapter = Adapter.load(source, local_base=False)
     except MergeError as error:

@@ -12,6 +12,7 @@ from viz.figures.accuracy import accuracy_per_task
 from viz.figures.experiment import accuracy_per_variant, averages_per_variant, forest, spread_per_variant
 from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
+from viz.figures.quantisation import surviving_update
 from viz.figures.rank import rank_against_k
 from viz.figures.spectrum import seen_by_A, spectrum
 from viz.figures.sweep import average_against_scaling
@@ -41,6 +42,19 @@ def sweep_table() -> pd.DataFrame:
     return FakeWorkbench().sweep("default")
 
 
+def quantised_rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "module": ["layer.0.query", "layer.1.query"],
+            "size": [0.01, 0.0],
+            "nf4_error": [1.5, 0.0],
+            "nf4_unchanged": [0.9, 1.0],
+            "int8_error": [0.2, 0.0],
+            "int8_unchanged": [0.4, 1.0],
+        }
+    )
+
+
 def figures() -> dict[str, dict]:
     columns = pd.DataFrame({"task": np.repeat(TASKS, 50), "log10_norm": np.linspace(-2, 0, 150)})
     pairs = pd.DataFrame({"adapter_a": [TASKS[0]], "adapter_b": [TASKS[1]], "overlap": [0.25]})
@@ -54,6 +68,7 @@ def figures() -> dict[str, dict]:
         ),
         "magnitude": magnitude_distribution(*[magnitude_quantiles(columns, TASKS)] * 2, TASKS),
         "overlap": subspace_overlap(overlap_matrix(pairs, TASKS)),
+        "quantisation": surviving_update(quantised_rows()),
         "rank": rank_against_k(curve, TASKS[0], OKABE_ITO[0]),
         **osrm_figures(),
     }
@@ -167,6 +182,7 @@ def test_axes_name_their_quantity() -> None:
         "sweep": "scaling λ",
         "magnitude": "log₁₀ column norm of B·A",
         "overlap": None,
+        "quantisation": "size of the update, ‖ΔW‖ / ‖W₀‖",
         "rank": "texts k",
     }
     assert all(drawn[name]["layout"]["xaxis"]["title"]["text"] for name in osrm_figures())
@@ -348,3 +364,13 @@ def test_effects_are_points_of_accuracy_with_a_row_each() -> None:
     assert len(set(rows)) == len(rows)
     labels = [note["y"] for note in figure["layout"]["annotations"]]
     assert all(label < row for label, row in zip(labels, sorted(rows)[::2], strict=True))
+
+
+def test_every_module_is_a_point_per_format_and_one_is_the_line_of_no_use():
+    figure = surviving_update(quantised_rows())
+    nf4, int8 = figure["data"]
+    assert nf4["y"][0] == 1.5
+    assert int8["y"][0] == 0.2
+    assert min(nf4["y"] + nf4["x"]) > 0, "a zero update has a place on a logarithmic axis"
+    assert nf4["customdata"][1] == ["layer.1.query", 1.0]
+    assert figure["layout"]["shapes"][0]["y0"] == 1

@@ -342,7 +342,7 @@ SPOILED = {
     "a convolution": (adding(KEY, torch.zeros(4, HIDDEN, 1, 1)), [QUERY, "convolution"]),
     "an embedding": (
         adding("base_model.model.embeddings.word_embeddings.lora_embedding_A", torch.zeros(4, 24)),
-        ["embedding"],
+        ["word_embeddings", "partner"],
     ),
     "a tensor that nobody knows": (adding("base_model.model.surprise", torch.zeros(4)), ["surprise"]),
     "whole numbers": (adding(KEY, torch.zeros(4, HIDDEN, dtype=torch.int64)), ["int64"]),
@@ -385,7 +385,6 @@ def test_ia3_written_by_peft_is_refused(model, tmp_path: Path) -> None:
         ({"use_dora": True}, "DoRA"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),
-        ({"target_modules": ["query", "word_embeddings"]}, "embedding"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"trainable_token_indices": [1, 2]}, "token"),

@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 from merging import Adapter, MergeError, Recipe, merge, merge_recipe
 from merging.adapters import fetch
 from merging.adapters.adapter import Head
+from merging.adapters.fetch import looked_up
 from merging.cli.main import cli
 from merging.io.untrusted import check_safetensors
 
@@ -365,6 +366,21 @@ def test_the_hub_gives_the_same_adapter_pinned_to_its_commit(hub: Hub, folder: P
     assert hub.downloads() == [f"/me/mine/resolve/{commit}/{name}" for name in FILES]
 
 
+def test_every_adapter_of_the_hub_is_listed_before_anything_is_downloaded(hub: Hub, folder: Path) -> None:
+    for name in ("me/mine", "me/other"):
+        hub.add(name, folder)
+    found = [looked_up(name) for name in ("me/mine", "me/other")]
+    assert hub.downloads() == []
+    assert [dict(one.sizes) for one in found if one] == [{name: (folder / name).stat().st_size for name in FILES}] * 2
+    listings = len([path for _, path in hub.asked if "/api/" in path])
+    assert [Adapter.load(one).name for one in found if one] == ["mine", "other"]
+    assert len([path for _, path in hub.asked if "/api/" in path]) == listings, "it was looked up again"
+    assert looked_up(str(folder)) is None
+    assert looked_up(folder) is None
+    with pytest.raises(MergeError, match="me/absent"):
+        looked_up("me/absent")
+
+
 def test_a_revision_is_a_branch_or_a_commit_and_later_commits_do_not_matter(hub: Hub, folder: Path) -> None:
     old = hub.add("me/mine", folder)
     first = Adapter.load("me/mine")
@@ -461,6 +477,8 @@ def test_the_command_line_takes_zip_files_and_hub_ids(hub: Hub, folder: Path, tm
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"me/mine@{commit}" in (tmp_path / "out" / "recipe.yaml").read_text()
+    sizes = ", ".join(f"{name} {(folder / name).stat().st_size:,}" for name in FILES)
+    assert f"me/mine@{commit}: {sizes} bytes" in done.stderr.splitlines()
     page = CliRunner().invoke(cli, ["inspect", "me/mine", str(zipped)])
     assert page.exit_code == 0, page.output
     assert all(module in page.output for module in Adapter.load(folder).deltas)

@@ -7,8 +7,10 @@ import torch
 from builders import distance, gaussian, quick, random_update
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from merging import LowRank, MergeError
+from merging.adapters.lowrank import sketchable
 
 updates = st.builds(
     lambda seed, out, inn, rank: random_update(seed, out, inn, rank, torch.float64),
@@ -155,3 +157,52 @@ def test_factors_that_form_no_product_are_refused_with_their_shapes(B: tuple[int
 def test_truncation_to_no_rank_is_refused(rank: int) -> None:
     with pytest.raises(MergeError, match="rank"):
         random_update(0, 4, 4, 2).truncate(rank)
+
+
+# -- large dense matrices ----------------------------------------------------------------------------------------------
+
+SPECTRA = {
+    "flat": lambda i: i**-0.1,
+    "power": lambda i: i**-0.5,
+    "steep": lambda i: i**-2.0,
+    "slow exponential": lambda i: torch.exp(-i / 200),
+    "a step": lambda i: torch.where(i <= 16, 1.0, 1e-2),
+}
+
+
+def with_spectrum(values: Tensor, out: int, inn: int) -> Tensor:
+    U, V = (torch.linalg.qr(gaussian(seed, size, len(values))).Q for seed, size in ((1, out), (2, inn)))
+    return ((U * values) @ V.T).float()
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", [(700, 600), (600, 900)])
+@pytest.mark.parametrize("rank", [4, 64])
+def test_a_randomised_svd_comes_within_one_percent_of_the_best_and_its_error_is_measured(
+    spectrum: str, shape: tuple[int, int], rank: int
+) -> None:
+    values = SPECTRA[spectrum](torch.arange(1, 601, dtype=torch.float64))
+    matrix = with_spectrum(values, *shape)
+    assert sketchable(shape, rank)
+    before = torch.get_rng_state()
+    found, error = LowRank.nearest(matrix, rank)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert error == pytest.approx(distance(found.dense(), matrix), rel=1e-3)
+    best = float(values[rank:].norm() / values.norm())
+    assert best * (1 - 1e-4) < error < best * 1.01
+    assert found.rank == rank
+    assert torch.equal(LowRank.nearest(matrix, rank)[0].A, found.A)
+    assert LowRank.nearest(matrix, rank, exact=True)[1] == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((512, 900), 4), ((600, 600), 200), ((600, 600), 600), ((600, 600), 1000)])
+def test_small_matrices_and_ranks_near_full_are_cut_exactly(shape: tuple[int, int], rank: int) -> None:
+    assert not sketchable(shape, rank)
+    matrix = gaussian(3, *shape).float()
+    assert torch.equal(LowRank.nearest(matrix, rank)[0].B, LowRank.nearest(matrix, rank, exact=True)[0].B)
+
+
+def test_a_large_matrix_of_zeros_has_no_error() -> None:
+    found, error = LowRank.nearest(torch.zeros(600, 600), 4)
+    assert error == 0
+    assert not found.dense().any()

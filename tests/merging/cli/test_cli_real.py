@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import edit_config, peft_folder, tiny_model
+from builders import edit_config, peft_folder, random_update, tiny_model
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from merging import MergeError
+from merging import Adapter, MergeError
 from merging.cli import cli
 
 
@@ -65,3 +65,55 @@ def test_the_type_of_the_numbers_can_be_chosen(pair: list[Path], tmp_path: Path)
     for name in ("adapter_model.safetensors", "recipe.yaml"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert "rounded to bfloat16" in said.splitlines()[-1]
+
+
+def test_inspect_says_what_4_and_8_bits_leave(pair: list[Path], tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    plain, _ = run("inspect", *pair, "--base", tmp_path / "base")
+    told, _ = run("inspect", *pair, "--base", tmp_path / "base", "--quantisation")
+    assert "nf4_error" not in plain
+    header = next(line for line in told.splitlines() if line.split()[:2] == ["adapter", "module"])
+    assert header.split()[-4:] == ["nf4_error", "nf4_unchanged", "int8_error", "int8_unchanged"]
+    rows = [line.split() for line in told.splitlines() if line.split()[:1] in (["task-0"], ["task-1"])]
+    assert len(rows) == 2 * 4
+    assert all(0 < float(row[-2]) < float(row[-4]) for row in rows)
+    assert {line.split(",")[0] for line in told.splitlines() if ", nf4: the median" in line} == {"task-0", "task-1"}
+
+
+def test_a_rank_far_below_full_says_that_it_is_randomised_and_the_exact_one_is_kept_in_the_recipe(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / f"wide-{i}" for i in range(2)]
+    for i, folder in enumerate(folders):
+        Adapter(folder.name, {"layer": random_update(i, 600, 600, 2)}, base="wide").save(folder)
+    command = ("merge", *folders, "--method", "ties", "--rank", 8)
+    _, quick = run(*command, "-o", tmp_path / "quick")
+    assert "randomised" in quick
+    assert "randomised" in (tmp_path / "quick" / "README.md").read_text()
+    _, best = run(*command, "--exact-svd", "-o", tmp_path / "best")
+    assert "best approximation" in best
+    for name in ("quick", "best"):
+        run("merge", tmp_path / name / "recipe.yaml", "-o", tmp_path / f"{name}-again")
+        files = [tmp_path / folder / "adapter_model.safetensors" for folder in (name, f"{name}-again")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(MergeError, match="--exact-svd"):
+        run("merge", tmp_path / "quick" / "recipe.yaml", "--exact-svd", "-o", tmp_path / "no")
+    with pytest.raises(MergeError, match="--exact-svd"):
+        run(*command, "--full-model", "--exact-svd", "-o", tmp_path / "no")
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(pair: list[Path], tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    told, said = run("merge", *pair, "--method", "average", "--dry-run")
+    assert told.splitlines()[0].split() == ["module", "kind", "shape", "what", "merged_from", "zero_in", "why"]
+    assert sum("low-rank" in line for line in told.splitlines()) == 4
+    assert told.splitlines()[-1] == "4 merged; nothing was written"
+    assert "same update" in said
+    with pytest.raises(MergeError, match=r"4 of 4 are refused: ties builds dense updates: choose a rank"):
+        run("merge", *pair, "--method", "ties", "--dry-run", "-o", tmp_path / "out")
+    with pytest.raises(MergeError, match="-o FOLDER"):
+        run("merge", *pair, "--method", "average")
+    assert sorted(tmp_path.rglob("*")) == before
+    run("merge", *pair, "--method", "average", "-o", tmp_path / "out")
+    told, _ = run("merge", tmp_path / "out" / "recipe.yaml", "--dry-run")
+    assert "4 merged" in told

@@ -129,6 +129,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a prefix that is a part's name": ("mamba", {**LM, "target_modules": ["in_proj", "x_proj", "lm_head"]}),
     "encoder-decoder, head": ("t5", {**S2S, "target_modules": ["q", "v"], "modules_to_save": ["lm_head"]}),
     "encoder-decoder, embeddings": ("t5", {**S2S, "target_modules": ["q", "v"], "modules_to_save": ["shared"]}),
+    "LoRA on embeddings": ("llama", {**LM, "target_modules": ["q_proj", "embed_tokens"], "use_rslora": True}),
+    "LoRA on embeddings alone": ("llama", {**LM, "target_modules": ["embed_tokens"]}),
+    "LoRA on embeddings and head": ("llama", {**LM, "target_modules": ["embed_tokens", "lm_head"]}),
+    "tied, LoRA on embeddings": ("tied llama", {**LM, "target_modules": ["q_proj", "embed_tokens"]}),
+    "tied, LoRA on both": ("tied llama", {**LM, "target_modules": ["embed_tokens", "lm_head"]}),
+    "Conv1D, LoRA on embeddings": ("gpt2", {**LM, "target_modules": ["c_attn", "wte", "wpe"]}),
+    "an encoder's embeddings": ("bert", {"target_modules": ["query", "word_embeddings", "position_embeddings"]}),
     "a masked head's layers": ("masked", {"target_modules": ["query", "dense"]}),
     "a masked head's decoder": ("masked", {"target_modules": ["query", "decoder"]}),
     "a masked head, saved": ("masked", {"target_modules": ["query"], "modules_to_save": ["LayerNorm", "decoder"]}),
@@ -159,6 +166,20 @@ def test_one_adapter_is_pefts_reading_as_an_adapter_a_model_and_applied(
         assert torch.allclose(answers(kind, model), expected, atol=1e-4)
     assert unchanged(model, before)
     assert torch.equal(answers(kind, model), plain)
+
+
+def test_a_file_cannot_hold_lora_on_one_of_embeddings_that_no_option_unties(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "t5")
+    adapter = written(tmp_path / "mine", "t5", base, 1, **S2S, target_modules=["q", "embed_tokens"])
+    expected = as_peft("t5", base, adapter)
+    merged = merge([Adapter.load(adapter)], "task_arithmetic")
+    assert torch.allclose(as_peft("t5", base, merged.save(tmp_path / "adapter")), expected, atol=1e-4)
+    model = loaded("t5", base)
+    with merged.applied_to(model):
+        assert torch.allclose(answers("t5", model), expected, atol=1e-4)
+    with pytest.raises(MergeError) as caught:
+        save_full_model(merged, base, tmp_path / "full")
+    assert one_sentence(caught.value, "embed_tokens", "shares its weight")
 
 
 UNTIED = {name: case for name, case in CASES.items() if case[0] in ("llama", "bert", "deberta")}
@@ -240,6 +261,38 @@ def test_without_the_base_one_adapter_is_kept_and_several_need_it_or_a_choice(tm
     assert torch.allclose(
         load_file(vouched.save(tmp_path / "three") / "adapter_model.safetensors")[key], sum(both) / 2, atol=1e-6
     )
+
+
+def test_a_saved_module_stays_whole_where_only_a_part_of_it_was_changed(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "bert")
+    saved = {"target_modules": ["query"], "modules_to_save": ["LayerNorm"]}
+    adapter = written(tmp_path / "mine", "bert", base, 1, **saved)
+    start = load_file(base / "model.safetensors")
+    edit_tensors(adapter, lambda ts: ts | {k: start[k[17:]].clone() for k in ts if k.endswith("LayerNorm.bias")})
+    expected = as_peft("bert", base, adapter)
+    merged = merge([Adapter.load(adapter)], "average")
+    assert torch.allclose(as_peft("bert", base, merged.save(tmp_path / "out")), expected, atol=1e-4)
+    model = loaded("bert", base)
+    with merged.applied_to(model):
+        assert torch.allclose(answers("bert", model), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_a_saved_module_in_part_cannot_be_loaded_by_peft_and_is_refused(at_hand: bool, tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "bert")
+    saved = {"target_modules": ["query"], "modules_to_save": ["LayerNorm"]}
+    adapter = written(tmp_path / "mine", "bert", base, 1, **saved)
+    edit_tensors(adapter, lambda ts: {k: t for k, t in ts.items() if not k.endswith("embeddings.LayerNorm.bias")})
+    with pytest.raises(KeyError):
+        as_peft("bert", base, adapter)
+    if not at_hand:
+        edit_config(adapter, base_model_name_or_path="somebody/base")
+    with (
+        pytest.raises(MergeError) as caught,
+        merge([Adapter.load(adapter)], "average").applied_to(loaded("bert", base)),
+    ):
+        pass
+    assert one_sentence(caught.value, "embeddings.LayerNorm.bias", "modules_to_save")
 
 
 # -- embeddings that PEFT saves beside the LoRA

@@ -10,6 +10,7 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.services.bundle import write_zip
 from merging.services.workbench import Workbench
+from viz.panels.export.bits import bits_section
 from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
 from viz.panels.kit.alert import alert
@@ -36,14 +37,15 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
             help_line = (
-                "<p>A lower rank keeps the best approximation; its error is written into the model card. A "
-                "full model needs no rank.</p>"
+                "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
+                "card. A full model needs no rank.</p>"
             )
             html("ms-export-help", help_line)
             with gr.Row(elem_classes="ms-buttons"):
                 write = gr.Button("Write it", variant="primary", size="sm", elem_id="ms-export-write")
                 download = gr.DownloadButton("Download zip", interactive=False, size="sm", elem_id="ms-export-download")
             note = html("ms-export-note")
+        bits, drawn = bits_section(workbench, methods, merging, kind, head)
         pushing = push_section(state, way())
     stale = [download, pushing.preview, pushing.push, pushing.note]
 
@@ -57,7 +59,7 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
         text = f"{settings.spec.words()}, as the Merge tab shows it."
         choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
-        return [f"<p>{escape(text)}</p>", choices, "", *outdated(session)]
+        return [f"<p>{escape(text)}</p>", choices, "", "", gr.update(visible=False), *outdated(session)]
 
     def run(
         session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
@@ -80,7 +82,7 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         yield [gr.skip(), gr.skip(), *kept]
 
     form = list(merging.form.values())
-    tab.select(opened, [state, *form], [about, head, note, *stale], **NOW)
+    tab.select(opened, [state, *form], [about, head, note, bits, drawn, *stale], **NOW)
     inputs = [state, merging.session, kind, head, rank, *form]
     write.click(run, inputs, [note, *stale], concurrency_id="export", concurrency_limit=2, **QUIET)
     kind.input(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)

@@ -1,0 +1,184 @@
+"""A dry run: what a merge would do, module by module, before anything is merged or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import pandas as pd
+from torch import Tensor
+
+from ..adapters.adapter import Adapter, check_names, number_equal_names
+from ..adapters.base_files import base_files
+from ..adapters.same_base import problems_of, shape_problems
+from ..errors import MergeError
+from ..merged import Merged
+from ..models.checkpoint import Checkpoint, find_checkpoint
+from ..recipes.card import head_owner
+from ..recipes.spec import MergeSpec
+
+LOW_RANK, DENSE, WHOLE, HEAD = "low-rank", "dense", "trained whole", "head"
+MERGED, TAKEN, KEPT, LEFT_OUT, REFUSED = "merged", "taken", "the base's", "left out", "refused"
+
+
+class Row(NamedTuple):
+    """One module, parameter or head.
+
+    Attributes
+    ----------
+    module : relative to the bare encoder; a parameter's name for what was trained whole
+    kind : "low-rank" or "dense" (the form of the merged update), "trained whole", "head"
+    shape : "out x in"
+    what : "merged", "taken" (one adapter's as it is), "the base's" (stays), "left out", or "refused"
+    merged_from, zero_in : the adapters that have it, and those that count as zero there
+    why : a sentence where it is refused or left out, else empty
+    """
+
+    module: str
+    kind: str
+    shape: str
+    what: str
+    merged_from: str
+    zero_in: str
+    why: str = ""
+
+
+def dry_run(
+    adapters: Sequence[Adapter],
+    spec: MergeSpec,
+    rank: int | None = None,
+    head: str | None = None,
+    prefix: str | None = None,
+    base: str | None = None,
+    full_model: bool = False,
+) -> pd.DataFrame:
+    """Return what `merging.engine.merge_spec` and `Merged.save` (or `save_full_model`) would do, a row per module.
+
+    Nothing is merged, no text is read, nothing is written. One refused row means that nothing would be written.
+
+    Parameters
+    ----------
+    rank, head, prefix : as in `Merged.save`
+    base : of a full model; an adapter is held against the base that the adapters record, where it is at hand
+    full_model : the merge goes into the base's weights
+
+    Returns
+    -------
+    DataFrame with the columns of `Row`
+
+    Raises
+    ------
+    MergeError
+        Without adapters, or where the base of a full model cannot be read.
+    """
+    if not adapters:
+        raise MergeError("No adapters given: a merge needs at least one.")
+    named = number_equal_names(list(adapters))
+    merged = Merged(named, spec, None, [dict(adapter.deltas) for adapter in named])
+    checkpoint = find_checkpoint(base or named[0].base) if full_model else None
+    why = _general(merged, rank, head, prefix, full_model)
+    bad = dict(shape_problems(named)) | (_unknown(merged, checkpoint) if checkpoint else {})
+    kind = LOW_RANK if merged.method.low_rank else DENSE
+    rows = [
+        _row(merged, module, kind, merged.shapes[module], why or bad.get(module) or _refusal(merged, module))
+        for module in merged.modules
+    ]
+    rows += _parts(merged, why, head, checkpoint)
+    rows += _heads(merged, head)
+    return pd.DataFrame(rows, columns=Row._fields)
+
+
+def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | None, full_model: bool) -> str:
+    """Return why nothing at all would be written, as far as that is no single module's fault."""
+    adapters = merged.adapters
+    if empty := [adapter.name for adapter in adapters if not adapter.deltas]:
+        return f"{empty[0]} has no updates: leave it out."
+    of_modules = {sentence for _, sentence in shape_problems(adapters)}
+    if problems := [sentence for sentence in problems_of(adapters) if sentence not in of_modules]:
+        return problems[0]
+    if "task_id" in merged.needs and head is None:
+        return f"{merged.method.name} has one result per task: choose one with --head (or for_task)."
+    return _raised(
+        partial(merged.spec.weights_for, len(adapters)),
+        *((partial(head_owner, adapters, head),) if head else ()),
+        *(() if full_model else (partial(merged.check_export, rank, head, prefix), partial(_check_own_names, merged))),
+    )
+
+
+def _check_own_names(merged: Merged) -> None:
+    for adapter in merged.adapters:
+        check_names([adapter.full_name(module) for module in adapter.deltas], adapter)
+
+
+def _unknown(merged: Merged, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return {module: why it does not fit the base}."""
+    prints = {a.base_fingerprint for a in merged.adapters if a.base_fingerprint}
+    if not (why := _raised(partial(checkpoint.check, merged.shapes, prints))):
+        return {}
+    single = {m: _raised(partial(checkpoint.check, {m: shape}, ())) for m, shape in merged.shapes.items()}
+    found = {module: sentence for module, sentence in single.items() if sentence}
+    return found or dict.fromkeys(merged.shapes, why)
+
+
+def _refusal(merged: Merged, module: str) -> str:
+    # methods on the stored factors have conditions of their own, and are quick to ask
+    return "" if merged.method.plugins else _raised(partial(merged.result, module))
+
+
+def _parts(merged: Merged, why: str, head: str | None, checkpoint: Checkpoint | None) -> list[Row]:
+    owner = next((a for a in merged.adapters if a.task == head and a.trained and a.head is None), None)
+    rows = []
+    for name in merged.parts:
+        tensor = next(a.trained[name] for a in merged.adapters if name in a.trained)
+        start = _start(merged, name, checkpoint)
+        refusal = why or _raised(partial(merged.check_part, name, start, owner))
+        row = _row(merged, name, WHOLE, tuple(tensor.shape), refusal)
+        if not refusal and owner is not None:
+            row = row._replace(what=TAKEN, merged_from=owner.name) if name in owner.trained else row._replace(what=KEPT)
+        rows.append(row)
+    return rows
+
+
+def _start(merged: Merged, name: str, checkpoint: Checkpoint | None) -> Tensor | None:
+    if checkpoint is not None:
+        with checkpoint.opened() as reader:
+            return reader.tensor(checkpoint.source(name)).clone()
+    first = merged.adapters[0]
+    files = base_files(first.base, first.config.get("task_type"))
+    full = next(adapter.full_name(name) for adapter in merged.adapters if name in adapter.trained)
+    return None if files is None else files.stored(full)
+
+
+def _heads(merged: Merged, head: str | None) -> list[Row]:
+    left = "Heads are never merged: choose one with --head TASK (or head=)."
+    return [
+        Row(
+            f"head of {adapter.task}",
+            HEAD,
+            " ".join("x".join(map(str, tensor.shape)) for tensor in adapter.head.tensors.values()),
+            TAKEN if adapter.task == head else LEFT_OUT,
+            adapter.name,
+            "",
+            "" if adapter.task == head else left,
+        )
+        for adapter in merged.adapters
+        if adapter.head is not None
+    ]
+
+
+def _row(merged: Merged, name: str, kind: str, shape: Sequence[int], why: str) -> Row:
+    has = [adapter.name for adapter in merged.adapters if name in adapter.deltas or name in adapter.trained]
+    lacks = [adapter.name for adapter in merged.adapters if adapter.name not in has]
+    what = REFUSED if why else MERGED
+    return Row(name, kind, "x".join(map(str, shape)), what, ", ".join(has), ", ".join(lacks), why)
+
+
+def _raised(*checks: Callable[[], object]) -> str:
+    """Return the sentence of the first check that refuses; empty if none does."""
+    for check in checks:
+        try:
+            check()
+        except MergeError as error:
+            return str(error)
+    return ""
