@@ -14,7 +14,8 @@ from merging.features.store import TextsOf
 from merging.services.plan import Plan
 from merging.services.shelf import Brought, Prepared
 from viz.panels.adapters.base_choice import OTHER, BaseHandlers
-from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession
+from viz.panels.adapters.handlers import AdaptersHandlers
+from viz.panels.adapters.session import AdaptersSession
 
 TINY = ("tiny", "float32")
 

@@ -15,7 +15,8 @@ from merging.services.lab import Lab
 from merging.services.shelf import Brought
 from merging.tasks.files import read_table
 from viz.panels.adapters.drop import divided, dropped_task, label_order, matched, order_text, sorted_out
-from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession, _in_order
+from viz.panels.adapters.handlers import AdaptersHandlers, _in_order
+from viz.panels.adapters.session import AdaptersSession
 
 
 def table(path: Path, rows: int = 20, header: str = "text,label") -> Path:

@@ -12,7 +12,8 @@ from merging.errors import MergeError
 from merging.io import hub
 from merging.models.embedded import EMBEDDED
 from merging.models.shared import describe, described
-from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession, Values
+from viz.panels.adapters.handlers import AdaptersHandlers, Values
+from viz.panels.adapters.session import AdaptersSession
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import QUIET
 from viz.panels.osrm.plan import html

@@ -2,12 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from merging.errors import MergeError
 from merging.features.progress import READ_LENGTH
@@ -23,51 +21,17 @@ from merging.services.session_file import (
     save_session,
 )
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
-from merging.services.visitor import Visitor
 from viz.panels.adapters.drop import divided, dropped_task, keep_task, label_order, matched, order_text, sorted_out
+from viz.panels.adapters.session import AdaptersSession
+from viz.panels.adapters.shelf_table import table_html
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
 
 LEFT_OUT = ""
 PAUSE = 0.25
-COLUMNS = {
-    "name": "adapter",
-    "rank": "rank",
-    "alpha": "alpha",
-    "modules": "modules",
-    "size": "‖ΔW‖ ÷ ‖W₀‖",
-    "megabytes": "MB",
-    "labels": "head",
-    "licence": "licence",
-    "base": "base",
-}
 Prepare = Callable[[dict[str, Brought], dict[str, Any], str, tuple[str, str]], Iterator[Prepared]]
 Values = dict[str, Any]
-
-
-@dataclass
-class AdaptersSession:
-    """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf."""
-
-    visitor: Visitor = field(default_factory=Visitor)
-    shelf: list[Brought] = field(default_factory=list)
-    base: tuple[str, str] = ("minilm", "float32")
-    vouched: bool = False
-    run: int = 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptersSession":
-        """Make a new visitor: Gradio copies a state's first value for every page."""
-        return AdaptersSession()
-
-    @property
-    def pools(self) -> list[tuple[str, str]]:
-        """(title, pool) of what was made here."""
-        return self.visitor.pools.setdefault("adapters", [])
-
-    def close(self) -> None:
-        """Stop what runs."""
-        self.run += 1
 
 
 class AdaptersHandlers:
@@ -370,26 +334,3 @@ def _in_order(brought: Brought, labels: tuple[str, ...]) -> Brought:
     if adapter is None or adapter.head is None:
         return brought
     return replace(brought, adapter=replace(adapter, head=replace(adapter.head, labels=labels)))
-
-
-def table_html(table: pd.DataFrame) -> str:
-    """Write the adapters as a table; those that cannot be used are greyed and say why."""
-    if table.empty:
-        return (
-            '<p class="ms-muted">Nothing here yet: drop zip files and tables of texts, an adapter’s two files, or name '
-            "one on the hub.</p>"
-        )
-    head = "".join(f'<th scope="col">{title}</th>' for title in (*COLUMNS.values(), "fits"))
-    rows = []
-    for row in table.to_dict("records"):
-        cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in COLUMNS)
-        fits = (
-            f'<span class="ms-warn">{escape(row["problem"])}</span>'
-            if row["problem"]
-            else '<span class="ms-good">yes</span>'
-        )
-        rows.append(f'<tr{" class=ms-grey" if row["problem"] else ""}>{cells}<td class="ms-why">{fits}</td></tr>')
-    return (
-        '<div class="ms-scroll" tabindex="0" role="region" aria-label="Your adapters"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )

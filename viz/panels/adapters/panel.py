@@ -10,7 +10,9 @@ from merging.errors import MergeError
 from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
 from viz.panels.adapters.drop import TABLES
-from viz.panels.adapters.handlers import LEFT_OUT, AdaptersHandlers, AdaptersSession, table_html
+from viz.panels.adapters.handlers import LEFT_OUT, AdaptersHandlers
+from viz.panels.adapters.session import AdaptersSession
+from viz.panels.adapters.shelf_table import table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET

@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from viz.panels.adapters.handlers import AdaptersHandlers, AdaptersSession
+from viz.panels.adapters.handlers import AdaptersHandlers
+from viz.panels.adapters.session import AdaptersSession
 from viz.panels.adapters.task_handlers import NONE, OPTIONAL, TaskHandlers, TaskSession
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.osrm.plan import html

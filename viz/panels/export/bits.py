@@ -12,12 +12,12 @@ from merging.errors import MergeError
 from merging.services.bundle import quantised
 from merging.services.workbench import Workbench
 from viz.figures.quantisation import surviving_update
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.kit.plot import payload, plot
 from viz.panels.merge.controls import Catalogue, read
 from viz.panels.merge.panel import MergeTab
 from viz.panels.osrm.plan import html
-from viz.panels.osrm.status import alert
 
 CAPTION = (
     "One point per module. The error is the distance between what arrives of the update once base plus update is "
