@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from .adapters.pool import common_config, embedding_names, outside_names, prefix
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .errors import MergeError
-from .evaluation.accuracy import Estimate
+from .evaluation.intervals import Accuracy
 from .features.moments import Features
 from .methods import METHODS, Method, Stack
 from .methods.base import Result
@@ -224,7 +224,7 @@ class Merged:
         rank: int | None = None,
         head: str | None = None,
         prefix: str | None = None,
-        accuracy: Sequence[Estimate] | None = None,
+        accuracy: Accuracy | None = None,
         dtype: str = "float32",
         exact_svd: bool = False,
     ) -> Path:

@@ -8,12 +8,14 @@ a task's rows are drawn once for all that is compared, and repetitions of a trai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from .accuracy import Estimate
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 """Marks of one task: (rows,), or (repetitions, rows)."""
@@ -42,6 +44,14 @@ class Recovered:
     low: float
     high: float
     tasks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What was measured of a merge, for its card: accuracies, and the gap that they recover where it is known."""
+
+    estimates: Sequence[Estimate]
+    gap: Recovered | None = None
 
 
 def as_values(marks: str) -> Values:

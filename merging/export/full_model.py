@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from ..recipes.recipe import Recipe
 from .head import check_complete, head_options
 
 if TYPE_CHECKING:
-    from ..evaluation.accuracy import Estimate
+    from ..evaluation.intervals import Accuracy
     from ..merged import Merged
 
 WRITTEN = {name: dtype for name, dtype in DTYPES.items() if dtype != "auto"}
@@ -46,7 +46,7 @@ def save_full_model(
     max_shard_size: int | str = "2GB",
     head: str | None = None,
     on_shard: OnShard | None = None,
-    accuracy: Sequence[Estimate] | None = None,
+    accuracy: Accuracy | None = None,
 ) -> Path:
     """Write the base model plus the merge as safetensors with configuration, tokenizer, recipe and model card.
 
@@ -333,9 +333,7 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
     _write_json(work / "config.json", config)
 
 
-def _write_card(
-    plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Sequence[Estimate] | None
-) -> None:
+def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Accuracy | None) -> None:
     recipe, spec, adapters = None, plan.merged.spec, plan.merged.adapters
     if can_have_recipe(adapters):
         kept = None if plan.dtype is None else str(plan.dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..adapters.adapter import Adapter
 from ..adapters.same_base import base_key
 from ..errors import MergeError
-from ..evaluation.accuracy import Estimate
+from ..evaluation.intervals import Accuracy
 from ..methods import METHODS
 from .spec import MergeSpec
 
@@ -41,7 +41,7 @@ def model_card(
     base: str,
     loss: str,
     recipe: str | None,
-    accuracy: Sequence[Estimate] | None = None,
+    accuracy: Accuracy | None = None,
     library: str = "peft",
     notes: Sequence[str] = (),
 ) -> str:
@@ -65,7 +65,7 @@ def model_card(
     ]
     if notes:
         parts.append("## Notes\n" + "\n".join(f"- {note}" for note in notes))
-    if accuracy:
+    if accuracy and accuracy.estimates:
         parts.append("## Accuracy\n" + _accuracy(accuracy))
     if recipe:
         parts.append(f"## Recipe\n````yaml\n{recipe}````")
@@ -126,11 +126,20 @@ def _parents(spec: MergeSpec, adapters: Sequence[Adapter]) -> str:
     return "\n".join(rows)
 
 
-def _accuracy(accuracy: Sequence[Estimate]) -> str:
+def _accuracy(accuracy: Accuracy) -> str:
     rows = ["| task | accuracy | 95 % interval | test rows |", "|---|---|---|---|"]
     rows += [
         f"| {_cell(e.task)} | {e.accuracy:.3f} | {e.interval[0]:.3f} to {e.interval[1]:.3f} | {e.done} |"
-        for e in accuracy
+        for e in accuracy.estimates
+    ]
+    if accuracy.gap is None or not accuracy.gap.tasks:
+        return "\n".join(rows)
+    gap = accuracy.gap
+    share = f"{gap.mean:.0%} ({gap.low:.0%} to {gap.high:.0%})"
+    rows += [
+        "",
+        f"Gap recovered: {share}, mean of {len(gap.tasks)} tasks; 0 % = no better than the base, 100 % = as good as "
+        "each adapter alone on its own task.",
     ]
     return "\n".join(rows)
 

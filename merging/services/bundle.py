@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ import pandas as pd
 from ..adapters.adapter import Adapter
 from ..diagnostics.quantisation import COLUMNS, rows_of
 from ..errors import MergeError
-from ..evaluation.accuracy import Estimate
+from ..evaluation.intervals import Accuracy
 from ..export.full_model import save_full_model
 from ..export.push import push_to_hub
 from ..merged import Merged
@@ -42,7 +42,7 @@ def write_zip(
     rank: int | None,
     head: str | None,
     folder: Path,
-    accuracy: Sequence[Estimate] | None = None,
+    accuracy: Accuracy | None = None,
 ) -> Iterator[Written]:
     """Write a merge below ``folder`` and pack it; yields what goes on, and the file last.
 
@@ -62,7 +62,9 @@ def write_zip(
         yield Written(step.sentence)
     merged = bench.merged_for_others(settings)
     head = head and bench.public_name(head)
-    accuracy = [replace(estimate, task=bench.public_name(estimate.task)) for estimate in accuracy or ()]
+    if accuracy is not None:
+        named = [replace(estimate, task=bench.public_name(estimate.task)) for estimate in accuracy.estimates]
+        accuracy = replace(accuracy, estimates=named)
     yield Written("Merging and writing.")
     merged = _of_task(merged, head)
     name = f"mergescope_{settings.spec.method}_{kind}"

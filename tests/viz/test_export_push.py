@@ -37,7 +37,7 @@ from viz.panels.export.push import (
 from viz.panels.export.session import ExportSession, Pending, measured
 from viz.panels.merge.controls import opening, restored
 from viz.panels.merge.panel import MergeTab
-from viz.panels.merge.session import Run, Score, Session
+from viz.panels.merge.session import Run, Score, Session, gap_of
 
 SETTINGS = opening(FakeWorkbench(), METHODS)
 TASKS = ("trec", "movie")
@@ -268,13 +268,13 @@ def run(**changes: Any) -> Run:
 
 def test_the_card_gets_the_accuracy_of_the_run_of_exactly_this_merge() -> None:
     found = measured(run(), SETTINGS, METHODS, False, None)
-    assert [(e.task, e.accuracy, e.interval, e.done) for e in found.estimates] == [
+    assert [(e.task, e.accuracy, e.interval, e.done) for e in found.accuracy.estimates] == [
         ("trec", 0.8, (0.7, 0.9), 200),
         ("movie", 0.6, (0.5, 0.7), 150),
     ]
     assert found.said == "With the accuracy measured on the Merge tab (150 to 200 test rows per task)."
     other_seed = SETTINGS.changed(seed=SETTINGS.spec.seed + 1)  # of a method without random masks: the same merge
-    assert measured(run(), other_seed, METHODS, False, None).estimates == found.estimates
+    assert measured(run(), other_seed, METHODS, False, None).accuracy == found.accuracy
 
 
 @pytest.mark.parametrize(
@@ -289,14 +289,14 @@ def test_the_card_gets_the_accuracy_of_the_run_of_exactly_this_merge() -> None:
 )
 def test_any_other_accuracy_is_left_out_and_said_so(unfit: tuple[Run | None, Any, bool]) -> None:
     found = measured(unfit[0], unfit[1], METHODS, unfit[2], None)
-    assert found.estimates is None
+    assert found.accuracy is None
     assert ("exact merge" if unfit[2] else "Evaluate on the Merge tab first") in found.said
 
 
 def test_a_merge_for_one_task_has_that_tasks_accuracy_only() -> None:
     emr = SETTINGS.changed(method="emr", orthogonalize="off", decouple=0.0)
     found = measured(run(settings=emr), emr, METHODS, False, "movie")
-    assert [estimate.task for estimate in found.estimates] == ["movie"]
+    assert [estimate.task for estimate in found.accuracy.estimates] == ["movie"]
 
 
 def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_path: Path) -> None:
@@ -311,8 +311,9 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
             )
     write = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "run")
     visitor, exporting = Session(), ExportSession()
-    tasks = tuple(bench.tasks(settings.pool))
-    visitor.run = Run(settings, 32, tasks, "", "done", {task: Score(0.875, 0.71, 0.953, 32, 32) for task in tasks})
+    tasks, marks = tuple(bench.tasks(settings.pool)), "1" * 28 + "0" * 4
+    scores = {task: Score(0.875, 0.71, 0.953, 32, 32, marks) for task in tasks}
+    visitor.run = Run(settings, 32, tasks, "", "done", scores)
     steps = [*write(exporting, visitor, "adapter", "", 0, *values.values())]
     assert any("With the accuracy measured on the Merge tab (32 test rows per task)." in step[0] for step in steps)
     assert exporting.current is not None
@@ -320,6 +321,8 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
         card = next(packed.read(name).decode() for name in packed.namelist() if name.endswith("README.md"))
     assert "| task | accuracy | 95 % interval | test rows |" in card
     assert card.count("| 0.875 | 0.710 to 0.953 | 32 |") == len(tasks)
+    gap = gap_of(scores, bench.references(settings.pool))
+    assert f"Gap recovered: {gap.mean:.0%} ({gap.low:.0%} to {gap.high:.0%}), mean of {len(gap.tasks)} tasks" in card
     visitor.run = None
     steps = [*write(exporting, visitor, "adapter", "", 0, *values.values())]
     assert any("Evaluate on the Merge tab first" in step[0] for step in steps)

@@ -53,6 +53,7 @@ from typer.testing import CliRunner, Result
 from merging import Adapter, Cancelled, Estimate, LowRank, MergeError, Recipe, SoftOSRM, merge
 from merging.adapters.adapter import Head
 from merging.cli.main import cli
+from merging.evaluation.intervals import Accuracy, Recovered
 from merging.export.full_model import save_full_model
 from merging.export.push import push_to_hub
 from merging.models.checkpoint import find_checkpoint
@@ -535,14 +536,26 @@ def test_a_card_names_parents_licences_method_plugins_weights_seed_accuracy_and_
         pool, "task_arithmetic", scaling=0.35, weights=[0.5, {"*.query": 2.0}], seed=41, soft_osrm=SoftOSRM(0.7, 1e-5),
         features=features, orthogonalize="balanced", decouple=0.25,
     )  # fmt: skip
-    accuracy = [Estimate("task-0", 0.875, (0.71, 0.953), 32, 200)]
+    gap = Recovered(0.52, 0.4, 0.63, {"task-0": 0.52})
+    accuracy = Accuracy([Estimate("task-0", 0.875, (0.71, 0.953), 32, 200)], gap)
     card = (merged.save(tmp_path / "out", rank=2, accuracy=accuracy) / "README.md").read_text()
     for words in (
-        "Task Arithmetic", "2212.04089", "scaling = 0.35", "soft OSRM (mu 0.7", "orthogonalize balanced (penalty "
-                                                                                "0.1", "decouple 0.25",
-        "seed: 41", "rank 2, relative error", "me/task-0 at 0123456789ab", "apache-2.0", "| 0.5 |", "query 2",
-        "| task-0 | 0.875 | 0.710 to 0.953 | 32 |", (tmp_path / "out" / "recipe.yaml").read_text(),
-    ):  # fmt: skip
+        "Task Arithmetic",
+        "2212.04089",
+        "scaling = 0.35",
+        "soft OSRM (mu 0.7",
+        "orthogonalize balanced (penalty 0.1",
+        "decouple 0.25",
+        "seed: 41",
+        "rank 2, relative error",
+        "me/task-0 at 0123456789ab",
+        "apache-2.0",
+        "| 0.5 |",
+        "query 2",
+        "| task-0 | 0.875 | 0.710 to 0.953 | 32 |",
+        "Gap recovered: 52% (40% to 63%), mean of 1 tasks",
+        (tmp_path / "out" / "recipe.yaml").read_text(),
+    ):
         assert words in card, words
     data = ModelCard(card).data.to_dict()
     assert data["base_model"] == BASE

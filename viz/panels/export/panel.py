@@ -66,11 +66,12 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
     ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
         size = int(cut or 0) if form == "adapter" else 0
-        known = measured(merge.run, settings, methods, bool(size), task or None)
+        references = workbench.references(settings.pool)
+        known = measured(merge.run, settings, methods, bool(size), task or None, references)
         folder, kept = session.next(), [gr.skip()] * 3
         yield ["", *outdated(session)]
         try:
-            for step in write_zip(workbench, settings, form, size or None, task or None, folder, known.estimates):
+            for step in write_zip(workbench, settings, form, size or None, task or None, folder, known.accuracy):
                 text, ready = step.what, gr.skip()
                 if step.file is not None:
                     session.take(step.file)

@@ -2,16 +2,19 @@
 shown."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from merging.evaluation.accuracy import Estimate
+from merging.evaluation.intervals import Accuracy
 from merging.services.settings import Settings
 from merging.services.visitor import Visitor
 from viz.panels.merge.controls import Catalogue
-from viz.panels.merge.session import Run
+from viz.panels.merge.session import Run, gap_of
 
 KEPT = 3
 
@@ -65,17 +68,25 @@ class ExportSession:
 class Measured:
     """Accuracy for the card, and what to say about it."""
 
-    estimates: Sequence[Estimate] | None
+    accuracy: Accuracy | None
     said: str
 
 
-def measured(run: Run | None, settings: Settings, methods: Catalogue, cut: bool, head: str | None) -> Measured:
+def measured(
+    run: Run | None,
+    settings: Settings,
+    methods: Catalogue,
+    cut: bool,
+    head: str | None,
+    references: pd.DataFrame | None = None,
+) -> Measured:
     """Take the accuracy of the Merge tab's run for the card, if it is of exactly the merge that is exported.
 
     Parameters
     ----------
     cut : an adapter of a lower rank goes out, which the run did not measure
     head : the task that the export is for; a method with a merge per task has only that one's accuracy
+    references : base and own adapters, see `merging.services.results`; None = no gap is told
     """
     scores: Mapping[str, Any] = run.scores if run is not None else {}
     own = "task_id" in methods[settings.spec.method].needs
@@ -91,4 +102,7 @@ def measured(run: Run | None, settings: Settings, methods: Catalogue, cut: bool,
     ]
     rows = sorted({estimate.done for estimate in estimates})
     count = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
-    return Measured(estimates, f"With the accuracy measured on the Merge tab ({count} test rows per task).")
+    gap = None if references is None or len(estimates) < len(scores) else gap_of(scores, references)
+    return Measured(
+        Accuracy(estimates, gap), f"With the accuracy measured on the Merge tab ({count} test rows per task)."
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from merging.evaluation.accuracy import Estimate
-from merging.evaluation.intervals import Values, as_values, gap_recovered
+from merging.evaluation.intervals import Recovered, Values, as_values, gap_recovered
 from merging.features.progress import Progress
 from merging.services.settings import Settings
 
@@ -128,6 +128,23 @@ class _Ends:
         )
 
 
+def _gap(ends: Mapping[str, _Ends]) -> Recovered:
+    marks = {task: end.marks for task, end in ends.items() if end.marks is not None}
+    base, alone, merged = ({task: three[which] for task, three in marks.items()} for which in range(3))
+    return gap_recovered(base, alone, merged, draws=DRAWS)
+
+
+def gap_of(scores: Mapping[str, Score], references: pd.DataFrame) -> Recovered:
+    """Return the gap that a run recovers, see `summarise`."""
+    return _gap(_ends(scores, references))
+
+
+def _ends(scores: Mapping[str, Score], references: pd.DataFrame) -> dict[str, _Ends]:
+    return {
+        str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores
+    }
+
+
 def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
     """Condense a run into its verdict.
 
@@ -146,9 +163,7 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in
         percentage points (negative is a loss).
     """
-    ends = {
-        str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores
-    }
+    ends = _ends(scores, references)
     if not ends:
         return None
     mine = [scores[task] for task in ends]
@@ -157,9 +172,7 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
     up = sqrt(sum((score.high - score.accuracy) ** 2 for score in mine)) / len(mine)
     change = {task: scores[task].accuracy - end.single for task, end in ends.items()}
     worst = min(change, key=lambda task: (isnan(change[task]), change[task]))
-    marks = {task: end.marks for task, end in ends.items() if end.marks is not None}
-    base, alone, merged = ({task: three[which] for task, three in marks.items()} for which in range(3))
-    gap = gap_recovered(base, alone, merged, draws=DRAWS)
+    gap = _gap(ends)
     return Summary(
         recovered=gap.mean,
         recovered_low=gap.low,
