@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter, number_equal_names
 from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank, sketchable
+from .adapters.peft_format import is_saved
 from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
@@ -182,7 +183,9 @@ class Merged:
         """
         _check_rank(rank)
         deltas, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
-        for module in self.modules:
+        config = common_config(self.adapters)
+        whole = self._both(config.get("modules_to_save") or ())
+        for module in [module for module in self.modules if f"{module}.weight" not in whole]:
             result = self.result(module)
             if rank is not None:
                 deltas[module], errors[module] = LowRank.nearest(result, rank, exact_svd)
@@ -204,17 +207,23 @@ class Merged:
         def start(name: str) -> Tensor | None:
             return None if base is None else base.stored(self._full_name(name))
 
+        trained = {name: self.part(name, start(name), owner) for name in self.parts}
+        for name in whole:
+            module = name.removesuffix(".weight")
+            update = self.delta(module)
+            turned = config.get("fan_in_fan_out") and module not in embedding_names(self.adapters)
+            trained[name] = trained[name].float() + (update.T if turned else update)
         return Adapter(
             name=f"{self.method.name}-{len(self.adapters)}",
             deltas=deltas,
             task=self.task or "merged",
             base=first.base,
-            config=common_config(self.adapters),
+            config=config,
             metadata={} if rank is None else {"truncation": truncation},
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
-            trained={name: self.part(name, start(name), owner) for name in self.parts},
+            trained=trained,
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )
 
@@ -314,6 +323,11 @@ class Merged:
         shapes = {module: shape for module, shape in self.shapes.items() if module not in left_out}
         names = {name: (self._full_name(name), apart) for name, apart in self.parts.items() if name not in left_out}
         return added(model, shapes, self.result, names, self.part)
+
+    def _both(self, saved: Collection[str]) -> list[str]:
+        """Return the weights that some adapters have updates of and others trained whole: a file holds them whole."""
+        weights = {f"{module}.weight" for module in self.modules} & self.parts.keys()
+        return sorted(name for name in weights if is_saved(self._full_name(name), saved))
 
     def _full_name(self, name: str) -> str:
         return next(adapter.full_name(name) for adapter in self.adapters if name in adapter.trained)

@@ -190,11 +190,8 @@ class Adapter:
                         "broken, train or save it again."
                     )
             saved = config.get("modules_to_save") or ()
-            whole = {
-                key: t.clone()
-                for key, t in parts.trained.items()
-                if is_saved(key, saved) or not _unchanged(key, t, known)
-            }
+            kept = (key for key, t in parts.trained.items() if is_saved(key, saved) or not _unchanged(key, t, known))
+            whole = {key: parts.trained[key].clone() for key in kept}
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head
@@ -290,6 +287,11 @@ class Adapter:
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         entries = self.config.get("modules_to_save") or ()
         saved = {entry for entry in entries if any(is_saved(key, [entry]) for key in whole)}
+        if both := next((name for name in sorted(with_lora) if is_saved(f"{name}.weight", saved)), None):
+            raise MergeError(
+                f"{both} has an update and stands in modules_to_save too, which no PEFT file can hold: leave the head "
+                "out, or write the whole model."
+            )
         config = export_config(rank, names.values(), self.base, self.config, saved)
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         metadata = dict(self.metadata) | {"task": self.task}

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import MergeError
-from ..io.untrusted import check_safetensors
+from ..io.untrusted import check_safetensors, is_text
 
 
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
@@ -71,7 +71,8 @@ def _unpickled(path: Path, where: str) -> dict[str, Tensor]:
         raise MergeError(f"{where}: {path.name} holds no tensors by name, as an adapter does.")
     size = path.stat().st_size
     for key, tensor in loaded.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+        plain = isinstance(key, str) and is_text(key) and isinstance(tensor, Tensor)
+        if not plain or tensor.layout != torch.strided:
             raise MergeError(f"{where}: {path.name} holds {str(key)[:100]!r}, which is no plain tensor.")
         if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             name = str(tensor.dtype).removeprefix("torch.")

@@ -100,6 +100,15 @@ def _span(key: str, value: Any, where: str) -> tuple[int, int, str]:
     return begin, end, key
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a text can be written as UTF-8: half a character (a surrogate) cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parsed(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode("utf-8-sig"))  # editors on Windows put a mark before it
@@ -107,4 +116,6 @@ def _parsed(content: bytes, where: str) -> dict[str, Any]:
         raise MergeError(f"{where} is not valid JSON ({' '.join(str(error).split())[:200]}).") from error
     if not isinstance(value, dict):
         raise MergeError(f"{where} should hold a JSON object.")
+    if b"\\ud" in content.lower() and not is_text(json.dumps(value, ensure_ascii=False)):
+        raise MergeError(f"{where} holds half a character (an unpaired surrogate): write it again.")
     return value

@@ -257,3 +257,17 @@ def test_a_base_at_hand_that_lacks_a_module_is_noticed_before_anything_is_writte
         strange.save(tmp_path / "out")
     assert one_sentence(caught.value, "blocks.", "--base")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["base_model_name_or_path", "task_type", "modules_to_save"])
+def test_half_a_character_is_refused_before_it_is_written_anywhere(option: str, folder: Path) -> None:
+    edit_config(folder, **{option: ["\ud800"] if option == "modules_to_save" else "meta/\ud800"})
+    assert refused(folder, "adapter_config.json", "half a character")
+    edit_config(folder, **{option: None, "task_type": None})
+    pickled(folder, lambda tensors: {key.replace("query", "\ud800"): t for key, t in tensors.items()})
+    assert refused(folder, "adapter_model.bin", "\\ud800")
+
+
+def test_names_of_strangers_cannot_break_the_line_of_a_refusal(folder: Path) -> None:
+    keys_changed(folder, lambda key: f"a\nb\u202e.{key}")
+    assert refused(folder, "a\\nb\\u202e")

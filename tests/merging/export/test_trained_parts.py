@@ -207,6 +207,54 @@ def test_several_are_the_sum_over_every_parameter(kind: str, options: dict[str, 
         assert torch.allclose(answers(kind, model), expected, atol=1e-4)
 
 
+BOTH: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "embeddings": (
+        "llama",
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {**ATTENTION, "modules_to_save": ["embed_tokens"]},
+    ),
+    "head": ("llama", {"target_modules": ["q_proj", "lm_head"]}, {**ATTENTION, "modules_to_save": ["lm_head"]}),
+    "inside": ("llama", {"target_modules": ["q_proj", "up_proj"]}, {**ATTENTION, "modules_to_save": ["mlp"]}),
+    "Conv1D": (
+        "gpt2",
+        {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True},
+        {"target_modules": ["c_attn"], "modules_to_save": ["c_fc"], "fan_in_fan_out": True},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), BOTH.values(), ids=BOTH)
+def test_what_one_adapts_and_the_other_trained_whole_is_held_whole(
+    kind: str, one: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    base = saved_base(tmp_path / "base", kind)
+    adapters = [written(tmp_path / f"task-{i}", kind, base, i, **LM, **o) for i, o in enumerate((one, other))]
+    model = loaded(kind, base)
+    start, total = state(model), state(model)
+    for adapter in adapters:
+        alone = PeftModel.from_pretrained(loaded(kind, base), adapter).merge_and_unload().state_dict()
+        for name in total:
+            total[name] += 0.5 * (alone[name] - start[name])
+    model.load_state_dict(total)
+    expected = answers(kind, model)
+    merged = merge([Adapter.load(adapter) for adapter in adapters], "task_arithmetic", scaling=0.5)
+    assert torch.allclose(as_peft(kind, base, merged.save(tmp_path / "adapter")), expected, atol=1e-4)
+    assert torch.allclose(
+        answers(kind, loaded(kind, save_full_model(merged, base, tmp_path / "full"))), expected, atol=1e-4
+    )
+
+
+def test_a_head_beside_an_update_of_it_is_refused_as_peft_cannot_load_both(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "bert")
+    one = written(tmp_path / "one", "bert", base, 1, target_modules=["query", "classifier"])
+    other = written(tmp_path / "other", "bert", base, 2, target_modules=["query"], task_type="SEQ_CLS")
+    merged = merge([Adapter.load(one), Adapter.load(other)], "average")
+    with pytest.raises(MergeError) as caught:
+        merged.save(tmp_path / "out", head="other")
+    assert one_sentence(caught.value, "classifier", "modules_to_save")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("method", "params"), [("average", {}), ("ties", {"density": 1.0}), ("dare_ties", {"density": 1.0})]
 )
