@@ -39,35 +39,38 @@ def predictions(
     labels = {question.task: question.labels for question in questions}
     wanted = [(task, source) for task in labels for source in sources if task in sources[source]]
     logits = answers(model, reading, [(task, sources[source][task]) for task, source in wanted])
-    parts = [
-        as_rows(values, labels[task]).assign(task=task, source=source)
-        for (task, source), values in zip(wanted, logits, strict=True)
-    ]
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    keys = [{"task": task, "source": source} for task, source in wanted]
+    frame = as_frame(logits, [labels[task] for task, _ in wanted], keys)
     return frame.sort_values("text", kind="stable", ignore_index=True)[COLUMNS]
 
 
-def as_rows(logits: Tensor, labels: Sequence[str]) -> pd.DataFrame:
-    """Return logits (texts, labels) as text, label, logit, probability.
+def as_frame(
+    logits: Sequence[Tensor], labels: Sequence[Sequence[str]], keys: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Return logits (texts, labels) as one frame: text, label, logit, probability, and the ``keys`` of each.
 
     The logit of a label is the logarithm of its odds, ln p / (1 - p): what a head adds to all labels alike is not in
     it.
     """
-    values = logits.double()
-    log_p = values.log_softmax(1)
-    others = torch.stack([_without(values, place).logsumexp(1) for place in range(values.shape[1])], 1)
-    return pd.DataFrame(
-        {
-            "text": [text for text in range(len(values)) for _ in labels],
-            "label": [*labels] * len(values),
-            "logit": (values - others).flatten().tolist(),
-            "probability": log_p.exp().flatten().tolist(),
-        }
-    )
+    columns: dict[str, list[Any]] = {"text": [], "label": [], "logit": [], "probability": []}
+    columns |= {name: [] for key in keys for name in key}
+    for values, names, key in zip(logits, labels, keys, strict=True):
+        log_odds, p = _odds(values.double())
+        columns["text"] += [text for text in range(len(values)) for _ in names]
+        columns["label"] += [*names] * len(values)
+        columns["logit"] += log_odds.flatten().tolist()
+        columns["probability"] += p.flatten().tolist()
+        for name, value in key.items():
+            columns[name] += [value] * values.numel()
+    return pd.DataFrame(columns)
 
 
-def _without(values: Tensor, place: int) -> Tensor:
-    return torch.cat([values[:, :place], values[:, place + 1 :]], 1)
+def _odds(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (log odds, probabilities) of logits (texts, labels)."""
+    labels = values.shape[1]
+    itself = torch.eye(labels, dtype=torch.bool)
+    others = values[:, None, :].expand(-1, labels, -1).masked_fill(itself, -torch.inf).logsumexp(2)
+    return values - others, values.softmax(1)
 
 
 def winners(frame: pd.DataFrame) -> pd.DataFrame:

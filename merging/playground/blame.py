@@ -17,7 +17,7 @@ from ..diagnostics.measures import update_energy
 from ..errors import MergeError
 from ..features.reading import collect_features
 from ..models.layers import linear_layers
-from .answers import as_rows
+from .answers import as_frame
 from .questions import Question, Reading
 from .weights import BASE, Weights, answers, weights_by_task
 
@@ -37,7 +37,7 @@ def leave_one_out(
 
     Columns: text, left_out, label, logit, without (the logit of the merge without that adapter), effect (logit -
     without: above 0 = the adapter pulls towards the label), share (effect over the sum of all adapters' |effects|),
-    probability, probability_without. Logits are those of `merging.playground.answers.as_rows`.
+    probability, probability_without. Logits are those of `merging.playground.answers.as_frame`.
 
     Parameters
     ----------
@@ -86,12 +86,9 @@ def compared(
     """
     reading = Reading.of(tokenizer, texts, [question])
     alone = [answers(model, reading, [(question.task, weights)])[0] for weights in (whole, *without.values())]
-    merged = as_rows(alone[0], question.labels)
-    parts = []
-    for name, logits in zip(without, alone[1:], strict=True):
-        rest = as_rows(logits, question.labels)
-        parts.append(merged.assign(left_out=name, without=rest["logit"], probability_without=rest["probability"]))
-    frame = pd.concat(parts, ignore_index=True)
+    merged = as_frame([alone[0]] * len(without), [question.labels] * len(without), [{"left_out": n} for n in without])
+    rest = as_frame(alone[1:], [question.labels] * len(without), [{}] * len(without))
+    frame = merged.assign(without=rest["logit"], probability_without=rest["probability"])
     frame["effect"] = frame["logit"] - frame["without"]
     total = frame["effect"].abs().groupby([frame["text"], frame["label"]]).transform("sum")
     frame["share"] = (frame["effect"] / total).where(total > 0, 0.0)
@@ -124,10 +121,8 @@ def up_to_layer(
         steps.append((layer, weights.only(merged)))
     reading = Reading.of(tokenizer, texts, [question])
     logits = answers(model, reading, [(question.task, step) for _, step in steps])
-    parts = [
-        as_rows(values, question.labels).assign(layer=layer) for (layer, _), values in zip(steps, logits, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)[["text", "layer", "label", "logit", "probability"]]
+    frame = as_frame(logits, [question.labels] * len(steps), [{"layer": layer} for layer, _ in steps])
+    return frame[["text", "layer", "label", "logit", "probability"]]
 
 
 def loudness(

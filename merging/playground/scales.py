@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .answers import as_rows
+from .answers import as_frame
 from .questions import Question, Reading
 from .weights import Weights, answers
 
@@ -38,11 +38,8 @@ def over_scaling(
     """
     reading = Reading.of(tokenizer, texts, [question])
     logits = answers(model, reading, [(question.task, at_one.scaled(scaling)) for scaling in scalings])
-    parts = [
-        as_rows(values, question.labels).assign(scaling=scaling)
-        for scaling, values in zip(scalings, logits, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)[["text", "scaling", "label", "logit", "probability"]]
+    frame = as_frame(logits, [question.labels] * len(scalings), [{"scaling": scaling} for scaling in scalings])
+    return frame[["text", "scaling", "label", "logit", "probability"]]
 
 
 def flips(story: pd.DataFrame) -> pd.DataFrame:
