@@ -22,6 +22,7 @@ FLOORS = (
     ("merged",),
     ("engine",),
     ("training", "diagnostics", "export"),
+    ("playground",),
     ("shipped",),
     ("experiments",),
     ("services",),

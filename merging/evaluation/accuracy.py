@@ -106,8 +106,8 @@ class EncodedTask:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """One evaluated batch: row numbers, and for each whether the prediction was right (bool) and the predicted class,
-    on the CPU.
+    """One evaluated batch: row numbers, and for each whether the prediction was right (bool), the predicted class, and
+    the probability that it was given, on the CPU.
     """
 
     task: str
@@ -115,6 +115,7 @@ class Hits:
     right: Tensor
     total: int
     predicted: Tensor
+    confidence: Tensor
 
 
 def encode_task(
@@ -270,18 +271,20 @@ def _stream(
         stack.callback(model.train, was_training)
         model.eval()
         if not per_task:
-            stack.enter_context(_applied(model, subject))
-        own, applied = stack.enter_context(ExitStack()), None
+            stack.enter_context(applied(model, subject))
+        own, mine = stack.enter_context(ExitStack()), None
         for task, rows in _interleaved(tasks, PER_TASK_TURN if per_task else 1):
-            if per_task and applied != task.name:
+            if per_task and mine != task.name:
                 own.close()
                 own.enter_context(subject.for_task(task.name).applied_to(model))  # type: ignore[union-attr]
-                applied = task.name
-            predicted = scorers[task.name](rows).argmax(1).cpu()
-            yield Hits(task.name, rows, predicted == task.labels[rows], len(task.encoded), predicted)
+                mine = task.name
+            scores = scorers[task.name](rows).cpu()
+            predicted, sure = scores.argmax(1), scores.softmax(1).amax(1)
+            yield Hits(task.name, rows, predicted == task.labels[rows], len(task.encoded), predicted, sure)
 
 
-def _applied(model: nn.Module, subject: Subject | Adapter | None) -> Any:
+def applied(model: nn.Module, subject: Subject | Adapter | None) -> AbstractContextManager[Any]:
+    """Return a context in which ``model`` carries a merge or an adapter, or is the base as it is (None)."""
     if subject is None:
         return ExitStack()
     if isinstance(subject, Adapter):

@@ -14,7 +14,7 @@ class Progress:
 
     Attributes
     ----------
-    what : "loading" (the base model), "reading" (texts, through it) or "merging" (modules)
+    what : "loading" (the base model), "reading" (texts, through it), "merging" (modules) or "answering" (rows)
     """
 
     what: str
@@ -26,4 +26,5 @@ class Progress:
         """What goes on, for people."""
         if self.what == "loading":
             return "Loading the base model."
-        return f"{'Reading texts' if self.what == 'reading' else 'Merging modules'}: {self.done} of {self.total}."
+        words = {"reading": "Reading texts", "merging": "Merging modules", "answering": "Rows answered"}
+        return f"{words[self.what]}: {self.done} of {self.total}."

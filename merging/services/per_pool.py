@@ -12,10 +12,15 @@ T = TypeVar("T")
 
 
 class PerPool(Generic[P, T]):
-    """Return what ``function`` returned for the same arguments before; the least recently used go."""
+    """Return what ``function`` returned for the same arguments before; the least recently used go.
 
-    def __init__(self, function: Callable[P, T], largest: int) -> None:
-        self.function, self.largest = function, largest
+    Parameters
+    ----------
+    largest : how much is kept, in what ``size`` counts (by default each value as one); the last value is kept anyway
+    """
+
+    def __init__(self, function: Callable[P, T], largest: int, size: Callable[[T], int] = lambda value: 1) -> None:
+        self.function, self.largest, self.size = function, largest, size
         self._kept: OrderedDict[tuple[Hashable, ...], T] = OrderedDict()
         self._lock = Lock()
 
@@ -29,7 +34,7 @@ class PerPool(Generic[P, T]):
         value = self.function(*args, **kwargs)
         with self._lock:
             self._kept[key] = value
-            while len(self._kept) > self.largest:
+            while len(self._kept) > 1 and sum(map(self.size, self._kept.values())) > self.largest:
                 self._kept.popitem(last=False)
         return value
 

@@ -56,8 +56,10 @@ class Pools:
         self._caches: list[PerPool[..., Any]] = []
         self.adapters = self._per_pool(self._adapters)
 
-    def _per_pool(self, function: Callable[P, T], largest: int = KEPT_POOLS) -> PerPool[P, T]:
-        cache = PerPool(function, largest)
+    def _per_pool(
+        self, function: Callable[P, T], largest: int = KEPT_POOLS, size: Callable[[T], int] = lambda value: 1
+    ) -> PerPool[P, T]:
+        cache = PerPool(function, largest, size)
         self._caches.append(cache)
         return cache
 

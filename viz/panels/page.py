@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from merging.experiments.sweep import CONTENDERS
+from merging.services.playground import Playground
 from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -24,6 +25,8 @@ from viz.panels.merge.panel import merge_panel
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
+from viz.panels.try_it.handlers import TryHandlers
+from viz.panels.try_it.panel import try_panel
 
 
 def page(
@@ -65,6 +68,8 @@ def page(
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
+            with gr.Tab("Try it", id="try") as tab:
+                try_panel(tab, TryHandlers(Playground(workbench)), methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
                 adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:

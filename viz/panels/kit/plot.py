@@ -16,7 +16,7 @@ import plotly
 from viz.figures.theme import Figure
 
 ASSETS = Path(__file__).parents[3] / "assets"
-STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm"))
+STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = ASSETS / "js" / "diagnose.js"
 
