@@ -16,9 +16,9 @@ from merging.errors import MergeError
 from merging.features.progress import Progress
 from merging.services.playground import Playground, texts_of
 from merging.services.settings import Settings
+from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.session import Session
-from viz.panels.osrm.status import alert
 from viz.panels.osrm.views import nothing
 from viz.panels.try_it import views
 from viz.panels.try_it.bars import bars_html, summary, tops
