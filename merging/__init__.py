@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import Cancelled, MergeError, ResourceError
 
 if TYPE_CHECKING:
-    from .adapters.adapter import Adapter, Head
+    from .adapters.adapter import Adapter
+    from .adapters.head import Head
     from .adapters.lowrank import LowRank
     from .diagnostics.compatibility import CompatibilityReport, compatibility
     from .engine import merge, merge_recipe, merge_spec
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Adapter": "adapters.adapter",
-    "Head": "adapters.adapter",
+    "Head": "adapters.head",
     "Merged": "merged",
     "merge": "engine",
     "merge_recipe": "engine",

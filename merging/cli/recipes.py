@@ -11,7 +11,8 @@ from ..errors import MergeError
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..adapters.adapter import Adapter, Head
+    from ..adapters.adapter import Adapter
+    from ..adapters.head import Head
     from ..evaluation.verbalisers import Verbaliser
     from ..features.moments import Features
     from ..recipes.recipe import Recipe

@@ -17,7 +17,8 @@ from typing import Any, cast
 import pandas as pd
 from torch import nn
 
-from ..adapters.adapter import Adapter, Head, number_equal_names
+from ..adapters.adapter import Adapter, number_equal_names
+from ..adapters.head import Head
 from ..engine import merge
 from ..errors import MergeError
 from ..evaluation.accuracy import Z95, EncodedTask, Hits, hits, own_head

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..adapters.adapter import Adapter, Head
+from ..adapters.adapter import Adapter
+from ..adapters.head import Head
 from ..adapters.pool import trained_parts
 from ..errors import MergeError
 from ..models.apply import added, check_fits

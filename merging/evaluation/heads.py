@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.adapter import Adapter, Head
+from ..adapters.adapter import Adapter
+from ..adapters.head import Head
 from ..errors import MergeError
 from ..models.layers import bare
 

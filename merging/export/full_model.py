@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter, Head
+from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter
 from ..adapters.same_base import used_base
 from ..errors import MergeError
 from ..io.untrusted import read_object
-from ..models.checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Checkpoint, Reader, find_checkpoint
+from ..models.checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Reader, find_checkpoint
 from ..models.load import DTYPES
 from ..recipes.card import can_have_recipe, head_owner, model_card
 from ..recipes.recipe import Recipe
-from .head import check_complete, head_options
+from .head import head_options
+from .plan import Plan, as_head, plan_of
 
 if TYPE_CHECKING:
     from ..evaluation.intervals import Accuracy
@@ -76,8 +75,8 @@ def save_full_model(
     owner = head_owner(merged.adapters, head) if head is not None else None
     checkpoint = find_checkpoint(base)
     checkpoint.check(merged.shapes, {a.base_fingerprint for a in merged.adapters if a.base_fingerprint})
-    owner = _as_head(owner, checkpoint)
-    plan = _plan(checkpoint, merged, wanted, owner)
+    owner = as_head(owner, checkpoint)
+    plan = plan_of(checkpoint, merged, wanted, owner)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -96,184 +95,7 @@ def save_full_model(
     return target
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What goes under which key.
-
-    Attributes
-    ----------
-    sources : {written key: key in the base, or a tensor of the head}
-    modules : {written key: module whose update is added}
-    parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update
-        is added
-    transposed : modules that store their weight as (in, out)
-    untied : the configuration must say that embeddings are not tied
-    repeated : keys in the base that are written under several, which must not share their memory
-    """
-
-    checkpoint: Checkpoint
-    merged: Merged
-    sources: Mapping[str, str | Tensor]
-    modules: Mapping[str, str]
-    parts: Mapping[str, str]
-    transposed: frozenset[str]
-    untied: bool
-    repeated: frozenset[str]
-    owner: Adapter | None
-    dtype: torch.dtype | None
-
-    def tensor(self, key: str, reader: Reader) -> Tensor:
-        """Return what is written under ``key``.
-
-        Raises
-        ------
-        MergeError
-            If the base's weight is no floating-point matrix, or the sum does not fit into the type.
-        """
-        source = self.sources[key]
-        stored = reader.tensor(source) if isinstance(source, str) else source
-        result = stored
-        if key in self.modules or key in self.parts:
-            if not stored.is_floating_point():
-                raise MergeError(
-                    f"{source} is stored as {stored.dtype} in {self.checkpoint.name}: take a base that is not "
-                    "quantized."
-                )
-            precise = torch.promote_types(stored.dtype, torch.float32)
-            result = stored.to(precise)
-            if key in self.parts:
-                result = self._part(key, stored).to(precise)
-            if key in self.modules:
-                update = self.merged.delta(self.modules[key])
-                result = result + (update.T if self.modules[key] in self.transposed else update).to(precise)
-            result = result.to(self.dtype or stored.dtype)
-            if not torch.isfinite(result).all():
-                raise MergeError(
-                    f"{source} would hold infinite values as {result.dtype}: choose dtype float32, or a smaller "
-                    "scaling."
-                )
-        elif self.dtype is not None and stored.is_floating_point():
-            result = stored.to(self.dtype)
-        return result.clone() if isinstance(source, str) and source in self.repeated else result.contiguous()
-
-    def _part(self, key: str, stored: Tensor) -> Tensor:
-        name = self.parts[key]
-        # a head of another task names no adapter whose embeddings count alone
-        owner = self.owner if self.owner is not None and self.owner.head is None else None
-        value = self.merged.part(name, stored, owner)
-        if value.shape != stored.shape:
-            raise MergeError(
-                f"{name} is {tuple(value.shape)} in an adapter but {tuple(stored.shape)} in {self.checkpoint.name}, as "
-                "after a change of the vocabulary: resize the base the same way, save it, and give that folder as the "
-                "base."
-            )
-        return value
-
-
-def _as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:
-    """Return the adapter with what it trained whole as its head, where the base is a bare encoder that has no place for
-    it.
-    """
-    if owner is None or owner.head is not None or all(checkpoint.full_name(name) for name in owner.trained):
-        return owner
-    return replace(owner, head=Head("model", {owner.full_name(name): tensor for name, tensor in owner.trained.items()}))
-
-
-def _plan(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, owner: Adapter | None) -> _Plan:
-    sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
-    modules: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    untied = False
-    for module in merged.modules:
-        key, apart = _separate(checkpoint, sources, f"{module}.weight", True)
-        modules[key], untied = module, untied or apart
-    own = {checkpoint.full_name(name) for name in merged.parts}
-    brought = owner.head.tensors if owner is not None and owner.head is not None else {}
-    for name, alone in merged.parts.items():
-        if owner is not None and owner.full_name(name) in brought:
-            continue
-        whole = [str(checkpoint.full_name(name)), *checkpoint.shared_with(name)]
-        key, apart = _separate(checkpoint, sources, name, alone or any(full in own for full in whole[1:]))
-        # a copy into tied embeddings changes all that is tied, also where LoRA takes one of them apart
-        together = (
-            [] if apart or alone else [own_key for full in whole if (own_key := _own_key(checkpoint, full)) in sources]
-        )
-        parts |= dict.fromkeys([key, *together], name)
-        untied = untied or apart
-    if untied:  # the configuration unties all that is tied
-        for full in checkpoint.parameters:
-            if checkpoint.shared_with(full):
-                sources.setdefault(_own_key(checkpoint, full), checkpoint.source(full))
-    transposed = checkpoint.transposed(merged.modules)
-    sources = _with_head(checkpoint, sources, modules, owner)
-    if (
-        owner is not None
-        and owner.head is not None
-        and owner.head.kind == "model"
-        and not checkpoint.prefix
-        and owner.prefix
-    ):
-        modules, parts = (
-            {_prefixed(checkpoint, owner, key): value for key, value in names.items()} for names in (modules, parts)
-        )
-    uses = Counter(source for source in sources.values() if isinstance(source, str))
-    repeated = frozenset(source for source, count in uses.items() if count > 1)
-    return _Plan(checkpoint, merged, sources, modules, parts, transposed, untied, repeated, owner, dtype)
-
-
-def _separate(checkpoint: Checkpoint, sources: dict[str, str | Tensor], name: str, alone: bool) -> tuple[str, bool]:
-    """Give a parameter a key of its own in ``sources`` if it is tied to others and they stay as they are; return (key,
-    whether it came apart).
-    """
-    others = checkpoint.shared_with(name)
-    if not others or not alone:
-        return checkpoint.source(name), False
-    checkpoint.check_separable(name)
-    stored = checkpoint.source(name)
-    keys = {full: _own_key(checkpoint, full) for full in (str(checkpoint.full_name(name)), *others)}
-    for key in keys.values():
-        sources.setdefault(key, stored)
-    return keys[str(checkpoint.full_name(name))], True
-
-
-def _own_key(checkpoint: Checkpoint, full: str) -> str:
-    try:
-        return checkpoint.key(full)
-    except MergeError:  # the files hold it under the name of one that it is tied to
-        return full
-
-
-def _prefixed(checkpoint: Checkpoint, owner: Adapter, key: str) -> str:
-    return f"{owner.prefix}{key}" if not checkpoint.prefix and key in set(checkpoint.keys.values()) else key
-
-
-def _with_head(
-    checkpoint: Checkpoint, sources: Mapping[str, str | Tensor], modules: Mapping[str, str], owner: Adapter | None
-) -> dict[str, str | Tensor]:
-    """Return {written key: base key or head tensor}: the base's own keys, but for a head of the architecture's own."""
-    if owner is None or owner.head is None or owner.head.kind != "model":
-        return dict(sources)
-    # a bare encoder gets a head: its keys become those of the model with a head
-    added = "" if checkpoint.prefix else owner.prefix
-    result = {_prefixed(checkpoint, owner, key): source for key, source in sources.items()}
-    with checkpoint.opened() as reader:
-        first = sources[next(iter(modules))]
-        dtype = (reader.tensor(first) if isinstance(first, str) else first).dtype
-    inside = dict(checkpoint.skeleton.named_parameters())
-    for name, tensor in owner.head.tensors.items():
-        parameter = name.removeprefix(owner.prefix) if name.startswith(owner.prefix) else ""
-        if parameter in inside and inside[parameter].shape != tensor.shape:
-            shapes = tuple(tensor.shape), tuple(inside[parameter].shape)
-            raise MergeError(f"{owner.name} brings its own {name} {shapes[0]}, the base's is {shapes[1]}.")
-        stored = checkpoint.keys.get(parameter)
-        if stored in modules:
-            raise MergeError(f"{owner.name} brings its own {name}, which the merge changes too: leave its head out.")
-        result[name if stored is None else f"{added}{stored}"] = tensor.to(dtype)
-    check_complete(checkpoint, owner, result)
-    return result
-
-
-def _write_shards(plan: _Plan, work: Path, max_shard_size: int | str, on_shard: OnShard | None) -> None:
+def _write_shards(plan: Plan, work: Path, max_shard_size: int | str, on_shard: OnShard | None) -> None:
     from huggingface_hub import split_torch_state_dict_into_shards  # noqa: PLC0415 - pulls in an HTTP client
 
     with plan.checkpoint.opened() as reader:
@@ -303,14 +125,14 @@ def _write_shards(plan: _Plan, work: Path, max_shard_size: int | str, on_shard: 
         _write_json(work / INDEX_FILE, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
 
 
-def _outline(plan: _Plan, source: str | Tensor, reader: Reader) -> Tensor:
+def _outline(plan: Plan, source: str | Tensor, reader: Reader) -> Tensor:
     """Return shape and type of what is written, without content."""
     stored = reader.tensor(source) if isinstance(source, str) else source
     dtype = plan.dtype if plan.dtype is not None and stored.is_floating_point() else stored.dtype
     return torch.empty(stored.shape, dtype=dtype, device="meta")
 
 
-def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Adapter | None) -> None:
+def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adapter | None) -> None:
     folder = plan.checkpoint.folder
     for name in BESIDE_WEIGHTS:
         if (folder / name).is_file():
@@ -333,7 +155,7 @@ def _write_beside(plan: _Plan, work: Path, dtype: torch.dtype | None, owner: Ada
     _write_json(work / "config.json", config)
 
 
-def _write_card(plan: _Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Accuracy | None) -> None:
+def _write_card(plan: Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Accuracy | None) -> None:
     recipe, spec, adapters = None, plan.merged.spec, plan.merged.adapters
     if can_have_recipe(adapters):
         kept = None if plan.dtype is None else str(plan.dtype).removeprefix("torch.")

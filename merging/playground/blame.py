@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ..adapters.adapter import Adapter, Head, number_equal_names
+from ..adapters.adapter import Adapter, number_equal_names
+from ..adapters.head import Head
 from ..adapters.lowrank import LowRank
 from ..diagnostics.leave_out import MergeOf, layer_of
 from ..diagnostics.measures import update_energy

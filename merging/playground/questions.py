@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..adapters.adapter import Adapter, Head
+from ..adapters.adapter import Adapter
+from ..adapters.head import Head
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, own_head
 from ..evaluation.verbalisers import Texts, Verbaliser

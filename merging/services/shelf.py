@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..adapters.adapter import Adapter, Head
+from ..adapters.adapter import Adapter
 from ..adapters.fetch import Source
+from ..adapters.head import Head
 from ..adapters.same_base import base_key, doubt, parse_base
 from ..diagnostics.compatibility import compatibility
 from ..errors import MergeError

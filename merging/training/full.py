@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.adapter import Head
+from ..adapters.head import Head
 from ..adapters.lowrank import LowRank
 from ..errors import MergeError
 from ..models.layers import linear_layers, target_names

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..adapters.adapter import Head
+from ..adapters.head import Head
 from ..errors import MergeError
 from ..evaluation.verbalisers import Texts, Verbaliser, label_scorer
 from ..models.layers import bare, pooled_states

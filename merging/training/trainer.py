@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.adapter import Adapter, Head
+from ..adapters.adapter import Adapter
+from ..adapters.head import Head
 from ..adapters.lowrank import LowRank
 from ..evaluation.verbalisers import Verbaliser, task_type
 from ..models.layers import fingerprint, relative_norms, target_names

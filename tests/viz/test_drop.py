@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders import random_adapter
 
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.errors import MergeError
 from merging.io.assets import assets_folder
 from merging.models.load import load_base

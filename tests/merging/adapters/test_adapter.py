@@ -37,7 +37,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from merging import Adapter, LowRank, MergeError
-from merging.adapters.adapter import Head, number_equal_names
+from merging.adapters.adapter import number_equal_names
+from merging.adapters.head import Head
 
 ALL_LINEAR = ["query", "key", "value", "dense"]
 OPTIONS: dict[str, dict[str, Any]] = {

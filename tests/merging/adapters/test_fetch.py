@@ -29,8 +29,8 @@ from typer.testing import CliRunner
 
 from merging import Adapter, MergeError, Recipe, merge, merge_recipe
 from merging.adapters import fetch
-from merging.adapters.adapter import Head
 from merging.adapters.fetch import looked_up
+from merging.adapters.head import Head
 from merging.cli.main import cli
 from merging.io.untrusted import check_safetensors
 

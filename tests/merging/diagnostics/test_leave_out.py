@@ -27,7 +27,7 @@ from builders import (
 )
 
 from merging import Adapter, MergeError, merge
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.diagnostics.leave_out import (
     Partial,
     as_frame,

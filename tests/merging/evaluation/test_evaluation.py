@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merging import METHODS, Adapter, MergeError, Task, evaluate, merge
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.evaluation.accuracy import FIRST_BATCH, encode_task, hits, predictions, wilson
 
 

@@ -27,7 +27,7 @@ from builders import (
 from transformers import BertForMaskedLM
 
 from merging import Adapter, MergeError, Task, merge
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.evaluation.accuracy import encode_task, evaluate, hits, predictions, scorer
 from merging.evaluation.heads import label_order, order_warnings, with_recorded_labels
 from merging.models.apply import added

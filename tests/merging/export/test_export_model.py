@@ -51,7 +51,7 @@ from transformers import (
 from typer.testing import CliRunner, Result
 
 from merging import Adapter, Cancelled, Estimate, LowRank, MergeError, Recipe, SoftOSRM, merge
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.cli.main import cli
 from merging.evaluation.intervals import Accuracy, Recovered
 from merging.export.full_model import save_full_model

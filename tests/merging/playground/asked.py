@@ -19,7 +19,7 @@ from builders import (
 )
 
 from merging import Adapter, Task
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.models.layers import bare
 
 SAVED = {

@@ -21,7 +21,7 @@ from builders import (
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTModel
 
 from merging import Adapter, MergeError, Task, evaluate
-from merging.adapters.adapter import Head
+from merging.adapters.head import Head
 from merging.evaluation.accuracy import own_head
 from merging.services.shelf import Brought, bring, fitted, held_against, keep, overview, prepare
 
