@@ -130,18 +130,21 @@ def test_warnings_name_what_the_visitor_brought(bench: Workbench) -> None:
 def test_what_was_trained_whole_counts_in_the_app_too(bench: Workbench, tmp_path: Path) -> None:
     """A norm in modules_to_save is no head and no update of a module: alone, merged, and with a layer left out it
     acts."""
-    norm = "encoder.layer.2.output.LayerNorm.weight"
+    norm, bias = (f"encoder.layer.2.output.LayerNorm.{part}" for part in ("weight", "bias"))
+    as_it_was = dict(bench.base()[0].named_parameters())[bias].detach().clone()
     adapters = []
     for task in ("movie", "trec"):
         adapter = Adapter.load(Path("assets/adapters/papers") / task)
         if task == "movie":
             value = torch.full((384,), 0.1)
             adapter = replace(
-                adapter, trained={norm: value}, config={**adapter.config, "modules_to_save": ["LayerNorm"]}
+                adapter,
+                trained={norm: value, bias: as_it_was},
+                config={**adapter.config, "modules_to_save": ["LayerNorm"]},
             )
         adapters.append(adapter)
     folders = {adapter.task: str(adapter.save(tmp_path / adapter.task)) for adapter in adapters}
-    assert set(Adapter.load(folders["movie"]).trained) == {norm}
+    assert set(Adapter.load(folders["movie"]).trained) == {norm, bias}
     bench.add_pool("own-norm", "x", folders, TextsOf(tuple(folders), ("query", "value")))
     settings = Settings("own-norm", MergeSpec.of("task_arithmetic"))
     model, tokenizer = bench.base()
