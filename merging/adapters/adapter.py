@@ -20,48 +20,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import MergeError
-from ..io.untrusted import check_safetensors, read_object
 from . import fetch
 from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
+from .head import Head, read_head, read_metadata
 from .lowrank import LowRank
 from .names import BELOW, ROOT, outside_of
 from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
+__all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "check_names", "number_equal_names"]
+
 HEAD_FILE = fetch.HEAD_FILE
 METADATA_FILE = fetch.METADATA_FILE
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """A task's classifier, which is never merged.
-
-    Attributes
-    ----------
-    kind : "pooled" or "model"
-        "pooled" is ours: masked mean pooling and a linear layer, tensors ``weight`` (labels, hidden) and ``bias``
-        (labels,). "model" is the base model's own (PEFT's modules_to_save), by full parameter name.
-    labels : tuple of str
-        Names of the classes, in the order of the rows; empty if unknown.
-    """
-
-    kind: str
-    tensors: Mapping[str, Tensor]
-    labels: tuple[str, ...] = ()
-
-    def logits(self, pooled: Tensor) -> Tensor:
-        """Return the logits (batch, labels) of mean-pooled states (batch, hidden); for kind "pooled" only."""
-        weight, bias = (self.tensors[key].to(pooled) for key in ("weight", "bias"))
-        # a classifier in bfloat16 would round its logits to three digits
-        with torch.autocast(pooled.device.type, enabled=False):
-            return torch.nn.functional.linear(pooled, weight, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +171,8 @@ class Adapter:
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head
-            metadata = _read_metadata(files)
-            head = _read_head(files, metadata)
+            metadata = read_metadata(files)
+            head = read_head(files, metadata)
             if head is None and own_head:
                 head = Head("model", {key: t.clone() for key, t in own_head.items()})
         name = name or files.name
@@ -364,30 +340,3 @@ def check_names(names: Collection[str], adapter: Adapter) -> None:
             "adapters are of another model, or of another version of transformers; name their base with --base, or "
             "base=."
         )
-
-
-def _read_metadata(files: fetch.AdapterFiles) -> dict[str, Any]:
-    where = f"{files.where}: {METADATA_FILE}"
-    metadata = read_object(files.metadata, where) if files.metadata else {}
-    if not isinstance(metadata.get("labels", []), list) or not isinstance(metadata.get("base_fingerprint"), str | None):
-        raise MergeError(f"{where} should hold labels as a list and base_fingerprint as a text.")
-    if files.provenance is not None:  # what the hub says counts, not what a file in the repository says about itself
-        metadata["source"] = dict(files.provenance)
-    return metadata
-
-
-def _read_head(files: fetch.AdapterFiles, metadata: Mapping[str, Any]) -> Head | None:
-    if files.head is None:
-        return None
-    where = f"{files.where}: {HEAD_FILE}"
-    check_safetensors(files.head, where)
-    try:
-        tensors = load_file(files.head)
-    except SafetensorError as error:
-        raise MergeError(f"{where} is not a readable safetensors file ({error}).") from error
-    if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
-        raise MergeError(f"{where} should hold weight (labels, hidden) and bias (labels,), not {sorted(tensors)}.")
-    if not all(map(all_finite, tensors.values())):
-        raise MergeError(f"{where} holds NaN or infinite values.")
-    copies = {key: t.to(torch.float32, copy=True) for key, t in tensors.items()}  # the file may be gone in a moment
-    return Head("pooled", copies, tuple(map(str, metadata.get("labels", ()))))
