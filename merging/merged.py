@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
 from .adapters.base_files import base_files
-from .adapters.lowrank import LowRank, sketchable
+from .adapters.lowrank import LowRank
 from .adapters.peft_format import is_saved
 from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
+from .adapters.truncation import check_rank, truncated
 from .errors import MergeError
 from .evaluation.intervals import Accuracy
 from .methods.trained import check_part, merged_part
@@ -102,26 +102,16 @@ class Merged(ModuleResults):
         MergeError
             For rank=None with a method that builds dense updates.
         """
-        _check_rank(rank)
-        deltas, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
+        check_rank(rank)
         config = common_config(self.adapters)
         whole = self._both(config.get("modules_to_save") or ())
-        for module in [module for module in self.modules if f"{module}.weight" not in whole]:
-            result = self.result(module)
-            if rank is not None:
-                deltas[module], errors[module] = LowRank.nearest(result, rank, exact_svd)
-                if isinstance(result, LowRank):
-                    norm = result.norm()
-                else:
-                    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(result, dim=1).double()))
-                    randomised = randomised or (not exact_svd and sketchable(result.shape, rank))
-                cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
-            elif isinstance(result, LowRank):
-                deltas[module] = result.compress()
-            else:
-                raise self._needs_rank
-        error = math.sqrt(cut / total) if total else 0.0
-        truncation = {"rank": rank, "error": error, "modules": errors} | ({"randomised": True} if randomised else {})
+        names = [module for module in self.modules if f"{module}.weight" not in whole]
+        if rank is None:
+            deltas = {module: self._exact(module) for module in names}
+            metadata = {}
+        else:
+            deltas, lost = truncated(((module, self.result(module)) for module in names), rank, exact_svd)
+            metadata = {"truncation": lost} if deltas else {}
         first = self.adapters[0]
         base = base_files(first.base, first.config.get("task_type")) if self.parts else None
 
@@ -140,7 +130,7 @@ class Merged(ModuleResults):
             task=self.task or "merged",
             base=first.base,
             config=config,
-            metadata={} if rank is None else {"truncation": truncation},
+            metadata=metadata,
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
@@ -205,13 +195,19 @@ class Merged(ModuleResults):
         """Return the adapter whose head goes into the file; raise what `save` raises for these options, before
         anything is merged.
         """
-        _check_rank(rank)
+        check_rank(rank)
         if not self.method.low_rank and rank is None:
             raise self._needs_rank
         prefixes = prefixes_of(self.adapters)
         if head is None and prefix is None and len(prefixes) > 1:
             raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
         return None if head is None else head_owner(self.adapters, head)
+
+    def _exact(self, module: str) -> LowRank:
+        result = self.result(module)
+        if not isinstance(result, LowRank):
+            raise self._needs_rank
+        return result.compress()
 
     @property
     def _needs_rank(self) -> MergeError:
@@ -252,8 +248,3 @@ class Merged(ModuleResults):
 
     def _full_name(self, name: str) -> str:
         return next(adapter.full_name(name) for adapter in self.adapters if name in adapter.trained)
-
-
-def _check_rank(rank: int | None) -> None:
-    if rank is not None and (isinstance(rank, bool) or int(rank) != rank or rank < 1):
-        raise MergeError(f"rank = {rank!r}: a rank is a whole number of at least 1.")

@@ -34,6 +34,8 @@ from .names import BELOW, ROOT, outside_of
 from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
+__all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "check_names", "number_equal_names"]
+
 HEAD_FILE = fetch.HEAD_FILE
 METADATA_FILE = fetch.METADATA_FILE
 
