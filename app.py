@@ -30,7 +30,9 @@ import gradio as gr
 
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
+from merging.playground.rows import Outcome
 from merging.services.plan import Plan, Trained
+from merging.services.playground import Playground
 from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -39,6 +41,8 @@ from viz.panels.kit.look import launch_options
 from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.handlers import TryHandlers
 
 LONGEST = 120
 LONGEST_TRAINING = 300
@@ -119,6 +123,24 @@ def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, bas
     yield from prepare(working_copy(model, modules), tokenizer, chosen, tasks, Path(root))
 
 
+@cache
+def playground() -> Playground:
+    """Open what the Try it tab asks, once per process."""
+    return Playground(workbench())
+
+
+def answering_seconds(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> int:
+    """Estimate how long answering a task's rows takes on a GPU."""
+    return min(LONGEST, 15 + limit // 40)
+
+
+@on_gpu(answering_seconds)
+def stream_outcome(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> Iterator[Progress | Outcome]:
+    """Answer the test rows of a task by a merge, or by the task's own adapter (None)."""
+    merge = Settings.from_dict(settings) if settings is not None else None
+    yield from playground().outcome(pool, merge, task, limit)
+
+
 def build(bases: Sequence[str] = ()) -> gr.Blocks:
     """Build the app on the pools that ship with Mergescope.
 
@@ -134,7 +156,8 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, bases)
+    tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

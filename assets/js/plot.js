@@ -58,6 +58,11 @@
     const mode = trace.mode ?? "lines";
     const symbol = trace.marker?.symbol ?? "circle";
     const fill = trace.marker?.color ?? color;
+    if (trace.type === "bar") {
+      const edge = trace.marker.line?.color ?? fill;
+      const stripes = trace.marker.pattern ? `<path d="M4 11 10 1M10 11 16 1M16 11 22 1" stroke="${trace.marker.pattern.fgcolor}"/>` : "";
+      return `<svg width="28" height="12" aria-hidden="true"><rect x="3" y="1" width="22" height="10" fill="${fill}" stroke="${edge}"/>${stripes}</svg>`;
+    }
     const open = symbol.endsWith("-open");
     const paint = `fill="${open ? "none" : fill}" stroke="${fill}" stroke-width="1.5"`;
     const shape = symbol.startsWith("diamond") ? `<path d="M14 2 18 6 14 10 10 6Z" ${paint}/>`

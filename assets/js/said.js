@@ -1,5 +1,5 @@
-/* HTML whose buttons are events: a click on [data-pick] is the event "pick". The focus stays with the button of the
-   same name when the HTML is written anew, so that a keyboard keeps its place. */
+/* HTML whose buttons are events: a click on [data-pick] is the event "pick", and moves on to what
+   [data-to] names. The focus stays with the button of the same name when the HTML is written anew. */
 const inside = element.querySelector(".ms-filled");
 const fill = () => {
   const held = inside.contains(document.activeElement) ? document.activeElement.dataset.pick : undefined;
@@ -9,6 +9,8 @@ const fill = () => {
 fill();
 watch("value", fill);
 element.addEventListener("click", (event) => {
-  const picked = event.target.closest?.("[data-pick]")?.dataset.pick;
-  if (picked !== undefined) trigger("pick", { name: picked });
+  const button = event.target.closest?.("[data-pick]");
+  if (!button) return;
+  trigger("pick", { name: button.dataset.pick });
+  if (button.dataset.to) document.querySelector(button.dataset.to)?.focus(); // scrolls there, too
 });

@@ -15,6 +15,7 @@ from .evaluate import evaluate_adapters, sweep_scalings
 from .experiments import print_correlations, run_experiment, write_results
 from .inspection import inspect_adapters
 from .merge import merge_adapters, show_methods, with_method_options
+from .playground import show_broken, try_text
 from .train import train_adapters
 
 # Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy
@@ -39,6 +40,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "merge": merge_adapters,
     "methods": show_methods,
     "evaluate": evaluate_adapters,
+    "try": try_text,
+    "broke": show_broken,
     "train": train_adapters,
     "sweep": sweep_scalings,
     "experiment": run_experiment,

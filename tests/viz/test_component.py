@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,8 @@ from viz.panels.kit.plot import DIAGNOSE, SCRIPTS, STYLES, TEMPLATE, payload
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.handlers import TryHandlers
 
 READ_LATER = {
     # the browser computes what the figures show of these, and presses a button for the server when they rest
@@ -42,7 +45,9 @@ def demo() -> Iterator[gr.Blocks]:
     lab = FakeLab()
     pools = FakePools(lab)
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought)
+    ground = SimpleNamespace(workbench=workbench)
+    tried = TryHandlers(ground), BrokeHandlers(ground, nothing)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried)
     yield blocks
     blocks.close()
 

@@ -45,10 +45,11 @@ def label_probabilities(frame: pd.DataFrame, titles: Mapping[str, str], colour: 
                 "hovertemplate": f"%{{y}}<br>{titles[source]}: %{{x:.3f}}<extra></extra>",
             }
         )
-    y = axis("", categoryorder="array", categoryarray=labels[::-1], gridcolor="rgba(0,0,0,0)", dtick=1)
+    order = {"categoryorder": "array", "categoryarray": labels, "autorange": "reversed"}
+    y = axis("", **order, gridcolor="rgba(0,0,0,0)", dtick=1)
     height = 60 + len(labels) * (12 + 10 * len(present))
-    both = layout(height, axis("probability", **PROBABILITY), y, barmode="group", bargap=0.3, showlegend=True)
-    return {"data": traces, "layout": both | {"legend": both["legend"] | {"traceorder": "normal"}}}
+    x = axis("probability", **PROBABILITY)
+    return {"data": traces, "layout": layout(height, x, y, barmode="group", bargap=0.3, showlegend=True)}
 
 
 def pulls(frame: pd.DataFrame, colours: Mapping[str, str]) -> Figure:

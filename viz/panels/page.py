@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 
 from merging.experiments.sweep import CONTENDERS
-from merging.services.playground import Playground
 from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -25,6 +24,7 @@ from viz.panels.merge.panel import merge_panel
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
+from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.handlers import TryHandlers
 from viz.panels.try_it.panel import try_panel
 
@@ -37,6 +37,7 @@ def page(
     demand: Demand,
     osrm: OsrmHandlers,
     brought: AdaptersHandlers,
+    tried: tuple[TryHandlers, BrokeHandlers],
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -55,6 +56,8 @@ def page(
         The OSRM panel's services.
     brought : AdaptersHandlers
         The Adapters panel's.
+    tried : (TryHandlers, BrokeHandlers)
+        The Try it panel's.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -69,7 +72,7 @@ def page(
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
             with gr.Tab("Try it", id="try") as tab:
-                try_panel(tab, TryHandlers(Playground(workbench)), methods, merging)
+                try_panel(tab, *tried, methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
                 adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:

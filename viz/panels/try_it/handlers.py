@@ -67,7 +67,9 @@ class TryHandlers:
             "use": {"visible": scaling is not None},
         }
         options |= self._examples(settings)
-        return session.changed({"about": self.about(session)}), options
+        session.said = None  # answered anew by `explain`, as the merge may be another one
+        blank = {} if session.texts else self._blank("")
+        return session.changed({"about": self.about(session)} | blank), options
 
     def _examples(self, settings: Settings) -> Options:
         measured = self.workbench.measured(settings.pool)
@@ -103,7 +105,7 @@ class TryHandlers:
         except MergeError as error:
             session.ask()
             session.texts, session.said = (), None
-            return session.changed(self._blank(session, alert(error))), {"text": {"visible": False}}
+            return session.changed(self._blank(alert(error))), {"text": {"visible": False}}
         if texts == session.texts and session.said is not None:  # a button has put it there, and it was answered
             return {}, {}
         session.texts = texts
@@ -146,11 +148,11 @@ class TryHandlers:
         token, settings, texts = session.ask(), session.settings, session.texts
         if settings is None or not texts:
             session.said = None
-            return session.changed(self._blank(session, f"<p>{EMPTY}</p>")) if settings else {}
+            return session.changed(self._blank("")) if settings else {}
         try:
             said = self._answers(session, settings, texts)
         except MergeError as error:
-            return session.changed(self._blank(session, alert(error))) if session.token == token else {}
+            return session.changed(self._blank(alert(error))) if session.token == token else {}
         if session.token != token:
             return {}
         session.said = said
@@ -172,14 +174,15 @@ class TryHandlers:
     def _can_merge(self, settings: Settings) -> bool:
         return not settings.spec.needs_data or self.workbench.texts_read(settings)
 
-    def _blank(self, session: TrySession, note: str) -> dict[str, str]:
+    @staticmethod
+    def _blank(note: str) -> dict[str, str]:
         empty = {name: nothing("", f"mergescope_{name}") for name in ("labels", *SLOW[:-1])}
-        return {"bars": "", "summary": "", "note": note, "work": "", **empty}
+        return {"bars": "", "summary": f"<p>{EMPTY}</p>", "note": note, "work": "", **empty}
 
     def _drawn(self, session: TrySession) -> dict[str, str]:
         settings, said = session.settings, session.said
         if settings is None or said is None:
-            return self._blank(session, f"<p>{EMPTY}</p>")
+            return self._blank("")
         titles, text = self.titles_of(settings), session.chosen
         mine = said[said["text"] == text]
         truth = session.truth[1:] if session.truth and session.truth[0] == session.text else None
@@ -264,7 +267,7 @@ class TryHandlers:
             if isinstance(step, Progress):
                 if due and step.done:
                     words = f"Merging without each adapter: {step.done} of {step.total}."
-                    yield session.changed({"work": f'<p role="status">{words}</p>'})
+                    yield session.changed({"blame": nothing(words, "mergescope_who_did_it")})
                 continue
             label = self._label(session)
             yield session.changed(

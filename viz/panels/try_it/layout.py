@@ -2,6 +2,7 @@
 right.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from merging.services.playground import LONGEST, MOST_TEXTS
 from viz.panels.kit.plot import ASSETS, plot
 from viz.panels.osrm.plan import html
 
-HEARD = '<h2 class="ms-unseen">In a sentence</h2><div role="status" aria-live="polite">${value}</div>'
+HEARD = '<div role="status" aria-live="polite">${value}</div>'
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def picked(elem_id: str) -> gr.HTML:
     )
 
 
-def lay_out(scaling: dict[str, Any]) -> Layout:
-    """Lay the panel out; `scaling` are the options of the slider of λ."""
+def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, Any]:
+    """Lay the panel out; `scaling` are the options of the slider of λ, `below` lays out what comes last."""
     outputs: dict[str, gr.HTML] = {}
     controls: dict[str, Any] = {}
     with gr.Row(elem_id="ms-try"):
@@ -83,6 +84,7 @@ def lay_out(scaling: dict[str, Any]) -> Layout:
                 outputs["story"] = plot("ms-try-story", "The answer over λ")
             with gr.Column(elem_classes=["ms-card", "ms-half"]):
                 outputs["layers"] = plot("ms-try-layers", "Where it is decided")
-            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+            with gr.Column(elem_classes=["ms-card", "ms-full", "ms-loud"]):
                 outputs["loudness"] = plot("ms-try-loudness", "How loud each update is on this text")
-    return Layout(written, controls, clear, outputs)
+            last = below()
+    return Layout(written, controls, clear, outputs), last

@@ -9,15 +9,17 @@ from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Catalogue, form_of, read
 from viz.panels.merge.panel import MergeTab, become, said
 from viz.panels.merge.session import Session
+from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.broke_panel import Section, lay_out_broke, wire_broke
 from viz.panels.try_it.handlers import OUTPUTS, Options, TryHandlers
 from viz.panels.try_it.layout import Layout, lay_out
 from viz.panels.try_it.session import TrySession
 
 
-def try_panel(tab: gr.Tab, panel: TryHandlers, methods: Catalogue, merging: MergeTab) -> None:
+def try_panel(tab: gr.Tab, panel: TryHandlers, broke: BrokeHandlers, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it; it asks the merge that the Merge tab shows."""
-    layout = lay_out(_slider(methods))
-    _wire(tab, layout, panel, methods, merging, gr.State(TrySession()))
+    layout, section = lay_out(_slider(methods), lay_out_broke)
+    _wire(tab, layout, section, panel, broke, methods, merging, gr.State(TrySession()))
 
 
 def _slider(methods: Catalogue) -> dict[str, Any]:
@@ -27,7 +29,14 @@ def _slider(methods: Catalogue) -> dict[str, Any]:
 
 
 def _wire(
-    tab: gr.Tab, layout: Layout, panel: TryHandlers, methods: Catalogue, merging: MergeTab, state: gr.State
+    tab: gr.Tab,
+    layout: Layout,
+    section: Section,
+    panel: TryHandlers,
+    broke: BrokeHandlers,
+    methods: Catalogue,
+    merging: MergeTab,
+    state: gr.State,
 ) -> None:
     outputs, controls = list(layout.outputs.values()), layout.controls
     names = list(layout.outputs)
@@ -95,7 +104,12 @@ def _wire(
     def follow(event: Any) -> None:
         event.then(begin, state, everything, concurrency_id="trying", concurrency_limit=2, **QUIET)
 
-    follow(tab.select(opened, [state, merging.session, *merging.form.values()], everything, **NOW))
+    def put(session: TrySession, row: tuple[str, str, str]) -> list[Any]:
+        return placed(*panel.put(session, *row))
+
+    taken = tab.select(opened, [state, merging.session, *merging.form.values()], everything, **NOW)
+    wire_broke(section, broke, merging, state, taken, put, [written, *everything], follow)
+    follow(taken)
     # not `input`, which Gradio gives for keys alone and not for a paste
     follow(written.change(typed, [state, written], everything, **NOW))
     follow(layout.clear.click(cleared, state, [written, *everything], **NOW))

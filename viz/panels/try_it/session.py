@@ -7,6 +7,7 @@ import pandas as pd
 
 from merging.services.settings import Settings
 from merging.services.visitor import Visitor
+from viz.panels.try_it.broke_session import Broke
 
 SOURCES = {"base": "base + head", "own": "own adapter", "merge": "merge", "pinned": "pinned"}
 """Who answers, and what the screen calls them; in their order."""
@@ -24,6 +25,7 @@ class TrySession:
     truth : (text, task, label) of a test row that was put into the box
     said : the answers to all texts
     ends : (pool and texts, what base and adapters say to them)
+    broke : which rows of a task are looked at
     examples_of : the pool whose examples are in the list
     token : counts what is asked; an answer to an earlier question is dropped
     explained : the question whose reasons have been asked for
@@ -43,6 +45,7 @@ class TrySession:
     explained: int = -1
     ends: tuple[tuple[str, tuple[str, ...]], pd.DataFrame] | None = None
     examples_of: str = ""
+    broke: Broke = field(default_factory=Broke)
     sent: dict[str, str] = field(default_factory=dict)
 
     def ask(self) -> int:
@@ -54,6 +57,7 @@ class TrySession:
         """Forget the texts: the visitor has gone."""
         self.ask()
         self.texts, self.truth, self.said, self.ends = (), None, None, None
+        self.broke = Broke()
         self.sent.clear()
 
     @property

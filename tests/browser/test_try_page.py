@@ -1,0 +1,126 @@
+"""Try it in a real browser: type, see a flip and who did it, go to what broke and come back; by keyboard; on a phone,
+in the dark.
+"""
+
+import pytest
+
+pytest.importorskip("playwright")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+TEXT = "What is a leaky heart valve ?"
+DRAWN = "id => document.querySelector(`#${id} .ms-plot`)?.data?.length > 0"
+HTML = '<img src=x onerror="document.title=1"><b>Who</b> did it?'
+
+
+def opened(page: Page) -> Page:
+    page.get_by_role("tab", name="Try it").click()
+    expect(page.locator("#ms-try-summary")).to_contain_text("Write a text")
+    return page
+
+
+def write(page: Page, text: str) -> None:
+    page.get_by_label("A text, or up to").fill(text)
+    expect(page.locator("#ms-try-bars table")).to_be_visible()
+
+
+def blamed(page: Page) -> None:
+    page.wait_for_function(DRAWN, arg="ms-try-blame", timeout=120_000)
+
+
+def test_type_see_a_flip_and_who_did_it_then_what_broke_and_back(open_page) -> None:
+    page = opened(open_page())
+    write(page, TEXT)
+    expect(page.locator("#ms-try-summary")).to_contain_text("question type: merge says abbreviation")
+    expect(page.locator("#ms-try-bars tr[data-chosen] .ms-flip").first).to_be_visible()
+    blamed(page)
+    expect(page.locator("#ms-try-blame figcaption")).to_contain_text(
+        "pulls this away from “question type: description”"
+    )
+    expect(page.locator("#ms-try-story figcaption")).to_contain_text("flips at λ")
+    before = page.locator("#ms-try-bars tr[data-chosen]").inner_text()
+    page.locator("#ms-try-scaling input[type=range]").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#ms-try-bars tr[data-chosen]")).not_to_have_text(before)
+    page.locator("#ms-broke-counts").get_by_role("button", name="SMS spam").click()
+    rows = page.locator("#ms-broke-rows")
+    expect(rows.locator("caption").last).to_contain_text("broken by the merge", timeout=120_000)
+    first = rows.locator("tbody").last.locator("tr").first
+    text = first.locator("td").first.inner_text()
+    first.get_by_role("button").click()
+    box = page.get_by_label("A text, or up to")
+    expect(box).to_have_value(text)
+    expect(box).to_be_focused()
+    expect(page.locator("#ms-try-bars tr[data-chosen]")).to_contain_text("SMS spam")
+    expect(page.locator("#ms-try-bars tr[data-chosen]")).to_contain_text("truth")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#ms-try-summary")).to_contain_text("Write a text")
+
+
+def test_the_same_by_keyboard_alone(open_page) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="Try it").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#ms-try-summary")).to_contain_text("Write a text")
+    page.get_by_label("A text, or up to").focus()
+    page.keyboard.type(TEXT)
+    expect(page.locator("#ms-try-summary")).to_contain_text("question type")
+    spam = page.locator("#ms-try-bars").get_by_role("button", name="SMS spam")
+    spam.focus()
+    page.keyboard.press("Enter")
+    expect(spam).to_have_attribute("aria-pressed", "true")
+    expect(spam).to_be_focused()
+    expect(page.locator("#ms-try-summary")).to_contain_text("SMS spam: merge says")
+    task = page.locator("#ms-broke-counts").get_by_role("button", name="question type")
+    task.focus()
+    page.keyboard.press("Enter")
+    rows = page.locator("#ms-broke-rows")
+    expect(rows.locator("caption").last).to_contain_text("broken", timeout=120_000)
+    expect(task).to_be_focused()
+    rows.get_by_role("button", name="Next").focus()
+    page.keyboard.press("Enter")
+    expect(rows.locator("caption").last).to_contain_text("page 2")
+    rows.locator("tbody").last.get_by_role("button").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("A text, or up to")).to_be_focused()
+
+
+def test_a_pasted_text_counts_and_markup_in_it_stays_text(open_page) -> None:
+    page = opened(open_page())
+    title = page.title()
+    write(page, HTML)
+    expect(page.locator("#ms-try-summary")).to_contain_text("merge says")
+    blamed(page)
+    assert page.title() == title
+    assert page.locator("#ms-try img, #ms-try td b:text-is('Who')").count() == 0
+
+
+def test_the_tab_follows_the_merge_tab_and_gives_its_lambda_back(open_page) -> None:
+    page = opened(open_page())
+    write(page, TEXT)
+    said = page.locator("#ms-try-bars tr[data-chosen]")
+    before = said.inner_text()
+    page.get_by_role("tab", name="Merge").click()
+    page.locator("#ms-slider_0 input[type=number]").fill("0.2")
+    page.locator("#ms-slider_0 input[type=number]").press("Tab")
+    page.get_by_role("tab", name="Try it").click()
+    expect(said).not_to_have_text(before)
+    number = page.locator("#ms-try-scaling input[type=number]")
+    expect(number).to_have_value("0.2")
+    number.fill("1.3")
+    number.press("Tab")
+    page.get_by_role("button", name="Use this λ").click()
+    page.get_by_role("tab", name="Merge").click()
+    expect(page.locator("#ms-slider_0 input[type=number]")).to_have_value("1.3")
+
+
+@pytest.mark.parametrize(("width", "theme"), [(390, "light"), (1280, "dark")])
+def test_phone_and_dark_fit_and_are_accessible(open_page, width: int, theme: str) -> None:
+    page = opened(open_page(width, 800, theme))
+    write(page, TEXT)
+    blamed(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#ms-tabs [role=tab]").count() == 6, "no tab hides in a menu"
+    found = Axe().run(page, context="#ms-try", options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+    serious = [v for v in found if v["impact"] in ("critical", "serious")]
+    assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in serious] == []
