@@ -137,8 +137,6 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
                     f"{reprlib.repr(pattern)}: name the modules plainly, with at most {MOST_REPEATS} repetitions and "
                     "none of a group."
                 )
-    if config.get("bias", "none") != "none":
-        raise MergeError(f"{where} trains biases (bias = {config['bias']!r}), which are not part of a low-rank update.")
     init = str(config.get("init_lora_weights", True)).lower()
     if init.startswith(BASE_CHANGING_INITS):
         raise MergeError(

@@ -45,6 +45,7 @@ def plain_keys(keys: Iterable[str], where: str) -> dict[str, str]:
     """
     plain: dict[str, str] = {}
     keys = list(keys)
+    given = set(keys)
     adapters = {"default"} | {name for key in keys if (name := _adapter_name(key.split(".")))}
     for key in keys:
         parts = [part for part in key.split(".") if not WRAPPER.fullmatch(part)]
@@ -52,11 +53,14 @@ def plain_keys(keys: Iterable[str], where: str) -> dict[str, str]:
             continue
         if _adapter_name(parts):
             parts.pop(-1 if FACTOR.fullmatch(parts[-2]) else -2)
-        if SAVED in parts:
+        wrapped = SAVED in parts
+        if wrapped:
             place = parts.index(SAVED)
             named = len(parts) > place + 2 and parts[place + 1] in adapters
             parts = parts[:place] + parts[place + (2 if named else 1) :]
         name = ".".join(parts)
+        if wrapped and name in given:  # a second copy, of embeddings after a resize: PEFT reads the plain key
+            continue
         if name in plain:
             raise MergeError(
                 f"{where}: {plain[name]} and {key} are both {name}: it is two adapters in one file, save one alone."

@@ -100,15 +100,18 @@ def split_keys(
     trained: dict[str, Tensor] = {}
     names, prefix = _todays(factors, base, bool(config.get("task_type") in HEADED))
     outside = outside_of(names.values(), prefix, where)
+    biases = config.get("bias", "none") != "none"  # which PEFT reads by their names, whatever stands there
     for key, tensor in whole.items():
         name = key.replace(f".{BELOW}.", ".")
-        if not (name != key and name.rpartition(".")[0] in factors) and not is_saved(name, {*saved, *EMBEDDINGS}):
+        bias = biases and name.endswith(".bias") and not is_saved(name, config.get("modules_to_save") or ())
+        copy = name != key and name.rpartition(".")[0] in factors
+        if not bias and not copy and not is_saved(name, {*saved, *EMBEDDINGS}):
             raise MergeError(
                 f"{where}: the key {ROOT}{key} is neither a LoRA factor nor in modules_to_save; nothing known to do "
                 "with it."
             )
         name = (base.todays(name) if base and prefix == base.prefix else None) or name
-        (head if _is_head(name, prefix, config) else trained)[name] = tensor
+        (head if not bias and _is_head(name, prefix, config) else trained)[name] = tensor
     lacking = missing_part({*head, *trained}, config.get("modules_to_save") or (), base.parameters) if base else None
     if lacking is not None:
         raise MergeError(

@@ -57,6 +57,8 @@ def check_safetensors(path: Path, where: str) -> None:
     with path.open("rb") as stream:
         prefix = stream.read(8)
         length = int.from_bytes(prefix, "little")
+        if prefix == b"version ":
+            raise MergeError(f"{where} is only Git LFS's pointer to the file: fetch the file itself with git lfs pull.")
         if len(prefix) < 8 or length > size - 8:
             raise MergeError(f"{where} is not a readable safetensors file (it ends within its header).")
         if length > MAX_HEADER_BYTES:

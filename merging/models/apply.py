@@ -85,6 +85,11 @@ def added(
                 owner, _, leaf = path.rpartition(".")
                 start = originals[path]
                 value = part_of(name, start.detach()).to(start.device, start.dtype)
+                if value.shape != start.shape:
+                    raise MergeError(
+                        f"{name} is {tuple(value.shape)} in an adapter but {tuple(start.shape)} in the model: it is of "
+                        "another base, or its vocabulary was changed; change the model's the same way first."
+                    )
                 swapped += _swap([(model.get_submodule(owner), leaf)] if apart else places[id(start)], value)
             places = _places(model)
             for name, layer in layers.items():

@@ -332,8 +332,6 @@ SPOILED = {
     ),
     "lora_bias": (lambda folder: edit_config(folder, lora_bias=True), ["lora_bias"]),
     "lora_bias's tensors only": (adding(KEY.replace("A.weight", "B.bias"), torch.ones(HIDDEN)), ["lora_bias"]),
-    "trained biases": (lambda folder: edit_config(folder, bias="all"), ["bias", "all"]),
-    "biases of the LoRA layers": (lambda folder: edit_config(folder, bias="lora_only"), ["bias", "lora_only"]),
     "PiSSA": (lambda folder: edit_config(folder, init_lora_weights="pissa_niter_4"), ["pissa"]),
     "OLoRA": (lambda folder: edit_config(folder, init_lora_weights="olora"), ["olora"]),
     "LoftQ": (lambda folder: edit_config(folder, init_lora_weights="loftq"), ["loftq"]),
@@ -385,7 +383,6 @@ def test_ia3_written_by_peft_is_refused(model, tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "DoRA"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"trainable_token_indices": [1, 2]}, "token"),

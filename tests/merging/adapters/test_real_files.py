@@ -271,3 +271,9 @@ def test_half_a_character_is_refused_before_it_is_written_anywhere(option: str, 
 def test_names_of_strangers_cannot_break_the_line_of_a_refusal(folder: Path) -> None:
     keys_changed(folder, lambda key: f"a\nb\u202e.{key}")
     assert refused(folder, "a\\nb\\u202e")
+
+
+def test_a_pointer_of_git_lfs_is_called_one(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "adapter_model.safetensors").write_text(pointer)
+    assert refused(folder, "adapter_model.safetensors", "git lfs pull")

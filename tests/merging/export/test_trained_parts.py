@@ -135,6 +135,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "tied, LoRA on embeddings": ("tied llama", {**LM, "target_modules": ["q_proj", "embed_tokens"]}),
     "tied, LoRA on both": ("tied llama", {**LM, "target_modules": ["embed_tokens", "lm_head"]}),
     "Conv1D, LoRA on embeddings": ("gpt2", {**LM, "target_modules": ["c_attn", "wte", "wpe"]}),
+    "all biases": ("bert", {"target_modules": ["query", "dense"], "bias": "all"}),
+    "biases of what has LoRA": ("gpt2", {**LM, "target_modules": ["c_attn"], "bias": "lora_only"}),
+    "biases that do not exist": ("llama", {**LM, **ATTENTION, "bias": "all"}),
     "an encoder's embeddings": ("bert", {"target_modules": ["query", "word_embeddings", "position_embeddings"]}),
     "a masked head's layers": ("masked", {"target_modules": ["query", "dense"]}),
     "a masked head's decoder": ("masked", {"target_modules": ["query", "decoder"]}),
@@ -371,6 +374,37 @@ def test_embeddings_saved_beside_the_lora_count_only_where_they_differ_from_the_
     assert one_sentence(caught.value, "(44, 32)", "(40, 32)", "vocabulary")
     kept = merge([Adapter.load(grown)], "average").save(tmp_path / "kept")
     assert load_file(kept / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"].shape == (44, 32)
+
+
+def test_embeddings_trained_after_a_resize_are_stored_twice_and_read_once(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "llama")
+
+    def grown() -> Any:
+        model = loaded("llama", base)
+        model.resize_token_embeddings(44, mean_resizing=False)
+        return model
+
+    wrapped = get_peft_model(grown(), LoraConfig(r=4, **LM, **ATTENTION, modules_to_save=["embed_tokens", "lm_head"]))
+    for i, (_, parameter) in enumerate(sorted(wrapped.named_parameters())):
+        if parameter.requires_grad:
+            parameter.data += 0.3 * gaussian(i, *parameter.shape).float()
+    wrapped.eval().save_pretrained(tmp_path / "mine")
+    keys = set(load_file(tmp_path / "mine" / "adapter_model.safetensors"))
+    assert {f"base_model.model.lm_head.{part}weight" for part in ("", "modules_to_save.", "original_module.")} <= keys
+    merged = merge([Adapter.load(tmp_path / "mine")], "average")
+    again = PeftModel.from_pretrained(grown(), merged.save(tmp_path / "out")).eval()
+    assert torch.allclose(answers("llama", again), answers("llama", wrapped), atol=1e-4)
+    with pytest.raises(MergeError) as caught:
+        save_full_model(merged, base, tmp_path / "full")
+    assert one_sentence(caught.value, "vocabulary", "resize the base")
+    model = grown()
+    with merged.applied_to(model):
+        assert torch.allclose(answers("llama", model), answers("llama", wrapped), atol=1e-4)
+    model = loaded("llama", base)
+    with pytest.raises(MergeError) as caught, merged.applied_to(model):
+        pass
+    assert one_sentence(caught.value, "(44, 32)", "(40, 32)", "vocabulary")
+    assert unchanged(model, state(loaded("llama", base)))
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied llama"])
