@@ -140,7 +140,7 @@ class Merged(ModuleResults):
             task=self.task or "merged",
             base=first.base,
             config=config,
-            metadata={} if rank is None else {"truncation": truncation},
+            metadata={} if rank is None or not errors else {"truncation": truncation},
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
