@@ -83,7 +83,7 @@ class Playground:
     def __init__(self, workbench: Workbench) -> None:
         self.workbench = workbench
         self.questions = workbench._per_pool(self._questions)
-        self._desks = workbench._per_pool(self._desk, 4)
+        self._desks = workbench._per_pool(self._desk, 6)
         self._weighed = workbench._per_pool(self._weigh, KEPT_BYTES, _bytes)
         self._without = workbench._per_pool(self._weigh_without, KEPT_BYTES, _bytes)
         self._plugged_without = workbench._per_pool(self._plug_without, 64)
@@ -133,7 +133,8 @@ class Playground:
 
     # -- weights -------------------------------------------------------------------------------------------------------
 
-    def _desk(self, pool: str) -> Desk:
+    def _desk(self, pool: str, purpose: str = "answers") -> Desk:
+        """Return a desk; reasons have one of their own, so that no keystroke waits for them."""
         model, tokenizer = self.workbench._base_reader(*self.workbench.base_of(pool))
         return Desk(working_copy(model, self.workbench.modules(pool)), tokenizer)
 
@@ -195,7 +196,7 @@ class Playground:
 
     def leave_one_out(self, settings: Settings, text: str, task: str) -> Iterator[Progress | pd.DataFrame]:
         """Yield how far re-merging is, at last the frame of `merging.playground.leave_one_out`."""
-        pool, desk = settings.pool, self._desks(settings.pool)
+        pool, desk = settings.pool, self._desks(settings.pool, "reasons")
         adapters = self.workbench.adapters(pool)
         if len(adapters) < 2:
             raise MergeError("Leaving one adapter out needs two or more: without the only one there is no merge.")
@@ -212,14 +213,14 @@ class Playground:
 
     def layers(self, settings: Settings, text: str, task: str) -> pd.DataFrame:
         """Return the answer when only the layers up to each one are merged, see `merging.playground.up_to_layer`."""
-        desk, question = self._desks(settings.pool), self.questions(settings.pool)[task]
+        desk, question = self._desks(settings.pool, "reasons"), self.questions(settings.pool)[task]
         weights = self.weights(settings)[task]
         with desk.lock:
             return up_to_layer(desk.model, desk.tokenizer, [text], question, weights)
 
     def loudness(self, settings: Settings, text: str, task: str) -> pd.DataFrame:
         """Return how loud every update is on a text, as it enters the merge, see `merging.playground.loudness`."""
-        pool, desk = settings.pool, self._desks(settings.pool)
+        pool, desk = settings.pool, self._desks(settings.pool, "reasons")
         adapters = self.workbench.adapters(pool)
         weights = settings.spec.weights_for(len(adapters))
         merged = self.workbench.merged(settings)
@@ -240,7 +241,7 @@ class Playground:
         """
         if settings.spec.scaling is None:
             raise MergeError("This method has no λ.")
-        desk, question = self._desks(settings.pool), self.questions(settings.pool)[task]
+        desk, question = self._desks(settings.pool, "reasons"), self.questions(settings.pool)[task]
         at_one = self._weighed(settings.pool, self._at_one(settings))[task]
         step = len(SCALINGS) // PASSES if isinstance(question.head, Verbaliser) else 1
         with desk.lock:

@@ -20,7 +20,7 @@ from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from viz.panels.merge.controls import opening
 from viz.panels.merge.session import Run, Session
-from viz.panels.try_it.bars import bars_html, flipped, summary, tops
+from viz.panels.try_it.bars import answers_to, bars_html, flipped, summary, top
 from viz.panels.try_it.broke import PAGE, BrokeHandlers
 from viz.panels.try_it.handlers import EMPTY, FAST, SLOW, TryHandlers
 from viz.panels.try_it.session import TrySession
@@ -99,10 +99,11 @@ def test_a_text_is_answered_by_everybody_and_flips_are_marked(panel: TryHandlers
     said = session.said
     assert set(said.source) == {"base", "own", "merge", "pinned"}
     assert options["text"]["visible"] is False
-    flips = flipped(tops(said))
+    first = answers_to(said, 0)
+    flips = flipped(first)
     assert flips
-    assert values["bars"].count("flipped") == len(flips) + len(flipped(tops(said), "pinned"))
-    label, p = tops(said)["trec", "merge"]
+    assert values["bars"].count("flipped") == len(flips) + len(flipped(first, "pinned"))
+    label, p = top(first["trec", "merge"])
     assert f"question type: merge says {label} {p:.2f}, own adapter says" in values["summary"]
     assert f"flips {len(flips)} of 8 answers" in values["summary"]
 
@@ -151,6 +152,7 @@ def test_too_much_and_nothing_are_sentences(panel: TryHandlers, session: TrySess
 def test_several_lines_are_several_texts_in_one_table(panel: TryHandlers, session: TrySession) -> None:
     values, options = panel.write(session, "one text\nanother text\n")
     assert options["text"]["visible"] is True
+    values |= explained(panel, session)
     table = json.loads(values["labels"])["table"]
     frame = pd.DataFrame(table["rows"], columns=table["columns"])
     assert set(frame.text) == {"one text", "another text"}
@@ -203,7 +205,7 @@ def test_the_reasons_follow_and_name_who_pulls(panel: TryHandlers, session: TryS
     titles = panel.titles_of(session.settings)
     table = pd.DataFrame(blame["table"]["rows"], columns=blame["table"]["columns"])
     assert set(table.left_out) == set(titles.values())
-    label = tops(session.said)["trec", "own"][0]
+    label = top(answers_to(session.said, 0)["trec", "own"])[0]
     worst = table[table.label == label].sort_values("effect").iloc[0]
     assert f"“{worst.left_out}” pulls this away from “question type: {label}” most" in blame["caption"]
     story = json.loads(values["story"])
@@ -244,12 +246,12 @@ def test_a_method_without_lambda_says_so_in_the_story(panel: TryHandlers, mergin
 
 
 def test_labels_and_titles_with_markup_are_escaped() -> None:
-    rows = [("t", source, label, p) for source in ("own", "merge") for label, p in (("<b>a</b>", 0.7), ("c & d", 0.3))]
-    frame = pd.DataFrame(rows, columns=["task", "source", "label", "probability"])
-    html = bars_html(frame, ["t"], lambda _: "<i>T</i>", "t", ("t", "<u>x</u>"))
+    labels = [("<b>a</b>", 0.7), ("c & d", 0.3)]
+    said = {("t", "own"): labels, ("t", "merge"): labels}
+    html = bars_html(said, ["t"], lambda _: "<i>T</i>", "t", ("t", "<u>x</u>"))
     assert not re.search(r"<(b>a|i>T|u>x)", html)
     assert "&lt;b&gt;a&lt;/b&gt;" in html
-    assert "merge says <b>a</b> 0.70" in summary(frame, ["t"], str, "t"), "plain text; who draws it escapes it"
+    assert "merge says <b>a</b> 0.70" in summary(said, ["t"], str, "t"), "plain text; who draws it escapes it"
 
 
 # -- what broke --------------------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ from viz.panels.kit.events import paced
 from viz.panels.merge.session import Session
 from viz.panels.osrm.views import nothing
 from viz.panels.try_it import views
-from viz.panels.try_it.bars import bars_html, summary, tops
+from viz.panels.try_it.bars import answers_to, bars_html, summary, top
 from viz.panels.try_it.session import TrySession
 
 SETTLE = 0.15  # seconds without a move before the slower figures begin
 PAUSE = 0.3
-FAST = ("bars", "summary", "note", "labels")
-SLOW = ("blame", "story", "layers", "loudness", "work")
+FAST = ("bars", "summary", "note")
+SLOW = ("labels", "story", "layers", "loudness", "blame", "work")
 OUTPUTS = ("about", *FAST, *SLOW)
 EMPTY = "Write a text, or choose an example: every task answers it."
 Options = dict[str, dict[str, Any]]
@@ -176,22 +176,19 @@ class TryHandlers:
 
     @staticmethod
     def _blank(note: str) -> dict[str, str]:
-        empty = {name: nothing("", f"mergescope_{name}") for name in ("labels", *SLOW[:-1])}
+        empty = {name: nothing("", f"mergescope_{name}") for name in SLOW[:-1]}
         return {"bars": "", "summary": f"<p>{EMPTY}</p>", "note": note, "work": "", **empty}
 
     def _drawn(self, session: TrySession) -> dict[str, str]:
         settings, said = session.settings, session.said
         if settings is None or said is None:
             return self._blank("")
-        titles, text = self.titles_of(settings), session.chosen
-        mine = said[said["text"] == text]
+        titles, mine = self.titles_of(settings), answers_to(said, session.chosen)
         truth = session.truth[1:] if session.truth and session.truth[0] == session.text else None
-        named = said.assign(written=[session.texts[place] for place in said["text"]])
         return {
             "bars": bars_html(mine, [*titles], titles.__getitem__, session.task, truth),
             "summary": f"<p>{escape(summary(mine, [*titles], titles.__getitem__, session.task))}</p>",
             "note": self._notes(session, settings, titles),
-            "labels": views.labels_view(named, text, session.task, titles),
         }
 
     def _notes(self, session: TrySession, settings: Settings, titles: dict[str, str]) -> str:
@@ -230,7 +227,13 @@ class TryHandlers:
         if not session.text or session.said is None:
             yield session.changed({"work": ""})
             return
-        for name, draw in (("story", self._story), ("layers", self._layers), ("loudness", self._loudness)):
+        drawn = {
+            "labels": self._labels,
+            "story": self._story,
+            "layers": self._layers,
+            "loudness": self._loudness,
+        }
+        for name, draw in drawn.items():
             if session.token != token:
                 return
             yield session.changed({name: self._or_why(draw, session, settings, name)})
@@ -245,6 +248,12 @@ class TryHandlers:
             return draw(session, settings)
         except MergeError as error:
             return nothing(str(error), f"mergescope_{name}")
+
+    def _labels(self, session: TrySession, settings: Settings) -> str:
+        said = session.said
+        assert said is not None
+        named = said.assign(written=[session.texts[place] for place in said["text"]])
+        return views.labels_view(named, session.chosen, session.task, self.titles_of(settings))
 
     def _story(self, session: TrySession, settings: Settings) -> str:
         frame = self.playground.over_scaling(settings, session.text, session.task)
@@ -280,6 +289,6 @@ class TryHandlers:
         lost.
         """
         assert session.said is not None
-        found = tops(session.said[session.said["text"] == session.chosen])
-        sources = (source for source in ("own", "merge", "base") if (session.task, source) in found)
-        return session.label or found[session.task, next(sources)][0]
+        said = answers_to(session.said, session.chosen)
+        source = next(source for source in ("own", "merge", "base") if (session.task, source) in said)
+        return session.label or top(said[session.task, source])[0]
