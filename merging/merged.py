@@ -130,7 +130,7 @@ class Merged(ModuleResults):
             task=self.task or "merged",
             base=first.base,
             config=config,
-            metadata={} if rank is None or not errors else {"truncation": truncation},
+            metadata=metadata,
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
