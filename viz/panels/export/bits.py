@@ -45,7 +45,8 @@ def bits_section(
             "<p>Many full models are quantised after the merge. This measures, module by module and in plain "
             "arithmetic, how much of the merge that would leave.</p>",
         )
-        ask = gr.Button("Measure", size="sm", elem_id="ms-bits-measure")
+        with gr.Row(elem_classes="ms-buttons"):
+            ask = gr.Button("Measure", size="sm", elem_id="ms-bits-measure")
         note = html("ms-bits-note")
         with gr.Column(visible=False) as drawn:
             figure = plot("ms-bits-figure", "What 4 and 8 bits leave of the merge")
