@@ -59,7 +59,7 @@ def figures() -> dict[str, dict]:
     columns = pd.DataFrame({"task": np.repeat(TASKS, 50), "log10_norm": np.linspace(-2, 0, 150)})
     pairs = pd.DataFrame({"adapter_a": [TASKS[0]], "adapter_b": [TASKS[1]], "overlap": [0.25]})
     curve = pd.DataFrame({"k": [5, 50, 100], "rank": [5, 50, 90], "energy_rank": [4, 20, 30]})
-    pins = pd.DataFrame({"run": ["one"], "task": [TASKS[0]], "accuracy": [0.7]})
+    pins = pd.DataFrame({"name": ["A"], "run": ["one"], "task": [TASKS[0]], "accuracy": [0.7]})
     pinned = pd.DataFrame({"run": ["one"], "scaling": [0.3], "average": [0.7], "low": [0.68], "high": [0.72]})
     return {
         "accuracy": accuracy_per_task(accuracy_table(), pd.Series({TASKS[2]: 0.9}), pins),

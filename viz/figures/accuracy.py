@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from viz.figures.theme import CARD, INK, LINE, MUTED, Figure, axis, faint, interval, layout, task_colours
+from viz.figures.theme import CARD, FONT_SIZE, INK, LINE, MUTED, Figure, axis, faint, interval, layout, task_colours
 
 COLUMNS = ["task", "base", "single", "accuracy", "low", "high", "rows"]
 
@@ -24,7 +24,7 @@ def accuracy_per_task(
     previous : Series, optional
         Accuracy of the settings before, by task title; drawn faintly until the task has a new estimate.
     pins : DataFrame, optional
-        `run`, `task`, `accuracy` of the pinned runs.
+        `name` (a letter), `run`, `task`, `accuracy` of the pinned runs.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def accuracy_per_task(
     done = table[table["accuracy"].notna()]
     traces = [_bridge(table), _dots(table, "base", "base with the task's head", size=9, color=MUTED)]
     if pins is not None and len(pins):
-        traces.append(_pins(pins))
+        traces += _pins(pins)
     if previous is not None:
         stale = previous[~previous.index.isin(done["task"])]
         fill = [faint(colours[task], 0.35) for task in stale.index]
@@ -54,6 +54,7 @@ def accuracy_per_task(
     ring = {"size": 14, "symbol": "circle-open", "color": INK, "line": {"width": 2}}
     traces.append(_dots(table, "single", "the task's own adapter", **ring))
     traces.append(_merge(done, [colours[task] for task in done["task"]]))
+    traces = [{"showlegend": False} | trace for trace in traces]  # the caption says all but which pin is which
     return {
         "data": traces,
         "layout": layout(
@@ -67,6 +68,7 @@ def accuracy_per_task(
                 gridcolor="rgba(0,0,0,0)",
             ),
             hovermode="closest",
+            showlegend=pins is not None and len(pins) > 0,
         ),
     }
 
@@ -105,17 +107,23 @@ def _dots(table: pd.DataFrame, column: str, name: str, **marker: object) -> dict
     }
 
 
-def _pins(pins: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "x": pins["accuracy"].tolist(),
-        "y": pins["task"].tolist(),
-        "text": pins["run"].tolist(),
-        "mode": "markers",
-        "name": "pinned",
-        "marker": {"size": 11, "symbol": "diamond-open", "color": INK, "line": {"width": 1.5}},
-        "hovertemplate": "%{y}<br>%{text}: %{x:.3f}<extra></extra>",
-    }
+def _pins(pins: pd.DataFrame) -> list[dict[str, Any]]:
+    """Draw every pinned run as diamonds with its letter."""
+    return [
+        {
+            "type": "scatter",
+            "x": rows["accuracy"].tolist(),
+            "y": rows["task"].tolist(),
+            "text": [name] * len(rows),
+            "textfont": {"size": FONT_SIZE, "color": INK},
+            "mode": "markers+text",
+            "showlegend": True,
+            "name": f"{name}: {run}" if name else run,
+            "marker": {"size": 19, "symbol": "diamond-open", "color": INK, "line": {"width": 1.5}},
+            "hovertemplate": f"%{{y}}<br>{run}: %{{x:.3f}}<extra></extra>",
+        }
+        for (name, run), rows in pins.groupby(["name", "run"], sort=False)
+    ]
 
 
 def _merge(done: pd.DataFrame, colours: list[str]) -> dict[str, Any]:

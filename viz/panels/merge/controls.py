@@ -50,6 +50,8 @@ class Controls:
     unpin: gr.Button
     tuned: gr.Button
     equal: gr.Button
+    undo: gr.Button
+    redo: gr.Button
 
     @property
     def weights(self) -> list[Any]:
@@ -111,8 +113,11 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
         pin = gr.Button("Pin this run", variant="primary", size="sm", elem_id="ms-pin")
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
         tuned = gr.Button("Tuned values", size="sm", elem_id="ms-tuned")
+    with gr.Row(elem_classes="ms-buttons"):
+        undo = gr.Button("Undo", size="sm", elem_id="ms-undo")
+        redo = gr.Button("Redo", size="sm", elem_id="ms-redo")
     notes = gr.HTML(elem_id="ms-notes", apply_default_css=False, container=False, padding=False)
-    return Controls(form, limit, teaches, about, page, notes, pin, unpin, tuned, equal)
+    return Controls(form, limit, teaches, about, page, notes, pin, unpin, tuned, equal, undo, redo)
 
 
 def opening_method(methods: Catalogue) -> str:

@@ -9,7 +9,7 @@ its next step. So the last move wins, in whatever order the browser's requests a
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from html import escape
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from merging.errors import MergeError
@@ -22,6 +22,7 @@ from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
+from viz.panels.merge.compare import compare_html
 from viz.panels.merge.controls import Catalogue, opening, opening_method, read, restored
 from viz.panels.merge.recipe import recipe_payload
 from viz.panels.merge.session import Run, Session, summarise
@@ -32,7 +33,7 @@ Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 PAUSE = 0.12  # seconds between two drawings of a running evaluation
 SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
 REFERENCE = "task_arithmetic"  # the plain sum, which the opening is compared with
-ACCURACY = ("verdict", "accuracy", "sweep")
+ACCURACY = ("verdict", "accuracy", "sweep", "compare")
 STREAMED = (*ACCURACY, "magnitude", "notes")
 OUTPUTS = (*STREAMED, "recipe", "overlap", "teaches", "about", "page")
 
@@ -85,6 +86,7 @@ class MergeHandlers:
         tasks = tuple(self.workbench.tasks(settings.pool))
         run = Run(settings, limit, tasks, self.label(settings))
         run = session.start((settings.canonical(), limit), run)
+        session.visit(settings, limit)
         self._take_shipped(run)
         method = self.methods[settings.spec.method]
         values = {"about": first_paragraph(method), "page": method_page(method)}
@@ -124,7 +126,7 @@ class MergeHandlers:
         run = Run(settings, limit, tuple(self.workbench.tasks(settings.pool)), self.label(settings))
         self._take_shipped(run)
         if run.shipped:
-            session.pins.append(run)
+            session.keep(run)
 
     def story(self) -> str:
         """Tell in three lines what the opening shows and what to move first, from its shipped numbers; nothing where
@@ -171,8 +173,9 @@ class MergeHandlers:
             return
         if run.settings.spec.mu:
             yield session.changed(**self.drawn(run.settings))
+        began = monotonic()
         if (yield from self._follow(session, run, self.stream(run.settings.to_dict(), run.limit))):
-            run.state = "done"
+            run.state, run.seconds = "done", monotonic() - began
 
     def _follow(
         self, session: Session, run: Run, steps: Iterator[Progress | Estimate]
@@ -197,8 +200,24 @@ class MergeHandlers:
 
     def unpin(self, session: Session) -> dict[str, str]:
         """Forget all pinned runs."""
-        session.pins.clear()
+        return self.compare(session, "unpin:")
+
+    def compare(self, session: Session, name: str) -> dict[str, str]:
+        """Do what a button of the comparison says: `against:A` or `unpin:A` (no letter: all)."""
+        what, _, letter = name.partition(":")
+        if what == "unpin":
+            session.unpin(letter)
+        elif what == "against":
+            session.against = letter
         return session.changed(**self.accuracy(session, session.run)) if session.run else {}
+
+    def turn(self, session: Session, back: bool) -> dict[str, dict[str, Any]]:
+        """Give what the controls become one step back, or forward again; nothing where there is no step."""
+        found = session.turn(back)
+        if found is None:
+            return {}
+        settings, limit = found
+        return restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
 
     def accuracy(self, session: Session, run: Run) -> dict[str, str]:
         """Draw what depends on the accuracy of a run."""
@@ -210,6 +229,7 @@ class MergeHandlers:
             "verdict": verdict_html(run, before, references, self.workbench.title),
             "accuracy": views.accuracy_view(self.workbench, run, before, pins),
             "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
+            "compare": compare_html(run, pins, references, self.workbench.title, session.against),
         }
 
     def drawn(self, settings: Settings) -> dict[str, str]:

@@ -10,7 +10,8 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
 from merging.services.workbench import Workbench
-from viz.panels.kit.events import QUIET
+from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
@@ -75,6 +76,8 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 outputs["accuracy"] = plot("ms-accuracy", "Accuracy per task")
             with gr.Column(elem_classes=["ms-card", "ms-half"]):
                 outputs["sweep"] = plot("ms-sweep", "Average accuracy against λ")
+            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+                outputs["compare"] = picked("ms-compare")
             with gr.Column(elem_classes="ms-card"):
                 outputs["magnitude"] = plot("ms-magnitude", "Magnitude distribution")
             with gr.Column(elem_classes="ms-card"):
@@ -185,11 +188,42 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     layout.controls.unpin.click(
         lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET
     )
-
+    _wire_compare(layout, panel, state, figures)
+    _wire_turns(layout, panel, state, controls, after)
     _wire_rank(layout, panel, loaded, applied)
     return MergeTab(
         form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state
     )
+
+
+def _wire_compare(layout: Layout, panel: MergeHandlers, state: gr.State, figures: list[Any]) -> None:
+    """Let the buttons of the comparison choose and drop pins."""
+
+    def compared(session: Session, event: gr.EventData) -> list[Any]:
+        values = panel.compare(session, str(event.name))
+        return [values.get(name, gr.skip()) for name in ACCURACY]
+
+    layout.outputs["compare"].pick(compared, state, figures, **NOW)
+
+
+def _wire_turns(
+    layout: Layout,
+    panel: MergeHandlers,
+    state: gr.State,
+    controls: dict[str, gr.components.Component],
+    after: Callable[[Any], None],
+) -> None:
+    """Let the controls go back to what they said before, and forward again."""
+
+    def turned(back: bool) -> Callable[[Session], list[Any]]:
+        def turn(session: Session) -> list[Any]:
+            with said():
+                return become(controls, panel.turn(session, back))
+
+        return turn
+
+    for button, back in ((layout.controls.undo, True), (layout.controls.redo, False)):
+        after(button.click(turned(back), state, list(controls.values()), **NOW))
 
 
 def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, Any]) -> Any:

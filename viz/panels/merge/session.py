@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan, sqrt
+from string import ascii_uppercase
+from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -13,6 +15,7 @@ from merging.features.progress import Progress
 from merging.services.settings import Settings
 
 REMEMBERED = 256
+DRAG = 1.0  # seconds within which moves are one for undo
 DRAWS = 300  # of the bootstrap behind a number that is drawn again many times a second
 
 
@@ -34,7 +37,7 @@ class Run:
 
     `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it,
     `shipped` that its accuracy comes from the tables that ship, `live` that the visitor wants it measured here all the
-    same, `error` why it failed.
+    same, `error` why it failed, `name` the letter under which it is pinned, `seconds` how long it took here.
     """
 
     settings: Settings
@@ -48,6 +51,8 @@ class Run:
     shipped: bool = False
     live: bool = False
     error: str = ""
+    name: str = ""
+    seconds: float | None = None
 
     def take(self, step: Progress | Estimate) -> bool:
         """Take a step of the evaluation up; tell whether it begins a new stage."""
@@ -201,6 +206,11 @@ class Session:
         self.run: Run | None = None
         self.before: Run | None = None
         self.pins: list[Run] = []
+        self.against = ""  # the pin that the current run is compared with; "" = the last one
+        self.past: list[tuple[Settings, int]] = []  # what the controls said before, for undo
+        self.future: list[tuple[Settings, int]] = []
+        self.now: tuple[Settings, int] | None = None
+        self.drag, self.moved_at = DRAG, 0.0
         self.sent: dict[str, str] = {}
         self._drawn: dict[str, tuple[Any, ...]] = {}
         self._runs: dict[tuple[Any, ...], Run] = {}
@@ -239,8 +249,40 @@ class Session:
 
     def pin(self) -> None:
         """Keep the current run for comparison."""
-        if self.run is not None and self.run not in self.pins:
-            self.pins.append(self.run)
+        if self.run is not None:
+            self.keep(self.run)
+
+    def keep(self, run: Run) -> None:
+        """Pin a run under the first free letter."""
+        if run in self.pins:
+            return
+        taken = {pin.name for pin in self.pins}
+        run.name = next((letter for letter in ascii_uppercase if letter not in taken), "")
+        if run.name:
+            self.pins.append(run)
+
+    def unpin(self, name: str) -> None:
+        """Forget the pin of that letter; all, for no letter."""
+        self.pins = [pin for pin in self.pins if name and pin.name != name]
+
+    def visit(self, settings: Settings, limit: int) -> None:
+        """Note what the controls say now; what they said before can be gone back to."""
+        here, at = (settings, limit), monotonic()
+        if self.now is not None and self.now != here:
+            if at - self.moved_at > self.drag:  # a slider on its way is one move
+                self.past = [*self.past, self.now][-REMEMBERED:]
+            self.future = []
+            self.moved_at = at
+        self.now = here
+
+    def turn(self, back: bool) -> tuple[Settings, int] | None:
+        """Go one step back, or forward again; gives what the controls are to say, None where there is no step."""
+        source, target = (self.past, self.future) if back else (self.future, self.past)
+        if not source or self.now is None:
+            return None
+        target.append(self.now)
+        self.now = source.pop()
+        return self.now
 
     def pins_of(self, pool: str) -> list[Run]:
         """Give the pinned runs of a pool that have an accuracy."""

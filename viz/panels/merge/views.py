@@ -50,13 +50,20 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
             {label(workbench, task): score.accuracy for task, score in before.scores.items()}, dtype=float
         )
     pinned = pd.DataFrame(
-        [(pin.label, label(workbench, task), score.accuracy) for pin in pins for task, score in pin.scores.items()],
-        columns=["run", "task", "accuracy"],
+        [
+            (pin.name, escape(pin.label, quote=False), label(workbench, task), score.accuracy)
+            for pin in pins
+            for task, score in pin.scores.items()
+        ],
+        columns=["name", "run", "task", "accuracy"],
     )
+    for pin in pins:
+        known = [pin.scores[task].accuracy if task in pin.scores else float("nan") for task in table["task"]]
+        table[f"{pin.name}: {pin.label}"] = known
     caption = (
         "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
         "the gap to the ring is the price of sharing one model. All on the same "
-        f"rows.{' Diamonds: pinned runs.' if pins else ''}"
+        f"rows.{' Diamonds: pinned runs, by letter.' if pins else ''}"
     )
     if run.state == "unmeasured":
         caption = (
@@ -82,7 +89,9 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
     for pin in pins:
         result = summarise(pin.scores, references)
         if result is not None and result.tasks == len(pin.tasks) and pin.scaling is not None:
-            pinned.append((escape(pin.label, quote=False), pin.scaling, result.average, result.low, result.high))
+            pinned.append(
+                (f"{pin.name}: {escape(pin.label, quote=False)}", pin.scaling, result.average, result.low, result.high)
+            )
     result = summarise(run.scores, references)
     complete = result is not None and result.tasks == len(run.tasks)
     figure = average_against_scaling(

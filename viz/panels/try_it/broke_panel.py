@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.picked import picked
 from viz.panels.merge.panel import MergeTab, said
 from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 from viz.panels.try_it.broke import AGAINST, KINDS, BrokeHandlers
-from viz.panels.try_it.layout import picked
 from viz.panels.try_it.session import TrySession
 
 DRAWN = ("counts", "rows")

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from merging.services.playground import LONGEST, MOST_TEXTS
-from viz.panels.kit.plot import ASSETS, plot
+from viz.panels.kit.picked import picked
+from viz.panels.kit.plot import plot
 from viz.panels.osrm.plan import html
 
 HEARD = '<div role="status" aria-live="polite">${value}</div>'
@@ -23,18 +24,6 @@ class Layout:
     controls: dict[str, Any]
     clear: gr.Button
     outputs: dict[str, gr.HTML]
-
-
-def picked(elem_id: str) -> gr.HTML:
-    """Make a piece of HTML whose buttons with `data-pick` give the event `pick`."""
-    return gr.HTML(
-        html_template='<div class="ms-filled"></div>',
-        js_on_load=(ASSETS / "js" / "said.js").read_text(encoding="utf-8"),
-        elem_id=elem_id,
-        apply_default_css=False,
-        container=False,
-        padding=False,
-    )
 
 
 def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, Any]:
