@@ -112,6 +112,7 @@ class OsrmHandlers(TrainingHandlers):
 
     def add_task(self, session: OsrmSession, path: str) -> Values:
         """Read a visitor's own task; gives the new choices, or says what is wrong with the file."""
+        session.refused = True
         try:
             task = read_task(Path(path))
             known = self.lab.titles(session.visitor.key)
@@ -119,6 +120,7 @@ class OsrmHandlers(TrainingHandlers):
             added = self.lab.add(replace(task, name=name, title=name), session.visitor.key)
         except MergeError as error:
             return {"note": alert(error)}
+        session.refused = False
         return {"tasks": [(title, key) for key, title in self.titles(session).items()], "added": added}
 
     def _choices(self, session: OsrmSession, plan: Plan) -> list[list[tuple[str, str]]]:

@@ -89,7 +89,12 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
     uploaded = layout.plan.upload.upload(
         add_task, [state, form["tasks"], layout.plan.upload], [form["tasks"], layout.plan.note], **QUIET
     )
-    look(uploaded.success(redraw, inputs, planned, **NOW))
+
+    def added(session: OsrmSession, *values: Any) -> list[Any]:
+        # what is wrong with a file stays on the page: nothing else has changed
+        return [gr.skip()] * len(planned) if session.refused else redraw(session, *values)
+
+    look(uploaded.success(added, inputs, planned, **NOW))
     layout.plan.stop.click(lambda session: _send(panel.stop_reading(session), PLAN), state, components(PLAN), **NOW)
     again = layout.plan.read.click(panel.read_again, state, **NOW)
     look(again.then(redraw, inputs, planned, **NOW))

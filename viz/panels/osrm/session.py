@@ -117,6 +117,7 @@ class OsrmSession:
         self.part: tuple[str, str, str] = ("", "", "")
         self.looked = 0  # counts the visitor's moves, so that older work sees that it is out of date
         self.stopped = False  # reading, by the visitor
+        self.refused = False  # the last file that was to be a task
         self.reading: tuple[int, int] | None = None
         self.error = ""
         self.training: Training | None = None
