@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from .options import Base
 from .recipes import features_of, opened, recipe_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..adapters.adapter import Adapter
+    from ..features.moments import Features
     from ..playground.questions import Question
     from ..playground.rows import Outcome
     from ..recipes.spec import MergeSpec
@@ -69,7 +72,8 @@ def _merge_of(
     )
 
 
-def _questions(adapters: Sequence[Adapter]) -> dict[str, Question]:
+def _questions(adapters: Sequence[Adapter], task: str | None) -> dict[str, Question]:
+    """Return what each adapter is asked; raises MergeError where two are of one task, or none of the one looked at."""
     from ..playground.questions import question_of
     from ..tasks.embedded import SOURCES
     from ..tasks.task import Task
@@ -78,7 +82,13 @@ def _questions(adapters: Sequence[Adapter]) -> dict[str, Question]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise MergeError(f"Two adapters are of the task {twice!r}: leave one out.")
+    if task is not None and task not in names:
+        raise MergeError(f"No adapter is of the task {task!r}; there are {', '.join(names)}.")
     return {a.task: question_of(a, Task.load(a.task) if a.task in SOURCES else None) for a in adapters}
+
+
+def _features(adapters: Sequence[Adapter], spec: MergeSpec, base: str | None) -> Features | None:
+    return features_of(adapters, base, spec.k) if spec.needs_data else None
 
 
 def answer_lines(
@@ -100,11 +110,9 @@ def answer_lines(
     from ..playground.answers import predictions, winners
     from ..playground.weights import BASE, weights_by_task, weights_of
 
-    questions = _questions(adapters)
-    if task is not None and task not in questions:
-        raise MergeError(f"No adapter is of the task {task!r}; there are {', '.join(questions)}.")
+    questions = _questions(adapters, task)
     model, tokenizer = opened(adapters, base)
-    features = features_of(adapters, base, spec.k) if spec.needs_data else None
+    features = _features(adapters, spec, base)
     sources = {
         "base": dict.fromkeys(questions, BASE),
         "own": {adapter.task: weights_of(adapter) for adapter in adapters},
@@ -121,20 +129,24 @@ def answer_lines(
             flip = "   flipped" if said[-1].label != said[1].label else ""
             yield f"  {name:12} {cells}{flip}"
     if task is not None:
-        yield from _blame_lines(adapters, spec, texts, questions[task], base)
+        yield from _blame_lines(model, tokenizer, adapters, spec, texts, questions[task], features)
     if output is not None:
         frame.assign(text=[texts[place] for place in frame["text"]]).to_csv(output, index=False)
 
 
 def _blame_lines(
-    adapters: Sequence[Adapter], spec: MergeSpec, texts: Sequence[str], question: Question, base: str | None
+    model: nn.Module,
+    tokenizer: Any,
+    adapters: Sequence[Adapter],
+    spec: MergeSpec,
+    texts: Sequence[str],
+    question: Question,
+    features: Features | None,
 ) -> Iterator[str]:
     from ..diagnostics.leave_out import merging_with
     from ..playground.blame import leave_one_out
 
-    model, tokenizer = opened(adapters, base)
     plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
-    features = features_of(adapters, base, spec.k) if spec.needs_data else None
     options = {**spec.values, **plugins, "seed": spec.seed, "features": features}
     merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
     frame = leave_one_out(model, tokenizer, texts, question, adapters, merge_of)
@@ -168,12 +180,9 @@ def broken_lines(
     from ..playground.rows import changed_rows, confusion, mcnemar, outcome
     from ..tasks.task import Task
 
-    questions = _questions(adapters)
-    if task not in questions:
-        raise MergeError(f"No adapter is of the task {task!r}; there are {', '.join(questions)}.")
+    questions = _questions(adapters, task)
     known, (model, tokenizer) = Task.load(task), opened(adapters, base)
-    features = features_of(adapters, base, spec.k) if spec.needs_data else None
-    merged = merge_spec(adapters, spec, features)
+    merged = merge_spec(adapters, spec, _features(adapters, spec, base))
     own = next(adapter for adapter in adapters if adapter.task == task)
     encoded = encode_task(tokenizer, known, "test", rows)
     heads = {task: questions[task].head}

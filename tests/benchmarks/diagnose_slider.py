@@ -15,13 +15,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+Found = tuple[str, list[float]]
 ROOT = Path(__file__).parents[2]
 GOAL = 100.0
 SLIDERS = {"scaling": "scaling λ", "weight_1": "a weight", "decouple": "magnitude decoupling γ"}
@@ -91,13 +92,15 @@ def measured(page: Any, moves: int, pause: int) -> Iterator[tuple[str, list[floa
         yield title, page.evaluate(MEASURE, [name, moves, pause])
 
 
-def main() -> None:
-    """Measure and print."""
+def main(doc: str, what: str, measure: Callable[[Any, int, int], Iterator[Found]], goal: float, pause: int) -> None:
+    """Measure in a browser and print a table; ``measure(page, moves, pause)`` yields what was moved and how long each
+    move took.
+    """
     from playwright.sync_api import sync_playwright
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--moves", type=int, default=40)
-    parser.add_argument("--pause", type=int, default=1500, help="milliseconds between two moves")
+    parser.add_argument("--pause", type=int, default=pause, help="milliseconds between two moves")
     parser.add_argument("--url", help="an app that is already running")
     options = parser.parse_args()
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -109,14 +112,12 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1360, "height": 960})
         page.set_default_timeout(300_000)
         page.goto(url)
-        print(f"| slider | median ms | 95 % ms | of {options.moves} moves within {GOAL:.0f} ms |\n|---|---|---|---|")
-        for title, found in measured(page, options.moves, options.pause):
+        print(f"| {what} | median ms | 95 % ms | of {options.moves} moves within {goal:.0f} ms |\n|---|---|---|---|")
+        for title, found in measure(page, options.moves, options.pause):
             most = statistics.quantiles(found, n=20)[-1]
-            print(
-                f"| {title} | {statistics.median(found):.0f} | {most:.0f} | {sum(value <= GOAL for value in found)} |"
-            )
+            print(f"| {title} | {statistics.median(found):.0f} | {most:.0f} | {sum(one <= goal for one in found)} |")
         browser.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, "slider", measured, GOAL, 1500)

@@ -7,15 +7,10 @@ the new bars: median and 95th percentile. Nothing is asserted; the goal is 150 m
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from diagnose_slider import app
+from diagnose_slider import main
 
 GOAL = 150.0
 MEASURE = """async ([selector, values, pause]) => {
@@ -55,32 +50,5 @@ def measured(page: Any, moves: int, pause: int) -> Iterator[tuple[str, list[floa
     yield "a move of λ", page.evaluate(MEASURE, ["#ms-try-scaling input[type=range]", scalings, pause])
 
 
-def main() -> None:
-    """Measure and print."""
-    from playwright.sync_api import sync_playwright
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--moves", type=int, default=30)
-    parser.add_argument("--pause", type=int, default=3000, help="milliseconds between two moves")
-    parser.add_argument("--url", help="an app that is already running")
-    options = parser.parse_args()
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    with (
-        app() if options.url is None else contextmanager(lambda: iter([options.url]))() as url,
-        sync_playwright() as playwright,
-    ):
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1360, "height": 960})
-        page.set_default_timeout(300_000)
-        page.goto(url)
-        print(f"| what | median ms | 95 % ms | of {options.moves} within {GOAL:.0f} ms |\n|---|---|---|---|")
-        for title, found in measured(page, options.moves, options.pause):
-            most = statistics.quantiles(found, n=20)[-1]
-            print(
-                f"| {title} | {statistics.median(found):.0f} | {most:.0f} | {sum(value <= GOAL for value in found)} |"
-            )
-        browser.close()
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "what", measured, GOAL, 3000)
