@@ -2,7 +2,7 @@
    The card sets a screen by the event "step" (the server moves the controls as a link would), goes to the step's tab,
    highlights what to touch, asks, notices, and on "leave" gives everything back. Progress stays in this browser. */
 const KEPT = "mergescope-lessons";
-const { SIDES, until, tab, go, set, inside, read, mark, unmark } = window.mergescopeScreen;
+const { SIDES, until, tab, go, set, inside, read, remember, mark, unmark } = window.mergescopeScreen;
 const PARTS = { merge: "Merge", try: "Try it", adapters: "Adapters", diagnose: "Diagnose", osrm: "OSRM", export: "Export", lessons: "Lessons" };
 const LESSONS = Object.fromEntries(JSON.parse(props.value).map((lesson) => [lesson.id, lesson]));
 const card = element.querySelector(".ms-lesson");
@@ -13,7 +13,7 @@ const quiz = asked.get("quiz") === "1";
 let lesson = null;
 let place = 0;
 let state = {}; // of this step: arrived, guessed, done, told
-let fields = []; // [field, its value before the lesson]
+let undo = []; // what makes fields of other tabs say again what they said
 let before = null; // {address, tab} before the lesson
 
 /* -- progress, which this browser may refuse to keep ------------------------------------------------------------ */
@@ -80,21 +80,27 @@ const arrived = async () => {
   }
   const here = step();
   if (tab() !== PARTS[here.tab]) go(PARTS[here.tab]);
-  if (!(await mark(here, card, () => here === lesson?.steps[place]))) return;
+  const current = () => here === lesson?.steps[place];
   for (const [selector, value] of Object.entries(here.set)) {
-    const field = inside(selector);
-    if (!field) continue;
-    fields.push([field, field.value]);
+    // a list may have to wait for its options
+    const field = inside(await until(selector, (node) => inside(node)?.checkVisibility() && !(inside(node).matches("select") && ![...inside(node).options].some((one) => one.value === value))));
+    if (!field || !current()) continue;
+    const { value: was } = field;
+    undo.push(() => set(field, was));
     set(field, value);
   }
+  if (!(await mark(here, card, current))) return;
+  const touch = document.querySelector(here.touch);
+  // the Merge tab's controls are the server's to give back
+  if (touch && here.done && !touch.closest("#ms-merge, .ms-lesson")) undo.push(remember(touch));
   setTimeout(() => { state.arrived = true; card.dataset.arrived = `${lesson?.id}/${place + 1}`; }, 50);
 };
 
 const unset = () => {
   unmark();
   delete card.dataset.arrived;
-  for (const [field, value] of fields.reverse()) set(field, value);
-  fields = [];
+  for (const one of undo.reverse()) one();
+  undo = [];
 };
 
 const leave = () => {
@@ -191,6 +197,7 @@ const tell = (first = "") => {
   else document.body.dataset.guess = step().tab;
   const box = find("happened");
   find("task").hidden = !step().do || !state.guessed;
+  find("draw").style.visibility = state.guessed ? "" : "hidden"; // it keeps its place
   find("path").hidden = !step().path || !state.guessed;
   find("task").dataset.state = state.done ? "done" : "open";
   box.hidden = !ready;
@@ -214,19 +221,22 @@ const live = () => {
   if (find("happened").textContent !== text) find("happened").textContent = text;
 };
 
-/** Has the learner done it? Looked at after every event on the page, as controls settle a moment later. */
-const notice = (event) => {
-  if (!lesson || !state.arrived || state.done || !state.guessed || card.contains(event.target)) return;
+/** Has the learner done it? Looked at a moment after every event, as controls settle late and lists hang elsewhere. */
+const notice = ({ type, target }) => {
+  if (!lesson || !state.arrived || state.done || !state.guessed) return;
   const touch = document.querySelector(step().touch);
   const { at_most: most, at_least: least, begins, changed, clicked } = step().done ?? {};
-  if (!touch?.contains(event.target)) return;
+  const inside = touch?.contains(target);
+  if (!begins && !inside) return;
+  const here = step();
   setTimeout(() => {
-    if (!lesson || state.done) return;
+    if (here !== lesson?.steps[place] || state.done) return;
     const value = read(touch);
-    if (clicked ? event.type !== "click" : !(changed && event.type !== "click") && !(value <= most) && !(value >= least) && !(begins && String(value).startsWith(begins))) return;
+    const happened = clicked ? type === "click" : changed ? type !== "click" : begins ? String(value).startsWith(begins) : value <= most || value >= least;
+    if (!happened) return;
     state.done = true;
     tell("Done.");
-  }, 60);
+  }, 150);
 };
 for (const kind of ["input", "change", "click"]) document.addEventListener(kind, notice, true);
 

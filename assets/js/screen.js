@@ -24,16 +24,39 @@
     field.value = value;
     for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
   };
-  const inside = (selector) => {
-    const node = document.querySelector(selector);
-    return node?.matches("select, input, textarea") ? node : node?.querySelector("select, textarea, input");
-  };
+  const inside = (node) => (node?.matches("select, input, textarea") ? node : node?.querySelector("select, textarea, input"));
   /** What a control says: a number, the chosen option, a text. */
   const read = (control) => {
     const number = control.querySelector("input[type=number]");
     if (number) return Number(number.value);
     const chosen = control.querySelector("label.selected, label:has(input:checked)");
-    return (chosen?.textContent ?? (control.matches("select, textarea, input") ? control : control.querySelector("select, textarea, input"))?.value ?? "").trim();
+    return (chosen?.textContent ?? inside(control)?.value ?? "").trim();
+  };
+
+  /** Give a function that makes a control say again what it says now. */
+  const remember = (control) => {
+    const picked = [...control.querySelectorAll("label")].find((label) => label.matches(".selected, :has(input:checked)"));
+    if (picked) return () => picked.click();
+    const list = control.querySelector("[role=combobox], [role=listbox]");
+    if (list?.matches("input")) {
+      const { value } = list;
+      return () => list.value === value || choose(list, value);
+    }
+    const field = control.querySelector("input[type=number]") ?? (control.matches("select, textarea") ? control : control.querySelector("select, textarea"));
+    const value = field?.value;
+    return () => {
+      if (!field || field.value === value) return;
+      set(field, value);
+      field.dispatchEvent(new Event("blur"));
+    };
+  };
+  /** Choose an option of one of Gradio's drop-down lists. */
+  const choose = async (list, value) => {
+    list.focus();
+    const option = await until("ul.options li, ul[role=listbox] li", () => true);
+    const options = [...(option?.parentElement.children ?? [])];
+    options.find((one) => one.textContent.trim().replace(/^✓\s*/, "") === value)?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+    list.blur();
   };
 
   const unmark = () => {
@@ -74,5 +97,5 @@
     card.dataset.side = SIDES.map((side) => [hidden(side), side]).sort(([a], [b]) => a - b)[0][1];
   };
 
-  window.mergescopeScreen = { SIDES, until, tab, go, set, inside, read, mark, unmark };
+  window.mergescopeScreen = { SIDES, until, tab, go, set, inside, read, remember, mark, unmark };
 })();

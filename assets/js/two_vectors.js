@@ -52,13 +52,13 @@
       words.textContent = `Ratio of lengths ${ratio.toFixed(2)}: error ${errors[0].toFixed(2)} on task 1, ${errors[1].toFixed(2)} on task 2, mean ${mean.toFixed(2)}.`;
       place.dataset.ratio = ratio.toFixed(2);
       place.dataset.mean = mean.toFixed(3);
-      place.dispatchEvent(new CustomEvent("ms-vectors", { bubbles: true, detail: { ratio } }));
     };
     const scaled = (i, length) => {
       const now = Math.hypot(...tips[i]);
       const next = Math.min(1.7, Math.max(0.2, length));
       tips[i] = tips[i].map((value) => (value / now) * next);
       draw();
+      svg.dispatchEvent(new Event("input", { bubbles: true }));
     };
     knobs.forEach((knob, i) => {
       knob.addEventListener("pointerdown", (event) => { knob.setPointerCapture(event.pointerId); event.preventDefault(); knob.focus(); });

@@ -25,14 +25,16 @@ LOOK, GUESS, TOUCH = 20, 15, 30
 
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Tab = Literal["merge", "try", "adapters", "diagnose", "osrm", "export"]
+Tab = Literal["merge", "lessons", "try", "adapters", "diagnose", "osrm", "export"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Data from a file that ships: no field beside those named, and none changed later."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Number(_Strict):
+class Number(Strict):
     """A measured number: the mean of `value`, an expression over columns, on the rows `where` of a shipped table."""
 
     table: Name
@@ -40,7 +42,7 @@ class Number(_Strict):
     value: Text = "correct / total"
 
 
-class Guess(_Strict):
+class Guess(Strict):
     """A question that is asked before the figure is shown: one of three answers, or a bar that one drags.
 
     Attributes
@@ -65,7 +67,7 @@ class Guess(_Strict):
         return self
 
 
-class Done(_Strict):
+class Done(Strict):
     """How the card notices that the learner has done it: what the touched control then says."""
 
     at_most: float | None = None
@@ -81,21 +83,21 @@ class Done(_Strict):
         return self
 
 
-class Turn(_Strict):
+class Turn(Strict):
     """A question of a decision path; an answer leads to another question, or to an outcome."""
 
     ask: Text
     answers: dict[Text, Name]
 
 
-class Outcome(_Strict):
+class Outcome(Strict):
     """Where a decision path ends: what to take and why, and the merge that the controls then show."""
 
     say: Text
     link: Text
 
 
-class DecisionPath(_Strict):
+class DecisionPath(Strict):
     """A decision path: it begins at `first`; `turns` and `outcomes` by name."""
 
     first: Name
@@ -111,7 +113,7 @@ class DecisionPath(_Strict):
         return self
 
 
-class Step(_Strict):
+class Step(Strict):
     """One step of a lesson.
 
     Attributes
@@ -164,7 +166,7 @@ class Step(_Strict):
         return 60 * len(self.words) / WORDS_A_MINUTE + pauses
 
 
-class Lesson(_Strict):
+class Lesson(Strict):
     """A lesson: four to seven steps about one idea, and the numbers that they speak of."""
 
     id: Name

@@ -14,19 +14,20 @@ from merging.services.lessons import Lesson, Step, shipped_lessons
 pytestmark = pytest.mark.slow
 
 LESSONS = shipped_lessons()
-SHOWN = ("slider_0", "seed", "k", "limit", "weight_2")
+NUMBERS = ("slider_0", "seed", "k", "limit", "weight_2", "penalty", "mu", "plan-k", "export-rank")
+OTHERS = ("#ms-method input", "#ms-found-method input", "#ms-part-1 input", "#ms-try-text textarea")
+PICKED = ("#ms-pool", "#ms-plan-variant")
 CARD = ".ms-lesson"
 
 
 def screen(page: Page) -> dict[str, object]:
-    """What the controls of the Merge tab say, on whatever tab."""
-    values = {
-        name: page.evaluate("name => document.querySelector(`#ms-${name} input[type=number]`)?.value", name)
-        for name in SHOWN
-    }
-    values["method"] = page.evaluate("document.querySelector('#ms-method input').value")
-    values["pool"] = page.evaluate("document.querySelector('#ms-pool label.selected').textContent.trim()")
-    return values
+    """What the controls that lessons touch say, on whatever tab."""
+    values = [*(f"#ms-{name} input[type=number]" for name in NUMBERS), *OTHERS]
+    labels = [f"{name} label:has(input:checked)" for name in PICKED]
+    said = (
+        "selector => { const node = document.querySelector(selector); return node?.value ?? node?.textContent.trim() }"
+    )
+    return {selector: page.evaluate(said, selector) for selector in [*values, *labels]}
 
 
 def at(page: Page, lesson: Lesson, place: int) -> None:
@@ -53,29 +54,25 @@ def do(page: Page, step: Step) -> None:
     """Do what the step asks for, by the condition that it waits for."""
     done, touch = step.done, page.locator(step.touch).first
     expect(page.locator(f"{CARD} [data-task]")).to_have_attribute("data-state", "open")
-    if done.begins:
+    number, choice = touch.locator("input[type=number]"), touch.locator("input[role=listbox], input[role=combobox]")
+    kind = touch.evaluate("node => node.tagName")
+    if number.count():
+        value = done.at_most if done.at_most is not None else done.at_least
+        number.fill(str(0.5 if value is None else value))
+        number.press("Tab")
+    elif choice.count():
+        choice.click()
+        page.get_by_role("option", name=done.begins or "").first.click()
+    elif kind == "SELECT":
+        touch.select_option(index=1)
+    elif kind == "svg":
+        touch.locator("[role=slider]").first.press("ArrowUp")
+    elif done.begins:
         touch.locator("label", has_text=done.begins).first.click()
     elif done.clicked:
-        (
-            touch
-            if touch.evaluate("node => node.matches('button, summary')")
-            else touch.locator("button, summary").first
-        ).click()
-    elif touch.locator("input[type=number]").count():
-        value = done.at_most if done.at_most is not None else done.at_least
-        box = touch.locator("input[type=number]")
-        box.fill(str(0.5 if value is None else value))
-        box.press("Tab")
+        touch.click()
     else:
-        field = (
-            touch
-            if touch.evaluate("node => node.matches('select, textarea')")
-            else touch.locator("select, textarea").first
-        )
-        if field.evaluate("node => node.matches('select')"):
-            field.select_option(index=1)
-        else:
-            field.fill("Where is the Louvre?")
+        touch.locator("textarea").fill("Where is the Louvre?")
     expect(page.locator(f"{CARD} [data-task]")).to_have_attribute("data-state", "done")
 
 
@@ -94,6 +91,9 @@ def shared(browser, app_url: str) -> Iterator[tuple[Page, list[str]]]:
     page.on("request", lambda r: r.url.startswith((app_url, "data:", "blob:")) or faults.append(f"request to {r.url}"))
     page.goto(app_url)
     expect(page.locator("#ms-recipe pre")).not_to_be_empty()
+    for tab in ("Export", "Try it", "OSRM"):  # these take up the merge when they are opened
+        page.get_by_role("tab", name=tab).click()
+    expect(page.locator("#ms-found-drift .main-svg").first).to_be_visible()
     yield page, faults
     context.close()
 

@@ -21,7 +21,7 @@ STYLES = tuple(
 )
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = ASSETS / "js" / "diagnose.js"
-LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors"))
+LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "gallery"))
 
 
 def address(path: Path) -> str:
@@ -31,6 +31,7 @@ def address(path: Path) -> str:
 
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
 LESSON_HEAD = "".join(f'<script src="{address(path)}"></script>' for path in LESSON)
+GALLERY_HEAD = f"{HEAD}{LESSON_HEAD}"
 DIAGNOSE_HEAD = f'{HEAD}<script src="{address(DIAGNOSE)}"></script>'
 
 TEMPLATE = """

@@ -4,10 +4,12 @@ from typing import Any
 
 import gradio as gr
 
+from merging.services.gallery import gallery
 from merging.services.lessons import shipped_lessons
 from merging.services.workbench import Workbench
-from viz.panels.kit.events import NOW
+from viz.panels.kit.events import NOW, QUIET
 from viz.panels.lessons.card import card, list_html
+from viz.panels.lessons.gallery import Drawings, drawn, gallery_html
 from viz.panels.lessons.handlers import Before, LessonHandlers
 from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.panel import MergeTab, become, said
@@ -16,10 +18,18 @@ from viz.panels.merge.session import Session
 ARRIVED = "() => window.mergescopeLesson.arrived()"
 
 
-def lessons_list() -> None:
-    """Lay the list of lessons out."""
+def lessons_tab(drawings: Drawings) -> None:
+    """Lay out the list of lessons and the gallery."""
+    cards = gallery()
     with gr.Column(elem_id="ms-lessons"):
         gr.HTML(list_html(shipped_lessons()), apply_default_css=False, container=False, padding=False)
+        shown = gallery_html(cards, drawings.workbench.tables)
+
+    def draw(event: gr.EventData) -> str:
+        with said():
+            return drawn(cards, drawings, str(event.name))
+
+    shown.draw(draw, None, shown, **QUIET)
 
 
 def lessons_card(workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
