@@ -10,6 +10,7 @@ const find = (name) => card.querySelector(`[data-${name}]`);
 const button = (name) => card.querySelector(`[data-do=${name}]`);
 const asked = new URLSearchParams(location.search);
 const quiz = asked.get("quiz") === "1";
+const present = asked.get("present") === "1";
 let lesson = null;
 let place = 0;
 let state = {}; // of this step: arrived, guessed, done, told
@@ -93,12 +94,14 @@ const arrived = async () => {
   const touch = document.querySelector(here.touch);
   // the Merge tab's controls are the server's to give back
   if (touch && here.done && !touch.closest("#ms-merge, .ms-lesson")) undo.push(remember(touch));
+  if (present) document.body.dataset.present = "";
   setTimeout(() => { state.arrived = true; card.dataset.arrived = `${lesson?.id}/${place + 1}`; }, 50);
 };
 
 const unset = () => {
   unmark();
   delete card.dataset.arrived;
+  delete document.body.dataset.present;
   for (const one of undo.reverse()) one();
   undo = [];
 };
@@ -111,7 +114,6 @@ const leave = () => {
   const query = new URLSearchParams(before.address.split("?")[1]?.split("#")[0]);
   for (const key of ["lesson", "step", "present", "quiz"]) query.delete(key);
   history.replaceState(history.state, "", `${location.pathname}${query.size ? "?" : ""}${query}`);
-  delete document.body.dataset.present;
   trigger("leave", {});
 };
 
@@ -128,6 +130,7 @@ const write = () => {
   if (here.path) turn(here.path, here.path.first);
   ask();
   Object.assign(card.querySelector("progress"), { max: lesson.steps.length, value: place + 1 });
+  button("code").hidden = !present;
   button("previous").disabled = place === 0;
   button("next").textContent = place + 1 < lesson.steps.length ? "Next" : "Finish";
   say("");
@@ -252,7 +255,13 @@ const move = (by) => {
   if (place + by >= lesson.steps.length) return leave();
   if (place + by >= 0) show(place + by);
 };
+/** Where a class finds this lesson: in a Space's frame not the frame's own address. */
+const link = (id) => {
+  const outer = document.querySelector("#ms-recipe section")?.dataset.outer;
+  return `${outer || location.origin + location.pathname}?${quiz ? "quiz=1&" : ""}lesson=${id}`;
+};
 const ACTIONS = {
+  code: () => trigger("code", { name: link(lesson.id) }),
   previous: () => move(-1),
   next: () => move(1),
   leave,
@@ -269,8 +278,8 @@ document.addEventListener("keydown", (event) => {
   const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -1, PageDown: 1 }[event.key];
   if (!lesson || !by || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const at = event.target;
-  const free = at === document.body || card.contains(at);
-  if (!free || at.matches("input, textarea, select")) return;
+  const free = at === document.body || card.contains(at) || present;
+  if (!free || at.closest("input, textarea, select, [role=slider], [role=tab]")) return;
   event.preventDefault();
   move(by);
 });
@@ -290,6 +299,8 @@ find("grip").addEventListener("pointerdown", (event) => {
 });
 
 document.addEventListener("click", ({ target }) => {
+  const sheet = target.closest?.("[data-handout]")?.dataset.handout;
+  if (sheet) window.mergescopeHandout(LESSONS[sheet], link(sheet));
   const id = target.closest?.("[data-lesson]")?.dataset.lesson;
   if (id && target.closest("button")) open(id, Number(target.closest("[data-lesson]").dataset.step ?? unfinished(id) + 1) - 1);
 });
@@ -298,4 +309,6 @@ window.mergescopeLesson = { arrived };
 until("#ms-verdict").then((verdict) => verdict && new MutationObserver(live).observe(verdict, { childList: true, subtree: true, characterData: true }));
 until("#ms-tabs").then(list);
 new MutationObserver(() => document.querySelector("[data-lesson-item] [data-progress]:empty") && list()).observe(document.querySelector("#ms-tabs") ?? document.body, { attributes: true, subtree: true, attributeFilter: ["aria-selected"] });
+if (present) document.body.dataset.presenting = "";
+if (present && !asked.get("lesson")) until("#ms-recipe pre code", (node) => node.textContent).then(() => go("Lessons"));
 if (asked.get("lesson")) open(asked.get("lesson"), Number(asked.get("step") ?? 1) - 1);

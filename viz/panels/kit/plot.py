@@ -21,7 +21,7 @@ STYLES = tuple(
 )
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = ASSETS / "js" / "diagnose.js"
-LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "gallery"))
+LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "handout", "gallery"))
 
 
 def address(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The lesson's card, which floats over the tabs: its frame, and what the browser needs of every lesson.
 
 The card itself is the browser's (assets/js/lessons.js): it shows a step, asks, highlights, notices and remembers. The
-server is asked for two things only, the events `step` and `leave`: to set the merge, and to give the former one back.
+server is asked by its events only: `step` sets the merge, `leave` gives the former one back, `code` draws an address.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,18 @@ from typing import Any
 
 import gradio as gr
 import orjson
+import segno
 
+from merging.errors import MergeError
 from merging.services.lessons import Lesson, Step, filled
 from viz.panels.kit.plot import ASSETS, LESSON_HEAD
 
+LONGEST = 300  # characters of an address
 TEMPLATE = """
 <aside class="ms-lesson" aria-label="Lesson" hidden>
   <div class="ms-lesson-head" data-grip>
     <span data-place></span>
+    <button type="button" data-do="code" aria-label="Show the lesson's address as a QR code" hidden>QR</button>
     <button type="button" data-do="side" aria-label="Move the card to the other side">⇄</button>
     <button type="button" data-do="fold" aria-expanded="true" aria-label="Fold the card">–</button>
     <button type="button" data-do="leave" aria-label="Leave the lesson">×</button>
@@ -43,7 +47,7 @@ TEMPLATE = """
 
 
 def card(lessons: Sequence[Lesson], tables: Path) -> gr.HTML:
-    """Make the card, hidden until a lesson begins; its events are `step` and `leave`."""
+    """Make the card, hidden until a lesson begins; its events are `step`, `leave` and `code`."""
     return gr.HTML(
         packed(lessons, tables),
         html_template=TEMPLATE,
@@ -77,6 +81,25 @@ def _step(step: Step, numbers: Mapping[str, float]) -> dict[str, Any]:
     return kept
 
 
+def code_html(address: str) -> str:
+    """Write an address as a QR code, closed by the pick of its button.
+
+    Raises
+    ------
+    MergeError
+        For what is no address of a page, or too long for a code that can be read from afar.
+    """
+    if not address.startswith(("http://", "https://")) or len(address) > LONGEST:
+        raise MergeError(f"A QR code here is a page's address of at most {LONGEST} characters.")
+    drawing = segno.make(address, micro=False).svg_inline(
+        scale=1, border=2, omitsize=True, svgclass="ms-qr", lineclass=None
+    )
+    return (
+        f'<div class="ms-code" role="dialog" aria-label="The lesson\'s address">{drawing}<p>{escape(address)}</p>'
+        '<button type="button" data-pick="close" data-to=".ms-lesson [data-title]">Close</button></div>'
+    )
+
+
 def list_html(lessons: Sequence[Lesson]) -> str:
     """Write the list of lessons; assets/js/lessons.js answers its buttons and fills in the progress."""
     items = "".join(_item(place, lesson) for place, lesson in enumerate(lessons, start=1))
@@ -95,5 +118,6 @@ def _item(place: int, lesson: Lesson) -> str:
         f'<span data-progress></span></p><div class="ms-lesson-buttons">'
         f'<button type="button" data-lesson="{lesson.id}" aria-label="Start the lesson {title}">Start</button>'
         f'<button type="button" data-handout="{lesson.id}" aria-label="Hand-out of {title}, to print">Hand-out</button>'
-        f'<a href="?present=1&amp;lesson={lesson.id}">Present</a></div></li>'
+        f'<a href="?present=1&amp;lesson={lesson.id}" aria-label="Present {title}">Present</a>'
+        f'<a href="?quiz=1&amp;lesson={lesson.id}" aria-label="{title} as a quiz">Quiz</a></div></li>'
     )

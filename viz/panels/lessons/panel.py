@@ -8,7 +8,8 @@ from merging.services.gallery import gallery
 from merging.services.lessons import shipped_lessons
 from merging.services.workbench import Workbench
 from viz.panels.kit.events import NOW, QUIET
-from viz.panels.lessons.card import card, list_html
+from viz.panels.kit.picked import picked
+from viz.panels.lessons.card import card, code_html, list_html
 from viz.panels.lessons.gallery import Drawings, drawn, gallery_html
 from viz.panels.lessons.handlers import Before, LessonHandlers
 from viz.panels.merge.controls import Catalogue
@@ -37,6 +38,7 @@ def lessons_card(workbench: Workbench, methods: Catalogue, merging: MergeTab) ->
     lessons = shipped_lessons()
     panel, before = LessonHandlers(workbench, methods, lessons), gr.State(Before())
     shown = card(lessons, workbench.tables)
+    code = picked("ms-lesson-code")
     controls = merging.controls
 
     def step(before: Before, session: Session, event: gr.EventData) -> list[Any]:
@@ -47,6 +49,12 @@ def lessons_card(workbench: Workbench, methods: Catalogue, merging: MergeTab) ->
         with said():
             return become(controls, panel.leave(before, session))
 
+    def draw_code(event: gr.EventData) -> str:
+        with said():
+            return code_html(str(event.name))
+
+    shown.code(draw_code, None, code, **NOW)
+    code.pick(lambda: "", None, code, **NOW)
     for trigger, move in ((shown.step, step), (shown.leave, leave)):
         event = trigger(move, [before, merging.session], list(controls.values()), **NOW)
         merging.after(event)
