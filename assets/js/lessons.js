@@ -2,7 +2,7 @@
    The card sets a screen by the event "step" (the server moves the controls as a link would), goes to the step's tab,
    highlights what to touch, asks, notices, and on "leave" gives everything back. Progress stays in this browser. */
 const KEPT = "mergescope-lessons";
-const { SIDES, until, tab, go, set, inside, read, remember, mark, unmark } = window.mergescopeScreen;
+const { SIDES, until, tab, go, set, inside, read, remember, unfold, mark, unmark, look } = window.mergescopeScreen;
 const PARTS = { merge: "Merge", try: "Try it", adapters: "Adapters", diagnose: "Diagnose", osrm: "OSRM", export: "Export", lessons: "Lessons" };
 const LESSONS = Object.fromEntries(JSON.parse(props.value).map((lesson) => [lesson.id, lesson]));
 const card = element.querySelector(".ms-lesson");
@@ -59,8 +59,9 @@ const open = async (id, at = 0) => {
   show(Math.min(Math.max(at, 0), lesson.steps.length - 1));
 };
 
-const show = (at) => {
-  unset();
+const show = async (at) => {
+  await unset();
+  if (!lesson) return;
   place = at;
   state = { guessed: !step().guess, done: !step().done && !step().path, told: false };
   document.body.dataset.inLesson = lesson.id;
@@ -84,13 +85,14 @@ const arrived = async () => {
   const current = () => here === lesson?.steps[place];
   for (const [selector, value] of Object.entries(here.set)) {
     // a list may have to wait for its options
+    unfold(document.querySelector(selector), undo);
     const field = inside(await until(selector, (node) => inside(node)?.checkVisibility() && !(inside(node).matches("select") && ![...inside(node).options].some((one) => one.value === value))));
     if (!field || !current()) continue;
     const { value: was } = field;
     undo.push(() => set(field, was));
     set(field, value);
   }
-  if (!(await mark(here, card, current))) return;
+  if (!(await mark(here, card, undo, current))) return;
   const touch = document.querySelector(here.touch);
   // the Merge tab's controls are the server's to give back
   if (touch && here.done && !touch.closest("#ms-merge, .ms-lesson")) undo.push(remember(touch));
@@ -98,16 +100,17 @@ const arrived = async () => {
   setTimeout(() => { state.arrived = true; card.dataset.arrived = `${lesson?.id}/${place + 1}`; }, 50);
 };
 
-const unset = () => {
+const unset = async () => {
   unmark();
   delete card.dataset.arrived;
   delete document.body.dataset.present;
-  for (const one of undo.reverse()) one();
+  const all = undo.reverse();
   undo = [];
+  for (const one of all) await one();
 };
 
-const leave = () => {
-  unset();
+const leave = async () => {
+  await unset();
   lesson = null;
   for (const key of ["inLesson", "guess"]) delete document.body.dataset[key];
   card.hidden = true;
@@ -152,7 +155,7 @@ const ask = () => {
   const set = make("fieldset", {}, make("legend", { textContent: `Guess first. ${guess.question}` }));
   if (guess.choices) {
     guess.choices.forEach((text, i) => {
-      const choice = make("button", { type: "button", textContent: text, onclick: () => guessed(i, i === guess.answer, `right: ${guess.choices[guess.answer]}`) });
+      const choice = make("button", { type: "button", textContent: text, onclick: () => guessed(i, i === guess.answer, guess.choices[guess.answer]) });
       set.append(choice);
     });
   } else {
@@ -161,7 +164,7 @@ const ask = () => {
     bar.setAttribute("aria-label", "Your guess in percent");
     const shown = make("output", { textContent: `${middle} %` });
     bar.addEventListener("input", () => { shown.textContent = `${bar.value} %`; });
-    const answer = () => guessed(Number(bar.value), Math.abs(bar.value - guess.truth) <= guess.within, `measured: ${Math.round(guess.truth)} %, guessed: ${bar.value} %`);
+    const answer = () => guessed(Number(bar.value), Math.abs(bar.value - guess.truth) <= guess.within, `measured ${Math.round(guess.truth)} %, guessed ${bar.value} %`);
     set.append(make("div", { className: "ms-lesson-bar" }, bar, shown), make("button", { type: "button", textContent: "That is my guess", onclick: answer }));
   }
   box.append(set);
@@ -169,11 +172,14 @@ const ask = () => {
 
 const guessed = (value, right, words) => {
   state.guessed = true;
-  const verdict = `${right ? "Right" : "Not quite"}; ${words.replaceAll("-", "−")}.`;
-  find("guess").replaceChildren(make("p", { className: right ? "ms-good" : "ms-warn", textContent: verdict }));
+  const verdict = `${right ? "Right" : "Not quite"}: ${words.replaceAll("-", "−")}.`;
+  state.verdict = () => find("guess").replaceChildren(make("p", { className: right ? "ms-good" : "ms-warn", textContent: verdict }));
+  if (quiz) find("guess").replaceChildren(make("p", { textContent: "Your guess is noted." }));
+  else state.verdict();
   keep({ guess: value, right });
+  look(document.querySelector(step().figure));
   find("title").focus({ preventScroll: true });
-  tell(verdict);
+  tell(quiz ? "Your guess is noted." : verdict);
 };
 
 /** A decision path, one question at a time; at its end the controls are set. */
@@ -207,7 +213,7 @@ const tell = (first = "") => {
   if (!ready) return first && say(first);
   if (quiz && !state.revealed) {
     document.body.dataset.guess = step().tab;
-    box.replaceChildren(make("button", { type: "button", textContent: "Show what happened", onclick: () => { state.revealed = true; tell(); find("title").focus({ preventScroll: true }); } }));
+    box.replaceChildren(make("button", { type: "button", textContent: "Show what happened", onclick: () => { state.revealed = true; state.verdict?.(); tell(); find("title").focus({ preventScroll: true }); } }));
     return;
   }
   live();

@@ -2,6 +2,7 @@
    where it hides least. */
 (() => {
   "use strict";
+  const HOLD = 6000; // ms
   const SIDES = ["right", "middle", "left"];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const tabs = () => [...document.querySelectorAll("#ms-tabs > .tab-wrapper [role=tab]")];
@@ -52,10 +53,11 @@
   };
   /** Choose an option of one of Gradio's drop-down lists. */
   const choose = async (list, value) => {
+    if (!list.checkVisibility()) return; // on a tab that is not shown it cannot be opened
     list.focus();
-    const option = await until("ul.options li, ul[role=listbox] li", () => true);
-    const options = [...(option?.parentElement.children ?? [])];
-    options.find((one) => one.textContent.trim().replace(/^✓\s*/, "") === value)?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+    await until(`#${CSS.escape(list.getAttribute("aria-controls"))} [role=option]`);
+    const options = [...document.querySelectorAll(`#${CSS.escape(list.getAttribute("aria-controls"))} [role=option]`)];
+    options.find((one) => one.ariaLabel === value)?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true, cancelable: true }));
     list.blur();
   };
 
@@ -65,13 +67,24 @@
       delete marked.dataset.msFigure;
     }
   };
-  const unfold = (node) => {
-    for (let up = node; up; up = up.parentElement) if (up.tagName === "DETAILS") up.open = true;
+  /** Open what a node is folded into, and choose the part of its panel where only one is seen at a time; `undo` takes what chooses
+      the former part again. */
+  const unfold = (node, undo) => {
+    for (let up = node; up; up = up.parentElement) {
+      if (up.tagName === "DETAILS") up.open = true;
+      for (const group of document.querySelectorAll("[data-part]")) {
+        const { part, shown } = group.dataset;
+        if (!up.classList.contains(part) || shown === "all" || up.classList.contains(`${part}-${shown}`)) continue;
+        const press = (key) => group.querySelector(`[role=radio][data-key="${key}"]`)?.click();
+        undo.push(() => press(shown));
+        press([...up.classList].find((name) => name.startsWith(`${part}-`))?.slice(part.length + 1));
+      }
+    }
   };
   /** Mark a step's figure and what to touch once they are there; false if the learner has gone on meanwhile. */
-  const mark = async (step, card, current) => {
+  const mark = async (step, card, undo, current) => {
     const shown = async (selector) => {
-      unfold(await until(selector));
+      unfold(await until(selector), undo);
       return until(selector, (node) => node.checkVisibility());
     };
     const [figure, touch] = [await shown(step.figure), await shown(step.touch)];
@@ -80,9 +93,21 @@
     if (figure) (figure.closest(".ms-card") ?? figure).dataset.msFigure = "";
     if (touch) touch.dataset.msTouch = "";
     const first = innerWidth <= 820 && step.done ? touch : figure;
-    first?.scrollIntoView({ block: "center", behavior: still.matches ? "auto" : "smooth" });
+    look(first);
     setTimeout(settle, still.matches ? 0 : 500, card, figure, touch);
     return true;
+  };
+  /** Bring a node into view. Figures that are drawn late push others down: hold it there for a while, until somebody takes the page over. */
+  const look = (node) => {
+    const page = document.querySelector(".gradio-container");
+    if (!node || !page) return;
+    node.scrollIntoView({ block: "center", behavior: still.matches ? "auto" : "smooth" });
+    const hold = new ResizeObserver(() => node.scrollIntoView({ block: "center" }));
+    const end = new AbortController();
+    const stop = () => { hold.disconnect(); end.abort(); };
+    for (const kind of ["wheel", "pointerdown", "touchstart", "keydown"]) addEventListener(kind, stop, { signal: end.signal, capture: true, passive: true });
+    setTimeout(() => hold.observe(page), 600);
+    setTimeout(stop, HOLD);
   };
   /** Put the card where it hides least of the figure and of what to touch, unless somebody has moved it. */
   const settle = (card, ...nodes) => {
@@ -97,5 +122,5 @@
     card.dataset.side = SIDES.map((side) => [hidden(side), side]).sort(([a], [b]) => a - b)[0][1];
   };
 
-  window.mergescopeScreen = { SIDES, until, tab, go, set, inside, read, remember, mark, unmark };
+  window.mergescopeScreen = { SIDES, until, tab, go, set, inside, read, remember, unfold, mark, unmark, look };
 })();
