@@ -1,5 +1,5 @@
-"""The gallery draws what is opened, a teacher's view shows one figure, a quiz holds its answers back, a hand-out prints,
-and a phone has room for it all.
+"""The gallery draws what is opened, a teacher's view shows one figure, a quiz holds its answers back, a hand-out
+prints, and a phone has room for it all.
 """
 
 import pytest
