@@ -65,7 +65,7 @@ def test_an_adapter_learns_the_words_and_pefts_model_says_the_same(writer, tmp_p
     assert adapter.head is None
     assert own_head(adapter) == verbaliser
     [*_, last] = evaluate(writer, tokenizer, adapter, [task], split="validation", limit=12)
-    assert last.accuracy == pytest.approx(adapter.metadata["validation_accuracy"])
+    assert last.accuracy == pytest.approx(adapter.metadata.validation_accuracy)
 
     writer.save_pretrained(tmp_path / "base")
     folder = adapter.save(tmp_path / "adapter")
