@@ -16,7 +16,7 @@ from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank
 from .adapters.metadata import AdapterMetadata
 from .adapters.peft_format import is_saved
-from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
+from .adapters.pool import bare_names, common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .adapters.truncation import check_rank, truncated
@@ -135,6 +135,7 @@ class Merged(ModuleResults):
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
+            bare=bare_names(self.adapters),
             trained=trained,
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )
