@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import MergeError
 from ..evaluation.verbalisers import Verbaliser, lead_of, plain_ids
 from ..models.load import language_model_kind
-from .questions import Question
+from .questions import Question, require_characters
 from .weights import OtherRowsError, Weights, check_sets, row_by_row
 
 PROMPT = 256
@@ -85,6 +85,7 @@ def prompt_of(tokenizer: Any, written: str, template: bool = False, kind: str = 
     """
     if not written.strip():
         raise MergeError("There is no prompt: write one.")
+    require_characters(written)
     text, lead = written, lead_of(tokenizer)
     if template:
         if not has_template(tokenizer):

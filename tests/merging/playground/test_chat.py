@@ -32,7 +32,7 @@ from transformers import (
 from merging import Adapter, MergeError, merge
 from merging.evaluation.verbalisers import Verbaliser
 from merging.playground import predictions, weights_by_task, weights_of
-from merging.playground.chat import ANSWER, PROMPT, Decoding, after_prompt, prompt_of, generate
+from merging.playground.chat import ANSWER, PROMPT, Decoding, after_prompt, generate, prompt_of
 from merging.playground.questions import Question
 from merging.playground.weights import BASE, Weights
 
