@@ -129,7 +129,7 @@ def label_scorer(
             return _seq2seq_scores(model, [sources[row] for row in picked], targets, verbaliser.normalised)
 
     else:
-        lead = _lead(tokenizer)
+        lead = lead_of(tokenizer)
         spans = [_spans(tokenizer, lead, prompt, words, task) for prompt in prompts]
         _check_length(model, max(len(ids) for _, sequences in spans for ids in sequences), task)
 
@@ -202,15 +202,16 @@ def _cut(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Sequen
     ]
 
 
-def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of texts, with nothing before or behind them."""
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return ids
 
 
-def _lead(tokenizer: Any) -> list[int]:
+def lead_of(tokenizer: Any) -> list[int]:
     """Return what the tokenizer puts before a text (a BOS, where it has one), but not what it puts behind."""
     probe = "a"
-    whole, plain = tokenizer(probe)["input_ids"], _plain(tokenizer, [probe])[0]
+    whole, plain = tokenizer(probe)["input_ids"], plain_ids(tokenizer, [probe])[0]
     places = (place for place in range(len(whole) - len(plain) + 1) if whole[place : place + len(plain)] == plain)
     return list(whole[: next(places, 0)])
 
@@ -219,7 +220,7 @@ def _spans(
     tokenizer: Any, lead: list[int], prompt: str, words: Sequence[str], task: str
 ) -> tuple[int, list[list[int]]]:
     """Return (where the scored part begins, the whole sequence of each label)."""
-    start, *sequences = (lead + ids for ids in _plain(tokenizer, [prompt, *(prompt + word for word in words)]))
+    start, *sequences = (lead + ids for ids in plain_ids(tokenizer, [prompt, *(prompt + word for word in words)]))
     shared = _shared_start([start, *sequences])
     if any(len(ids) == shared for ids in sequences):
         raise MergeError(
