@@ -31,6 +31,7 @@ import gradio as gr
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
+from merging.services.chat import Chat
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
@@ -42,6 +43,7 @@ from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
 
 LONGEST = 120
@@ -156,7 +158,7 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
-    tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome)
+    tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
     return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, bases)
 
 

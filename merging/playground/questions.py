@@ -22,6 +22,14 @@ BETWEEN = "||"
 """Stands between the two texts of a task on pairs."""
 
 
+def require_characters(written: str) -> None:
+    """Raise MergeError for what holds half of a character, which no tokenizer reads."""
+    try:
+        written.encode()
+    except UnicodeEncodeError as error:
+        raise MergeError("There is half of a character in the text (a surrogate): type it again.") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """One task as a text of one's own meets it.

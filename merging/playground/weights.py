@@ -7,7 +7,7 @@ many rows, and no copy of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -101,6 +101,12 @@ def weights_by_task(subject: Merged | Adapter | None, tasks: Sequence[str]) -> d
     return dict.fromkeys(tasks, weights_of(subject))
 
 
+def check_sets(model: nn.Module, sets: Iterable[Weights]) -> None:
+    """Raise MergeError unless the updates of all sets fit the model."""
+    for weights in _unique(sets):
+        check_fits(model, {name: _shape(update) for name, update in weights.updates.items()}, None)
+
+
 @torch.no_grad()
 def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weights]]) -> list[Tensor]:
     """Return for every (task, weights) the logits (texts, labels) that they give, float32, on the CPU.
@@ -116,8 +122,7 @@ def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weig
     """
     training = model.training
     model.eval()
-    for weights in {id(weights): weights for _, weights in wanted}.values():
-        check_fits(model, {name: _shape(update) for name, update in weights.updates.items()}, None)
+    check_sets(model, [weights for _, weights in wanted])
     found: dict[tuple[str, int], Tensor] = {}
     device = next(model.parameters()).device
     try:
@@ -161,7 +166,7 @@ def _classified(question: Question, states: Tensor) -> Tensor:
     return (logits if order is None else logits[:, order]).cpu()
 
 
-def _unique(sets: Iterator[Weights]) -> list[Weights]:
+def _unique(sets: Iterable[Weights]) -> list[Weights]:
     return list({id(weights): weights for weights in sets}.values())
 
 
@@ -181,9 +186,9 @@ def _under(
         for first in range(0, texts, step):
             rows = range(first, min(first + step, texts))
             try:
-                with _row_by_row(model, some, len(some) * len(rows)):
+                with row_by_row(model, some, len(some) * len(rows)):
                     parts = compute(len(some), rows).chunk(len(some))
-            except _OtherRowsError:  # a layer that reads something else than the batch (DeBERTa's positions)
+            except OtherRowsError:  # a layer that reads something else than the batch (DeBERTa's positions)
                 parts = tuple(_put_in(model, weights, compute, rows) for weights in some)
             for weights, part in zip(some, parts, strict=True):
                 found[id(weights)].append(part)
@@ -200,12 +205,12 @@ def _put_in(
         return torch.cat([compute(1, rows[start : start + MOST_ROWS]) for start in range(0, len(rows), MOST_ROWS)])
 
 
-class _OtherRowsError(Exception):
+class OtherRowsError(Exception):
     """A layer's input does not have the batch as its first dimension."""
 
 
 @contextmanager
-def _row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterator[None]:
+def row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterator[None]:
     """Let each of ``sets`` act on its part of a batch of ``rows``: the first on the first rows, and so on."""
     modules = {name for weights in sets for name in weights.updates}
     with ExitStack() as stack:
@@ -214,7 +219,7 @@ def _row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterato
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, updates: Any = updates) -> Tensor:
                 if inputs[0].shape[0] != rows:
-                    raise _OtherRowsError
+                    raise OtherRowsError
                 parts = zip(updates, inputs[0].chunk(len(updates)), output.chunk(len(updates)), strict=True)
                 return torch.cat([out if u is None else out + _times(u, h) * by for (u, by), h, out in parts])
 

@@ -21,7 +21,7 @@ from ..features.progress import Progress
 from ..models.layers import working_copy
 from ..playground.answers import predictions
 from ..playground.blame import compared, loudness, up_to_layer
-from ..playground.questions import Question, question_of
+from ..playground.questions import Question, question_of, require_characters
 from ..playground.rows import Outcome, outcome
 from ..playground.scales import SCALINGS, over_scaling
 from ..playground.weights import BASE, Weights, weights_by_task, weights_of
@@ -67,10 +67,7 @@ def texts_of(written: str) -> list[str]:
         raise MergeError(
             f"That is {len(texts)} lines; at most {MOST_TEXTS} are read at once, a text each: take a part."
         )
-    try:
-        written.encode()
-    except UnicodeEncodeError as error:
-        raise MergeError("There is half of a character in the text (a surrogate): type it again.") from error
+    require_characters(written)
     return texts
 
 

@@ -12,6 +12,7 @@ from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, FakeWorkbench
 
 from merging.plugins import PLUGINS
+from merging.services.chat import Chat
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme
@@ -20,6 +21,7 @@ from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
 
 READ_LATER = {
@@ -30,6 +32,8 @@ READ_LATER = {
     *(f"ms-task-of-{place}" for place in range(MOST_TASKS)),
     # how many rows of an own task are kept is read when it is used
     "ms-task-rows",
+    # how the chat answers is read when it is asked
+    *(f"ms-chat-{name}" for name in ("temperature", "most", "seed")),
 }
 """Controls that no handler follows while they move."""
 
@@ -46,7 +50,7 @@ def demo() -> Iterator[gr.Blocks]:
     pools = FakePools(lab)
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     ground = SimpleNamespace(workbench=workbench)
-    tried = TryHandlers(ground), BrokeHandlers(ground, nothing)
+    tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
     blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried)
     yield blocks
     blocks.close()

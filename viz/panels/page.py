@@ -26,9 +26,7 @@ from viz.panels.merge.panel import merge_panel
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
-from viz.panels.try_it.broke import BrokeHandlers
-from viz.panels.try_it.handlers import TryHandlers
-from viz.panels.try_it.panel import try_panel
+from viz.panels.try_it.panel import Handlers, try_panel
 
 
 def page(
@@ -39,7 +37,7 @@ def page(
     demand: Demand,
     osrm: OsrmHandlers,
     brought: AdaptersHandlers,
-    tried: tuple[TryHandlers, BrokeHandlers],
+    tried: Handlers,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -58,7 +56,7 @@ def page(
         The OSRM panel's services.
     brought : AdaptersHandlers
         The Adapters panel's.
-    tried : (TryHandlers, BrokeHandlers)
+    tried : Handlers
         The Try it panel's.
     bases : sequence of str
         Folders with further base models that visitors may choose.
@@ -76,7 +74,7 @@ def page(
             with gr.Tab("Lessons", id="lessons"):
                 lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:
-                try_panel(tab, *tried, methods, merging)
+                try_panel(tab, tried, methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
                 adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:

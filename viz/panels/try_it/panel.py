@@ -11,15 +11,19 @@ from viz.panels.merge.panel import MergeTab, become, said
 from viz.panels.merge.session import Session
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.broke_panel import Section, lay_out_broke, wire_broke
+from viz.panels.try_it.chat import ChatHandlers
+from viz.panels.try_it.chat_panel import ChatSection, lay_out_chat, wire_chat
 from viz.panels.try_it.handlers import OUTPUTS, Options, TryHandlers
 from viz.panels.try_it.layout import Layout, lay_out
 from viz.panels.try_it.session import TrySession
 
+Handlers = tuple[TryHandlers, BrokeHandlers, ChatHandlers]
 
-def try_panel(tab: gr.Tab, panel: TryHandlers, broke: BrokeHandlers, methods: Catalogue, merging: MergeTab) -> None:
+
+def try_panel(tab: gr.Tab, tried: Handlers, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it; it asks the merge that the Merge tab shows."""
-    layout, section = lay_out(_slider(methods), lay_out_broke)
-    _wire(tab, layout, section, panel, broke, methods, merging, gr.State(TrySession()))
+    layout, sections = lay_out(_slider(methods), lambda: (lay_out_chat(), lay_out_broke()))
+    _wire(tab, layout, sections, tried, methods, merging, gr.State(TrySession()))
 
 
 def _slider(methods: Catalogue) -> dict[str, Any]:
@@ -31,13 +35,13 @@ def _slider(methods: Catalogue) -> dict[str, Any]:
 def _wire(
     tab: gr.Tab,
     layout: Layout,
-    section: Section,
-    panel: TryHandlers,
-    broke: BrokeHandlers,
+    sections: tuple[ChatSection, Section],
+    tried: Handlers,
     methods: Catalogue,
     merging: MergeTab,
     state: gr.State,
 ) -> None:
+    panel, broke, chat = tried
     outputs, controls = list(layout.outputs.values()), layout.controls
     names = list(layout.outputs)
     assert set(names) == set(OUTPUTS)
@@ -108,7 +112,8 @@ def _wire(
         return placed(*panel.put(session, *row))
 
     taken = tab.select(opened, [state, merging.session, *merging.form.values()], everything, **NOW)
-    wire_broke(section, broke, merging, state, taken, put, [written, *everything], follow)
+    wire_chat(sections[0], chat, state, taken)
+    wire_broke(sections[1], broke, merging, state, taken, put, [written, *everything], follow)
     follow(taken)
     # not `input`, which Gradio gives for keys alone and not for a paste
     follow(written.change(typed, [state, written], everything, **NOW))

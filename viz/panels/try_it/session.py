@@ -8,6 +8,7 @@ import pandas as pd
 from merging.services.settings import Settings
 from merging.services.visitor import Visitor
 from viz.panels.try_it.broke_session import Broke
+from viz.panels.try_it.chat_session import Talk
 
 SOURCES = {"base": "base + head", "own": "own adapter", "merge": "merge", "pinned": "pinned"}
 """Who answers, and what the screen calls them; in their order."""
@@ -26,6 +27,7 @@ class TrySession:
     said : the answers to all texts
     ends : (pool and texts, what base and adapters say to them)
     broke : which rows of a task are looked at
+    talk : what was asked in the chat
     examples_of : the pool whose examples are in the list
     token : counts what is asked; an answer to an earlier question is dropped
     explained : the question whose reasons have been asked for
@@ -46,6 +48,7 @@ class TrySession:
     ends: tuple[tuple[str, tuple[str, ...]], pd.DataFrame] | None = None
     examples_of: str = ""
     broke: Broke = field(default_factory=Broke)
+    talk: Talk = field(default_factory=Talk)
     sent: dict[str, str] = field(default_factory=dict)
 
     def ask(self) -> int:
@@ -56,6 +59,8 @@ class TrySession:
     def close(self) -> None:
         """Forget the texts: the visitor has gone."""
         self.ask()
+        self.talk.next()
+        self.talk.turns = []
         self.texts, self.truth, self.said, self.ends = (), None, None, None
         self.broke = Broke()
         self.sent.clear()
