@@ -43,6 +43,8 @@ def test_a_teacher_shows_one_figure_with_its_control_and_walks_by_arrows(open_pa
     assert page.locator(CARD).evaluate(inside)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('.ms-lesson [data-say]')).fontSize)") >= 18
+    left = page.locator("#ms-accuracy").bounding_box()
+    assert left["x"] + left["width"] <= page.locator(CARD).bounding_box()["x"]
     page.keyboard.press("ArrowRight")
     arrived(page, "scaling/2")
     assert "present=1" in page.url
