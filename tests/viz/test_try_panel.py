@@ -269,7 +269,7 @@ def test_the_counts_are_those_of_the_evaluation(broke: BrokeHandlers, panel: Try
     own = panel.workbench.references(session.settings.pool).set_index("task").single_marks["trec"][:LIMIT]
     mine = merging.run.scores["trec"].marks
     broken = sum(a == "1" and b == "0" for a, b in zip(own, mine, strict=True))
-    assert f"question type</button></th><td>{broken}</td>" in html
+    assert f'question type</button></th><td data-label="broken">{broken}</td>' in html
     assert "only pin" in html
     panel.scale(session, 0.3)
     assert "has not evaluated this very merge" in broke.counts(session, merging)
