@@ -135,5 +135,5 @@ def _require_compatible(adapters: Sequence[Adapter]) -> None:
 def _check_patterns(adapters: Sequence[Adapter], spec: MergeSpec) -> None:
     for adapter, weight in zip(adapters, spec.weights_for(len(adapters)), strict=True):
         for pattern in weight if isinstance(weight, Mapping) else ():
-            if not fnmatch.filter(adapter.deltas, pattern):
+            if pattern not in adapter.deltas and not fnmatch.filter(adapter.deltas, pattern):
                 raise MergeError(f"The weight pattern {pattern!r} matches no module of {adapter.name}.")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter
 from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank
+from .adapters.metadata import AdapterMetadata
 from .adapters.peft_format import is_saved
-from .adapters.pool import common_config, embedding_names, outside_names, prefixes_of, trained_parts
+from .adapters.pool import bare_names, common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .adapters.truncation import check_rank, truncated
@@ -92,7 +93,7 @@ class Merged(ModuleResults):
         ----------
         owner : see `part`
         rank : None = exact, for methods that are exactly low-rank; a number = an approximation of at most that
-            rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
+            rank per module (min(out, in) is exact); what it loses is in the adapter's ``metadata.truncation``:
             rank, error (relative, over the whole merge), modules (the same per module), and randomised (whether any
             came from a randomised SVD and is not the very best one)
         exact_svd : the best approximation also where that takes minutes, see `LowRank.nearest`
@@ -108,10 +109,10 @@ class Merged(ModuleResults):
         names = [module for module in self.modules if f"{module}.weight" not in whole]
         if rank is None:
             deltas = {module: self._exact(module) for module in names}
-            metadata = {}
+            metadata = AdapterMetadata()
         else:
             deltas, lost = truncated(((module, self.result(module)) for module in names), rank, exact_svd)
-            metadata = {"truncation": lost} if deltas else {}
+            metadata = AdapterMetadata(truncation=lost if deltas else None)
         first = self.adapters[0]
         base = base_files(first.base, first.config.get("task_type")) if self.parts else None
 
@@ -134,6 +135,7 @@ class Merged(ModuleResults):
             prefix=prefixes_of(self.adapters)[0],
             outside=outside_names(self.adapters),
             embeddings=embedding_names(self.adapters),
+            bare=bare_names(self.adapters),
             trained=trained,
             base_fingerprint=next((a.base_fingerprint for a in self.adapters if a.base_fingerprint), None),
         )

@@ -154,4 +154,6 @@ class ModuleResults:
 def _weight_at(weight: Weight, module: str) -> float:
     if not isinstance(weight, Mapping):
         return weight
-    return next((value for pattern, value in weight.items() if fnmatch.fnmatchcase(module, pattern)), 1.0)
+    # the brackets of an expert's own name are no pattern
+    matching = (v for pattern, v in weight.items() if module == pattern or fnmatch.fnmatchcase(module, pattern))
+    return next(matching, 1.0)

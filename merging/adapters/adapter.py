@@ -12,7 +12,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,15 @@ from ..errors import MergeError
 from . import fetch
 from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
-from .head import Head, read_head, read_metadata
+from .experts import stacked
+from .head import Head, read_head
 from .lowrank import LowRank
+from .metadata import AdapterMetadata, read_metadata
 from .names import BELOW, ROOT, outside_of
 from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
-__all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "check_names", "number_equal_names"]
+__all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "number_equal_names"]
 
 HEAD_FILE = fetch.HEAD_FILE
 METADATA_FILE = fetch.METADATA_FILE
@@ -61,6 +63,9 @@ class Adapter:
         prefix.
     embeddings : frozenset of str
         Names in ``deltas`` that are embeddings: their update is (entries, width), as their weight is.
+    bare : frozenset of str
+        Names in ``deltas`` of modules that are no linear layers, but whose weight PEFT adapts as a bare parameter
+        (routers). Experts that share a tensor are modules of their own, ``mlp.experts.down_proj[3]``.
     trained : dict of str to Tensor
         Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by
         parameter name relative to the bare encoder; values, not differences to the base's.
@@ -70,8 +75,8 @@ class Adapter:
         What the factors are stored in.
     base_fingerprint : str or None
         See `merging.models.layers.fingerprint`; None when nobody recorded one.
-    metadata : dict
-        Our own notes from ``mergescope.json``; ``metadata["source"]`` is what the hub said (repo, commit, license).
+    metadata : AdapterMetadata
+        Our own notes from ``mergescope.json``.
     path : Path or None
         The folder or zip file that it was read from.
     origin : str, tuple of str, or None
@@ -88,12 +93,13 @@ class Adapter:
     prefix: str = ""
     outside: frozenset[str] = frozenset()
     embeddings: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
     trained: Mapping[str, Tensor] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     base_fingerprint: str | None = None
     base_vouched: bool = False
     scalings: Mapping[str, float] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: AdapterMetadata = field(default_factory=AdapterMetadata)
     path: Path | None = None
     origin: str | tuple[str, ...] | None = None
 
@@ -117,8 +123,7 @@ class Adapter:
     @property
     def source(self) -> dict[str, str]:
         """What the hub said when the adapter came from there (repo, commit, license, as far as known), else nothing."""
-        noted = self.metadata.get("source")
-        return {key: value for key, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}
+        return {key: value for key, value in self.metadata.source.items() if value is not None}
 
     @classmethod
     def load(
@@ -171,14 +176,14 @@ class Adapter:
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head
-            metadata = read_metadata(files)
-            head = read_head(files, metadata)
+            metadata = read_metadata(files.metadata, f"{where}: {METADATA_FILE}", files.provenance)
+            head = read_head(files, metadata.labels)
             if head is None and own_head:
                 head = Head("model", {key: t.clone() for key, t in own_head.items()})
         name = name or files.name
         return cls(
             name=name,
-            task=task or str(metadata.get("task") or name),
+            task=task or metadata.task or name,
             base=base or recorded,
             deltas=deltas,
             head=head,
@@ -186,9 +191,10 @@ class Adapter:
             prefix=parts.prefix,
             outside=parts.outside | beyond,
             embeddings=frozenset(short[full_name] for full_name in parts.embeddings),
+            bare=frozenset(short[full_name] for full_name in parts.bare),
             trained=trained,
             dtype=next(iter(parts.factors.values()))[1].dtype,
-            base_fingerprint=None if base else metadata.get("base_fingerprint"),
+            base_fingerprint=None if base else metadata.base_fingerprint,
             base_vouched=base is not None,
             scalings=scalings,
             metadata=metadata,
@@ -239,15 +245,25 @@ class Adapter:
     def _write(self, work: Path, dtype: torch.dtype) -> None:
         rank = max(1, *(update.rank for update in self.deltas.values()))
         names = {module: self.full_name(module) for module in self.deltas}
-        check_names(names.values(), self)
-        tensors = {}
-        for module, update in self.deltas.items():
-            # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own
-            # rank
-            A = pad(update.A.to(dtype), (0, 0, 0, rank - update.rank))
-            B = pad(update.B.to(dtype), (0, rank - update.rank))
-            for key, factor in factor_keys(names[module], A, B, module in self.embeddings).items():
-                tensors[key] = factor.contiguous()
+        known = base_files(self.base, self.config.get("task_type"))
+        if known is not None:
+            known.check_modules(names.values(), self.base)
+        # one rank everywhere: there are readers that know one r and one lora_alpha, or divide by each tensor's own rank
+        padded = {
+            names[module]: (
+                pad(update.A.to(dtype), (0, 0, 0, rank - update.rank)),
+                pad(update.B.to(dtype), (0, rank - update.rank)),
+            )
+            for module, update in self.deltas.items()
+        }
+        bare = {names[module] for module in self.bare & names.keys()}
+        factors, parameters = stacked(padded, bare, known, self.name)
+        embeddings = {names[module] for module in self.embeddings & names.keys()}
+        tensors = {
+            key: factor.contiguous()
+            for name, pair in factors.items()
+            for key, factor in factor_keys(name, *pair, name in embeddings).items()
+        }
         own_head = self.head.tensors if self.head is not None and self.head.kind == "model" else {}
         with_lora = set(names.values())
         whole = {self.full_name(name): tensor for name, tensor in self.trained.items()} | dict(own_head)
@@ -268,15 +284,16 @@ class Adapter:
                 f"{both} has an update and stands in modules_to_save too, which no PEFT file can hold: leave the head "
                 "out, or write the whole model."
             )
-        config = export_config(rank, names.values(), self.base, self.config, saved)
+        modules = factors.keys() & set(names.values()) - bare
+        config = export_config(rank, modules, parameters, self.base, self.config, saved)
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        metadata = dict(self.metadata) | {"task": self.task}
+        noted: dict[str, Any] = {"task": self.task}
         if self.base_fingerprint:
-            metadata["base_fingerprint"] = self.base_fingerprint
+            noted["base_fingerprint"] = self.base_fingerprint
         if self.head is not None and self.head.kind != "model":
             save_file({key: t.contiguous() for key, t in self.head.tensors.items()}, work / HEAD_FILE)
-            metadata["labels"] = list(self.head.labels)
-        (work / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+            noted["labels"] = self.head.labels
+        (work / METADATA_FILE).write_text(self.metadata.changed(**noted).to_json(), encoding="utf-8")
 
     def renamed(self, name: str) -> Adapter:
         """Return the same adapter under another name; its task stays."""
@@ -319,24 +336,3 @@ def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:
     """
     stored = base.stored(name) if base is not None else None
     return stored is not None and stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor)
-
-
-def check_names(names: Collection[str], adapter: Adapter) -> None:
-    """Raise MergeError for a module that the base, where it is at hand, does not have: PEFT would load the file and do
-    nothing there.
-    """
-    base = base_files(adapter.base, adapter.config.get("task_type"))
-    if base is None:
-        return
-    # a bare encoder's names, and those under a head that the base's files lack, are as good
-    prefix = base.architecture_prefix
-    bare = {name.removeprefix(prefix) for name in base.modules if name.startswith(prefix)}
-    topped = set() if base.prefix else {prefix + name for name in base.modules}
-    known = {name for name in names if base.todays(f"{name}.weight") == f"{name}.weight"}
-    if len(known) < len(names) and not set(names) <= bare and not set(names) - known <= topped:
-        missing = min(set(names) - known)
-        raise MergeError(
-            f"{adapter.base} has no module {missing!r}, so PEFT would load the file and change nothing there: the "
-            "adapters are of another model, or of another version of transformers; name their base with --base, or "
-            "base=."
-        )

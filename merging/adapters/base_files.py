@@ -4,7 +4,7 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +14,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from ..errors import MergeError
+from .names import owner_of, weight_of
 
 TASK_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -58,6 +61,16 @@ class BaseFiles:
         """Names of all modules."""
         return frozenset(name for name, _ in self.model.named_modules(remove_duplicate=False))
 
+    def own_parameters(self, module: str) -> list[str]:
+        """Return the names of the parameters that stand in a module itself, in its order; none if there is no such
+        module.
+        """
+        return (
+            [name for name, _ in self.model.get_submodule(module).named_parameters(recurse=False)]
+            if (module in self.modules)
+            else []
+        )
+
     @cached_property
     def parameters(self) -> Mapping[str, Tensor]:
         """Parameters by every name that they have; tied ones are one tensor under several."""
@@ -81,6 +94,28 @@ class BaseFiles:
     def fuses(self, parameter: str) -> bool:
         """Tell whether today's model has an old parameter (one expert's matrix) as a part of a larger tensor only."""
         return parameter not in self.parameters and _rename(parameter, *self._rules, self.model, self._state)[1]
+
+    def check_modules(self, names: Collection[str], called: str) -> None:
+        """Raise MergeError for a module that the base does not have: PEFT would load the file and do nothing there.
+
+        Parameters
+        ----------
+        names : full names
+        called : how messages call the base
+        """
+        # a bare encoder's names, and those under a head that the base's files lack, are as good
+        prefix = self.architecture_prefix
+        bare = {name.removeprefix(prefix) for name in self.modules if name.startswith(prefix)}
+        topped = set() if self.prefix else {prefix + name for name in self.modules}
+        places = {owner_of(name) for name in names}
+        known = {owner_of(name) for name in names if self.todays(weight_of(name)) == weight_of(name)}
+        if known < places and not places <= bare and not places - known <= topped:
+            missing = min(places - known)
+            raise MergeError(
+                f"{called} has no module {missing!r}, so PEFT would load the file and change nothing there: the "
+                "adapters are of another model, or of another version of transformers; name their base with --base, or "
+                "base=."
+            )
 
     @cached_property
     def _rules(self) -> tuple[list[Any], list[Any]]:

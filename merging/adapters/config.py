@@ -26,7 +26,6 @@ REFUSED_OPTIONS = {
     "layer_replication": "layer replication",
     "alora_invocation_tokens": "activated LoRA, which acts on some tokens only",
     "trainable_token_indices": "trained token embeddings",
-    "target_parameters": "LoRA on bare parameters",
     "use_bdlora": "block-diagonal LoRA",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
@@ -43,7 +42,8 @@ IGNORED_OPTIONS = {
         "inference_mode",
         "peft_version",
     ),
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern"),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "exclude_modules"),
+    *("modules_to_save", "rank_pattern"),
     *("alpha_pattern", "use_rslora", "fan_in_fan_out", "bias", "init_lora_weights", "layers_to_transform"),
     *("layers_pattern", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
     *(
@@ -91,6 +91,7 @@ class AdapterConfig(BaseModel):
     fan_in_fan_out: bool | None = Field(None, description="true or false")
     modules_to_save: list[str] | None = Field(None, description="a list of module names")
     target_modules: list[str] | str | None = Field(None, description="a list of module names or one pattern")
+    target_parameters: list[str] | None = Field(None, description="a list of parameter names")
     bias: str = Field("none", description="a text")
     init_lora_weights: bool | str | None = Field(None, description="true, false or a text")
     task_type: str | None = Field(None, description="a text")
@@ -156,10 +157,7 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, where: str) -> fl
     MergeError
         If the stored rank is not the configured one: the scaling would be a guess.
     """
-    r, alpha = (
-        _matched(config, pattern, default, module, where)
-        for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
-    )
+    r, alpha = rank_at(config, module, where), _matched(config, "alpha_pattern", "lora_alpha", module, where)
     if rank < 1:
         raise MergeError(f"{where}: {module} has rank 0; a LoRA factor has at least one direction.")
     if rank != r:
@@ -167,6 +165,11 @@ def scaling(config: Mapping[str, Any], module: str, rank: int, where: str) -> fl
             f"{where}: {module} has rank {rank} in the file but {r:g} in {CONFIG_FILE}; its scaling is unknown."
         )
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def rank_at(config: Mapping[str, Any], module: str, where: str) -> float:
+    """Return the rank that the configuration gives a module (with architecture prefix)."""
+    return _matched(config, "rank_pattern", "r", module, where)
 
 
 def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str, where: str) -> float:
@@ -184,14 +187,19 @@ def _matched(config: Mapping[str, Any], pattern: str, default: str, module: str,
 
 
 def export_config(
-    rank: int, modules: Collection[str], base: str, original: Mapping[str, Any], saved: Collection[str]
+    rank: int,
+    modules: Collection[str],
+    parameters: Collection[str],
+    base: str,
+    original: Mapping[str, Any],
+    saved: Collection[str],
 ) -> dict[str, Any]:
     """Return the configuration of an exported adapter: one rank, alpha = rank, no patterns, so that every reader takes
     the factors as they are.
 
     Parameters
     ----------
-    modules : full names, as in the keys
+    modules, parameters : full names of what carries LoRA
     original : of the adapter; its task_type is kept with the model's own head, and a language model has its head anyway
     saved : modules_to_save that the file carries
     """
@@ -201,6 +209,7 @@ def export_config(
         r=rank,
         lora_alpha=rank,
         target_modules=sorted(modules),
+        target_parameters=sorted(parameters) or None,
         lora_dropout=0.0,
         fan_in_fan_out=bool(original.get("fan_in_fan_out", False)),
         task_type=original.get("task_type") if saved or original.get("task_type") in LANGUAGE_MODELS else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import MergeError
-from ..io.untrusted import check_safetensors, read_object
-from .fetch import HEAD_FILE, METADATA_FILE, AdapterFiles
+from ..io.untrusted import check_safetensors
+from .fetch import HEAD_FILE, AdapterFiles
 from .weights import all_finite
 
 
@@ -42,18 +41,7 @@ class Head:
             return torch.nn.functional.linear(pooled, weight, bias)
 
 
-def read_metadata(files: AdapterFiles) -> dict[str, Any]:
-    """Return what an adapter's own notes say, and what the hub says of it; raises MergeError if they are malformed."""
-    where = f"{files.where}: {METADATA_FILE}"
-    metadata = read_object(files.metadata, where) if files.metadata else {}
-    if not isinstance(metadata.get("labels", []), list) or not isinstance(metadata.get("base_fingerprint"), str | None):
-        raise MergeError(f"{where} should hold labels as a list and base_fingerprint as a text.")
-    if files.provenance is not None:  # what the hub says counts, not what a file in the repository says about itself
-        metadata["source"] = dict(files.provenance)
-    return metadata
-
-
-def read_head(files: AdapterFiles, metadata: Mapping[str, Any]) -> Head | None:
+def read_head(files: AdapterFiles, labels: tuple[str, ...]) -> Head | None:
     """Return the pooled head that lies beside an adapter, if one does; raises MergeError if it is malformed."""
     if files.head is None:
         return None
@@ -68,4 +56,4 @@ def read_head(files: AdapterFiles, metadata: Mapping[str, Any]) -> Head | None:
     if not all(map(all_finite, tensors.values())):
         raise MergeError(f"{where} holds NaN or infinite values.")
     copies = {key: t.to(torch.float32, copy=True) for key, t in tensors.items()}  # the file may be gone in a moment
-    return Head("pooled", copies, tuple(map(str, metadata.get("labels", ()))))
+    return Head("pooled", copies, labels)

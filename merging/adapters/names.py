@@ -32,6 +32,24 @@ ABOVE_ENCODER = (
 )
 """Where the names of a model with a head begin outside its encoder."""
 SAVED, ORIGINAL, BELOW = "modules_to_save", "original_module", "base_layer"
+EXPERT = re.compile(r"(.+)\[(\d+)\]")
+
+
+def expert_of(module: str) -> tuple[str, int] | None:
+    """Return (parameter, number) of a module that is one expert in the tensor of all, ``mlp.experts.down_proj[3]``."""
+    match = EXPERT.fullmatch(module)
+    return (match[1], int(match[2])) if match else None
+
+
+def weight_of(module: str) -> str:
+    """Return the name of the parameter that holds a module's weight: its own, or that of all experts."""
+    expert = expert_of(module)
+    return f"{module}.weight" if expert is None else expert[0]
+
+
+def owner_of(module: str) -> str:
+    """Return the module of the model that a module's weight stands in: itself, or the layer of all experts."""
+    return weight_of(module).rpartition(".")[0]
 
 
 def plain_keys(keys: Iterable[str], where: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..errors import MergeError
 from .base_files import BaseFiles
 from .config import CONFIG_FILE, LANGUAGE_MODELS
-from .names import BELOW, ROOT, outside_of, plain_keys, prefix_of
+from .experts import unstacked
+from .names import BELOW, ROOT, expert_of, outside_of, owner_of, plain_keys, prefix_of, weight_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 __all__ = ["CONFIG_FILE", "ROOT", "WEIGHTS_FILE", "Parts", "factor_keys", "is_saved", "split_keys"]
@@ -49,6 +50,7 @@ class Parts:
         renamed it since
     outside : modules of ``factors`` that lie outside the encoder
     embeddings : those that are embeddings, whose update is of a weight (entries, width)
+    bare : those whose matrix PEFT takes as a bare parameter, see `merging.adapters.experts`
     head : {parameter: tensor} of what turns states into labels
     trained : {parameter: tensor} of all other modules that were trained or saved whole (embeddings, norms, a language
         model's head)
@@ -59,6 +61,7 @@ class Parts:
     patterned: Mapping[str, str]
     outside: frozenset[str]
     embeddings: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
     head: dict[str, Tensor] = field(default_factory=dict)
     trained: dict[str, Tensor] = field(default_factory=dict)
 
@@ -95,7 +98,7 @@ def split_keys(
             embeddings |= {module} if embedding else set()
         else:
             whole[name] = tensor
-    factors = _paired(halves, where)
+    factors, patterned, bare = unstacked(_paired(halves, where), config, base, where)
     head: dict[str, Tensor] = {}
     trained: dict[str, Tensor] = {}
     names, prefix = _todays(factors, base, bool(config.get("task_type") in HEADED))
@@ -120,9 +123,10 @@ def split_keys(
     return Parts(
         prefix,
         {names[old]: pair for old, pair in factors.items()},
-        {new: old for old, new in names.items()},
+        {new: patterned[old] for old, new in names.items()},
         outside,
         frozenset(names[old] for old in embeddings),
+        frozenset(names[old] for old in bare),
         head,
         trained,
     )
@@ -233,8 +237,8 @@ def _todays(names: Collection[str], base: BaseFiles | None, headed: bool) -> tup
     as_they_are = _known_prefix(names, base, headed)
     if as_they_are is not None:
         return same, as_they_are
-    todays = {name: base.todays(f"{name}.weight") for name in names}
-    found = {name: new.removesuffix(".weight") for name, new in todays.items() if new is not None}
+    todays = {name: base.todays(weight_of(name)) for name in names}
+    found = {name: _module(new, name) for name, new in todays.items() if new is not None}
     if len(found) < len(names) or len(set(found.values())) < len(
         names
     ):  # of another model, which shows when it meets its base
@@ -248,10 +252,17 @@ def _todays(names: Collection[str], base: BaseFiles | None, headed: bool) -> tup
     return found, base.prefix
 
 
+def _module(weight: str, like: str) -> str:
+    """Return the module with a ``weight``: one expert where the module ``like`` is one."""
+    expert = expert_of(like)
+    return weight.removesuffix(".weight") if expert is None else f"{weight}[{expert[1]}]"
+
+
 def _known_prefix(names: Collection[str], base: BaseFiles, headed: bool) -> str | None:
     """Return the prefix of names that are today's already; None if they are not."""
     prefix = base.architecture_prefix
-    if set(names) <= base.modules:
+    names = {owner_of(name) for name in names}
+    if names <= base.modules:
         return base.prefix
     if not base.prefix and {name.removeprefix(prefix) for name in names if name.startswith(prefix)} & base.modules:
         inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}

@@ -29,6 +29,11 @@ def embedding_names(adapters: Sequence[Adapter]) -> frozenset[str]:
     return frozenset().union(*(adapter.embeddings for adapter in adapters))
 
 
+def bare_names(adapters: Sequence[Adapter]) -> frozenset[str]:
+    """Return the modules whose weight any of the adapters has as a bare parameter."""
+    return frozenset().union(*(adapter.bare for adapter in adapters))
+
+
 def trained_parts(adapters: Sequence[Adapter]) -> dict[str, bool]:
     """Return {parameter that an adapter trained or saved whole: whether it is a copy of its own beside what shares it
     in the base}.

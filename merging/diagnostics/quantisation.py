@@ -138,14 +138,12 @@ def rows_of(subject: Merged | Adapter, base: str | Path | Checkpoint) -> Iterato
     modules = list(subject.deltas if isinstance(subject, Adapter) else subject.modules)
     shapes = {m: u.shape for m, u in subject.deltas.items()} if isinstance(subject, Adapter) else subject.shapes
     checkpoint.check(shapes, ())
-    turned = checkpoint.transposed(modules)
     for module in modules:
         with checkpoint.opened() as reader:  # anew for each, so that no page of the base stays mapped
-            key = checkpoint.source(f"{module}.weight")
-            stored = reader.tensor(key)
+            stored = checkpoint.weight(module, reader)
             if not stored.is_floating_point():
-                raise MergeError(f"{key} is stored as {stored.dtype} in {checkpoint.name}: it is quantised already.")
-            W0 = (stored.T if module in turned else stored).float()
+                raise MergeError(f"{module} is stored as {stored.dtype} in {checkpoint.name}: it is quantised already.")
+            W0 = stored.float()
         update = subject.deltas[module] if isinstance(subject, Adapter) else subject.result(module)
         norm = update.norm() if isinstance(update, LowRank) else float(torch.linalg.vector_norm(update.double()))
         found = [loss(W0, update, kind) for kind in FORMATS]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 from torch import Tensor
 
-from ..adapters.adapter import Adapter, check_names, number_equal_names
+from ..adapters.adapter import Adapter, number_equal_names
 from ..adapters.base_files import base_files
 from ..adapters.same_base import problems_of, shape_problems
 from ..errors import MergeError
@@ -108,7 +108,9 @@ def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | N
 
 def _check_own_names(merged: Merged) -> None:
     for adapter in merged.adapters:
-        check_names([adapter.full_name(module) for module in adapter.deltas], adapter)
+        base = base_files(adapter.base, adapter.config.get("task_type"))
+        if base is not None:
+            base.check_modules([adapter.full_name(module) for module in adapter.deltas], adapter.base)
 
 
 def _unknown(merged: Merged, checkpoint: Checkpoint) -> dict[str, str]:

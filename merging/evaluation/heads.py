@@ -96,7 +96,7 @@ def with_recorded_labels(adapter: Adapter) -> Head | None:
     head = adapter.head
     if head is None or head.labels:
         return head
-    recorded = adapter.metadata.get("labels") or _in_order(adapter.config.get("id2label"))
+    recorded = adapter.metadata.labels or _in_order(adapter.config.get("id2label"))
     return Head(head.kind, head.tensors, tuple(map(str, recorded))) if recorded else head
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..adapters.metadata import AdapterMetadata
 from ..errors import MergeError
 from ..models.load import language_model_kind
 
@@ -83,17 +84,10 @@ def default_verbaliser(task: str, question: str, labels: Sequence[str], pairs: b
     return Verbaliser("{text}\n" + ("{pair}\n" if pairs else "") + f"{asked} Answer:", words)
 
 
-def recorded_verbaliser(metadata: Mapping[str, Any], name: str) -> Verbaliser | None:
-    """Return the verbaliser that an adapter's metadata record, if they do; raises MergeError if it is malformed."""
-    noted = metadata.get("verbaliser")
-    if noted is None:
-        return None
-    words = noted.get("words") if isinstance(noted, dict) else None
-    if not isinstance(words, dict) or not all(
-        isinstance(word, str) for word in (noted.get("template"), *words.values())
-    ):
-        raise MergeError(f"The verbaliser that {name} records should hold a template and words by label, as texts.")
-    return Verbaliser(noted["template"], words, bool(noted.get("normalised", False)))
+def recorded_verbaliser(metadata: AdapterMetadata) -> Verbaliser | None:
+    """Return the verbaliser that an adapter's metadata record, if they do."""
+    noted = metadata.verbaliser
+    return Verbaliser(noted.template, noted.words, noted.normalised) if noted else None
 
 
 def task_type(model: Any) -> str:

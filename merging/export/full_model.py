@@ -22,8 +22,9 @@ from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter
 from ..adapters.same_base import used_base
 from ..errors import MergeError
 from ..io.untrusted import read_object
-from ..models.checkpoint import BESIDE_WEIGHTS, INDEX_FILE, Reader, find_checkpoint
+from ..models.checkpoint import Reader, find_checkpoint
 from ..models.load import DTYPES
+from ..models.weight_files import BESIDE_WEIGHTS, INDEX_FILE
 from ..recipes.card import can_have_recipe, head_owner, model_card
 from ..recipes.recipe import Recipe
 from .head import head_options

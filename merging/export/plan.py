@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ..adapters.adapter import Adapter
 from ..adapters.head import Head
 from ..errors import MergeError
 from ..models.checkpoint import Checkpoint, Reader
+from ..models.expert_files import Piece
 from .head import check_complete
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ class Plan:
     Attributes
     ----------
     sources : {written key: key in the base, or a tensor of the head}
-    modules : {written key: module whose update is added}
+    modules : {written key: what is added there}; one module's update, or those of all experts in the tensor
     parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update
         is added
-    transposed : modules that store their weight as (in, out)
     untied : the configuration must say that embeddings are not tied
     repeated : keys in the base that are written under several, which must not share their memory
     """
@@ -38,9 +38,8 @@ class Plan:
     checkpoint: Checkpoint
     merged: Merged
     sources: Mapping[str, str | Tensor]
-    modules: Mapping[str, str]
+    modules: Mapping[str, Sequence[Piece]]
     parts: Mapping[str, str]
-    transposed: frozenset[str]
     untied: bool
     repeated: frozenset[str]
     owner: Adapter | None
@@ -64,12 +63,11 @@ class Plan:
                     "quantized."
                 )
             precise = torch.promote_types(stored.dtype, torch.float32)
-            result = stored.to(precise)
+            result = stored.to(precise, copy=True)
             if key in self.parts:
-                result = self._part(key, stored).to(precise)
-            if key in self.modules:
-                update = self.merged.delta(self.modules[key])
-                result = result + (update.T if self.modules[key] in self.transposed else update).to(precise)
+                result = self._part(key, stored).to(precise, copy=True)
+            for piece in self.modules.get(key, ()):
+                piece.of(result).add_(piece.rows(self.merged.delta(piece.module)).to(precise))
             result = result.to(self.dtype or stored.dtype)
             if not torch.isfinite(result).all():
                 raise MergeError(
@@ -103,12 +101,16 @@ def plan_of(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, o
         If the checkpoint lacks a module or a parameter that the merge changes.
     """
     sources: dict[str, str | Tensor] = {key: key for key in checkpoint.files}
-    modules: dict[str, str] = {}
+    modules: dict[str, list[Piece]] = {}
     parts: dict[str, str] = {}
     untied = False
+    experts, transposed = checkpoint.pieces(merged.modules), checkpoint.transposed(merged.modules)
     for module in merged.modules:
-        key, apart = _separate(checkpoint, sources, f"{module}.weight", True)
-        modules[key], untied = module, untied or apart
+        for key, piece in experts.get(module, {}).items():
+            modules.setdefault(key, []).append(piece)
+        if module not in experts:
+            key, apart = _separate(checkpoint, sources, f"{module}.weight", True)
+            modules[key], untied = [Piece(module, transposed=module in transposed)], untied or apart
     own = {checkpoint.full_name(name) for name in merged.parts}
     brought = owner.head.tensors if owner is not None and owner.head is not None else {}
     for name, alone in merged.parts.items():
@@ -126,7 +128,6 @@ def plan_of(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, o
         for full in checkpoint.parameters:
             if checkpoint.shared_with(full):
                 sources.setdefault(_own_key(checkpoint, full), checkpoint.source(full))
-    transposed = checkpoint.transposed(merged.modules)
     sources = with_head(checkpoint, sources, modules, owner)
     if (
         owner is not None
@@ -135,12 +136,11 @@ def plan_of(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, o
         and not checkpoint.prefix
         and owner.prefix
     ):
-        modules, parts = (
-            {prefixed(checkpoint, owner, key): value for key, value in names.items()} for names in (modules, parts)
-        )
+        modules = {prefixed(checkpoint, owner, key): pieces for key, pieces in modules.items()}
+        parts = {prefixed(checkpoint, owner, key): name for key, name in parts.items()}
     uses = Counter(source for source in sources.values() if isinstance(source, str))
     repeated = frozenset(source for source, count in uses.items() if count > 1)
-    return Plan(checkpoint, merged, sources, modules, parts, transposed, untied, repeated, owner, dtype)
+    return Plan(checkpoint, merged, sources, modules, parts, untied, repeated, owner, dtype)
 
 
 def as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:
@@ -180,7 +180,7 @@ def prefixed(checkpoint: Checkpoint, owner: Adapter, key: str) -> str:
 
 
 def with_head(
-    checkpoint: Checkpoint, sources: Mapping[str, str | Tensor], modules: Mapping[str, str], owner: Adapter | None
+    checkpoint: Checkpoint, sources: Mapping[str, str | Tensor], modules: Collection[str], owner: Adapter | None
 ) -> dict[str, str | Tensor]:
     """Return {written key: base key or head tensor}: the base's own keys, but for a head of the architecture's own."""
     if owner is None or owner.head is None or owner.head.kind != "model":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..adapters.lowrank import LowRank
 from ..adapters.peft_format import missing_part
 from ..errors import MergeError
-from .layers import fingerprint, linear_layers, named_in, out_in
+from .layers import fingerprint, is_transposed, linear_layers, named_in, out_in
 
 
 def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, int]], base_fingerprint: str | None) -> None:
@@ -47,7 +47,7 @@ def add_update(layer: nn.Module, update: LowRank | Tensor) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     dense = (update.dense() if isinstance(update, LowRank) else update).to(weight.device, torch.float32)
-    weight.copy_(weight.float() + (dense if isinstance(layer, nn.Linear | nn.Embedding) else dense.T))
+    weight.copy_(weight.float() + (dense.T if is_transposed(layer) else dense))
 
 
 @contextmanager
@@ -94,8 +94,8 @@ def added(
             places = _places(model)
             for name, layer in layers.items():
                 weight = layer.weight
-                assert isinstance(weight, nn.Parameter)
-                if len(places[id(weight)]) > 1:  # tied embeddings: LoRA on one of them leaves the other as it is
+                assert isinstance(weight, Tensor)
+                if len(places.get(id(weight), ())) > 1:  # tied: LoRA on one of them leaves the other as it is
                     swapped += _swap([(layer, "weight")], weight.detach().clone())
                 else:
                     saved[name] = weight.detach().clone()

@@ -5,47 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..adapters.base_files import UNBUILDABLE, BaseFiles, empty_model, parameter_keys
+from ..adapters.names import expert_of, owner_of
 from ..errors import MergeError
 from ..io import hub
-from ..io.untrusted import read_object
 from .apply import check_fits
 from .embedded import EMBEDDED, base_name, model_folder
-from .layers import fingerprint_of, linear_layers, named_in
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-MAX_INDEX_BYTES = 64 << 20
-BESIDE_WEIGHTS = (
-    *(
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    ),
-    *(
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "spm.model",
-    ),
-    *("chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json"),
-    *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
-)
-"""What belongs to a model beside its configuration and weights."""
+from .expert_files import Piece, split_experts
+from .layers import Expert, fingerprint_of, is_transposed, linear_layers, named_in
+from .weight_files import BESIDE_WEIGHTS, INDEX_FILE, SINGLE_FILE, tensor_files, weight_files
 
 
 @dataclass(frozen=True)
@@ -149,11 +126,14 @@ class Checkpoint:
 
     def transposed(self, modules: Iterable[str]) -> frozenset[str]:
         """Return those of ``modules`` whose weight is stored as (in, out), as GPT-2's are."""
-        from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
-
-        inside = {name for name, _ in self.skeleton.named_modules()}
-        layers = linear_layers(self.skeleton, [module for module in modules if module in inside], embeddings=True)
-        return frozenset(name for name, layer in layers.items() if isinstance(layer, Conv1D))
+        known = {name: name for name, _ in self.whole.named_modules(remove_duplicate=False)}
+        there = [name for name in modules if named_in(self.whole, known, owner_of(name)) is not None]
+        layers = linear_layers(self.whole, there, embeddings=True)
+        return frozenset(
+            name
+            for name, layer in layers.items()
+            if (layer.turned if isinstance(layer, Expert) else is_transposed(layer))
+        )
 
     def check_separable(self, name: str) -> None:
         """Raise MergeError unless a tied parameter can be given a value of its own by the configuration
@@ -175,18 +155,19 @@ class Checkpoint:
     def check(self, shapes: Mapping[str, tuple[int, int]], fingerprints: Collection[str]) -> None:
         """Raise MergeError unless the model has all modules in these (out, in) shapes and is each recorded base."""
         known = {name for name, _ in self.skeleton.named_modules()}
-        inside = {name: shape for name, shape in shapes.items() if name in known}
+        inside = {name: shape for name, shape in shapes.items() if owner_of(name) in known}
         check_fits(self.skeleton, inside, None)
         tied = _names_by_parameter(self.skeleton)
-        for name in inside:
+        for name in inside.keys() - self.pieces(inside).keys():
             if others := tied[id(self.skeleton.get_submodule(name).weight)] - {f"{name}.weight"}:
                 raise MergeError(
                     f"{name} shares its weight with {min(others)} in {self.name}: a file cannot change one of them."
                 )
         with self.opened() as reader:
             for name in shapes.keys() - inside.keys():
-                self._check_known(name)
-                stored = tuple(reader.tensor(self.source(f"{name}.weight")).shape)
+                if not expert_of(name):
+                    self._check_known(name)
+                stored = tuple(self.weight(name, reader).shape)
                 if stored != shapes[name]:
                     raise MergeError(
                         f"{name} is {stored} in the base model but {shapes[name]} in the adapters: it is another base."
@@ -195,6 +176,49 @@ class Checkpoint:
             raise MergeError(
                 f"{self.name} is not the base that the adapters were trained on (its fingerprint differs from theirs)."
             )
+
+    @cached_property
+    def _split_experts(self) -> dict[str, dict[str, Piece]]:
+        return split_experts(self.files, self.whole)
+
+    def pieces(self, modules: Iterable[str]) -> dict[str, dict[str, Piece]]:
+        """Return {module: {key: what its update has to do with the tensor there}} of those that are single experts.
+
+        Raises
+        ------
+        MergeError
+            If the files hold them in a form that is not known.
+        """
+        names = [module for module in modules if expert_of(module)]
+        turned = self.transposed(names)
+        result = {}
+        for name in names:
+            parameter, number = expert_of(name) or ("", 0)
+            if (full := self.full_name(parameter)) is None:
+                raise MergeError(
+                    f"The base model has no {parameter!r}: the adapter has a wrong prefix or belongs to another model."
+                )
+            key = self.keys.get(parameter) or self._whole_keys.get(full)
+            apart = self._split_experts.get(f"{full}[{number}]", {})
+            if key is None and not apart:
+                raise MergeError(
+                    f"{self.name} holds the experts of {parameter!r} in a form that cannot be written: load it with "
+                    "transformers, save it again, and give that folder as the base."
+                )
+            result[name] = (
+                {key: Piece(name, number, name in turned)}
+                if key is not None
+                else {own: replace(piece, module=name) for own, piece in apart.items()}
+            )
+        return result
+
+    def weight(self, module: str, reader: Reader) -> Tensor:
+        """Return the stored weight of a module, (out, in)."""
+        if (pieces := self.pieces([module])) and (own := pieces[module]):
+            parts = sorted(own.items(), key=lambda entry: entry[1].part)
+            return torch.cat([piece.of(reader.tensor(key)) for key, piece in parts])
+        stored = reader.tensor(self.source(f"{module}.weight"))
+        return stored.T if self.transposed([module]) else stored
 
     def _check_known(self, name: str) -> None:
         try:
@@ -249,7 +273,7 @@ def find_checkpoint(source: str | Path) -> Checkpoint:
             "user/name."
         )
     name = published or str(source)
-    files = _tensor_files(folder, {path.name for path in folder.iterdir()}, name)
+    files = tensor_files(folder, {path.name for path in folder.iterdir()}, name)
     skeleton = _skeleton(folder, name)
     return Checkpoint(
         name, published, folder, files, parameter_keys(files, skeleton), skeleton, _whole(folder, skeleton)
@@ -264,41 +288,8 @@ def _fetched(source: str) -> Path:
     folder = repository.download(chosen)["config.json"].parent
     if SINGLE_FILE not in repository.sizes and INDEX_FILE in repository.sizes:
         repository.download([INDEX_FILE])
-    repository.download(_weight_files(folder, repository.sizes, source))
+    repository.download(weight_files(folder, repository.sizes, source))
     return folder
-
-
-def _weight_files(folder: Path, names: Collection[str], where: str) -> list[str]:
-    """Return the names of the safetensors files, as transformers chooses them: one file before an index."""
-    if SINGLE_FILE in names:
-        return [SINGLE_FILE]
-    if INDEX_FILE not in names:
-        if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-            raise MergeError(
-                f"{where} has pickled weights only, which can run code when opened: save the model with safetensors "
-                "first."
-            )
-        raise MergeError(f"{where} has no {SINGLE_FILE} and no {INDEX_FILE}: is it a model?")
-    weight_map = read_object(folder / INDEX_FILE, f"{where}: {INDEX_FILE}", MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise MergeError(f"{where}: {INDEX_FILE} should map the weights to files.")
-    shards = sorted(set(weight_map.values()))
-    if absent := [
-        name for name in shards if name not in names
-    ]:  # also what is no plain name of a file beside the index
-        raise MergeError(f"{where} lacks {absent[0]!r}, which its {INDEX_FILE} names: fetch the model again.")
-    return shards
-
-
-def _tensor_files(folder: Path, names: Collection[str], where: str) -> dict[str, Path]:
-    files = {}
-    for name in _weight_files(folder, names, where):
-        try:
-            with safe_open(folder / name, framework="pt") as opened:
-                files.update(dict.fromkeys(opened.keys(), folder / name))
-        except (SafetensorError, OSError) as error:
-            raise MergeError(f"{where}: {name} is not a readable safetensors file ({error}).") from error
-    return files
 
 
 def _skeleton(folder: Path, where: str) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.lowrank import LowRank
-from ..adapters.names import architecture_prefixes
+from ..adapters.names import architecture_prefixes, expert_of
 from ..errors import MergeError
 
 NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_classifier", "cls")
@@ -21,6 +21,24 @@ NOT_ENCODER = ("pooler", "classifier", "score", "lm_head", "qa_outputs", "pre_cl
 FINGERPRINT_SAMPLES = 256
 
 T = TypeVar("T")
+
+
+class Expert(nn.Linear):
+    """One expert of a tensor that holds all experts of a layer, as the linear layer that it is.
+
+    Attributes
+    ----------
+    weight : view (out, in) of its matrix: what is written there is written into the model
+    stack : the model's own parameter, (experts, out, in) or (experts, in, out)
+    turned : the latter
+    """
+
+    def __init__(self, stack: nn.Parameter, number: int, turned: bool) -> None:
+        nn.Module.__init__(self)
+        matrix = stack.detach()[number]
+        self.weight = matrix.T if turned else matrix
+        self.stack, self.turned = stack, turned
+        self.out_features, self.in_features = self.weight.shape
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -68,8 +86,8 @@ def linear_layers(model: nn.Module, names: Iterable[str], embeddings: bool = Fal
 
     Parameters
     ----------
-    embeddings : nn.Embedding is as good: its weight (entries, width) can take an update, but nothing enters it that has
-        moments
+    embeddings : whatever has a matrix as its weight is as good (nn.Embedding (entries, width), a router), and so is an
+        `Expert`: they can take an update, but no inputs of theirs can be looked at
 
     Raises
     ------
@@ -79,8 +97,16 @@ def linear_layers(model: nn.Module, names: Iterable[str], embeddings: bool = Fal
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
 
     known = dict(model.named_modules(remove_duplicate=False))
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     for name in names:
+        if (expert := expert_of(name)) is not None:
+            if not embeddings:
+                raise MergeError(
+                    f"{name} is one of the experts that share a tensor: its inputs cannot be looked at. Choose a "
+                    "method that needs no texts, or leave the experts out."
+                )
+            layers[name] = _expert(model, known, *expert)
+            continue
         layer = named_in(model, known, name)
         if layer is None and re.search(r"\.experts\.\d+\.", name):
             raise MergeError(
@@ -91,17 +117,37 @@ def linear_layers(model: nn.Module, names: Iterable[str], embeddings: bool = Fal
             raise MergeError(
                 f"The base model has no module {name!r}: the adapter has a wrong prefix or belongs to another model."
             )
-        if not isinstance(layer, nn.Linear | Conv1D) and not (embeddings and isinstance(layer, nn.Embedding)):
-            only = "linear layers and embeddings can take an update" if embeddings else "linear layers can be looked at"
+        matrix = getattr(getattr(layer, "weight", None), "ndim", 0) == 2
+        if not isinstance(layer, nn.Linear | Conv1D) and not (embeddings and matrix):
+            only = "what has a matrix of weights can take an update" if embeddings else "linear layers can be looked at"
             raise MergeError(f"{name} is a {type(layer).__name__} in the base model; only {only}.")
         layers[name] = layer
     return layers
 
 
+def _expert(model: nn.Module, modules: Mapping[str, nn.Module], parameter: str, number: int) -> Expert:
+    owner, _, leaf = parameter.rpartition(".")
+    layer = named_in(model, modules, owner)
+    stack = getattr(layer, leaf, None)
+    if not isinstance(stack, nn.Parameter) or stack.ndim != 3 or number >= len(stack):
+        raise MergeError(
+            f"The base model has no expert {parameter}[{number}]: the adapter has a wrong prefix or belongs to another "
+            "model, or to another version of transformers."
+        )
+    return Expert(stack, number, bool(getattr(layer, "is_transposed", False)))
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Tell whether a layer's weight is (in, out), as transformers' Conv1D has it."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - takes seconds
+
+    return isinstance(layer, Conv1D)
+
+
 def out_in(layer: nn.Module) -> tuple[int, int]:
     """Return (out, in) of a linear layer, (entries, width) of an embedding; Conv1D stores its weight transposed."""
     rows, columns = layer.weight.shape  # type: ignore[misc]
-    return (rows, columns) if isinstance(layer, nn.Linear | nn.Embedding) else (columns, rows)
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
 
 
 def working_copy(model: nn.Module, modules: Iterable[str]) -> nn.Module:
@@ -109,7 +155,8 @@ def working_copy(model: nn.Module, modules: Iterable[str]) -> nn.Module:
 
     Two sessions can each change and run theirs at the same time, at the cost of the changed layers only.
     """
-    own = {id(layer.weight) for layer in linear_layers(model, modules, embeddings=True).values()}
+    layers = linear_layers(model, modules, embeddings=True).values()
+    own = {id(layer.stack if isinstance(layer, Expert) else layer.weight) for layer in layers}
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
 

@@ -303,7 +303,7 @@ class Workbench(Results):
             return
         for adapter in merged.adapters:
             check_fits(model, {m: u.shape for m, u in adapter.deltas.items()}, adapter.base_fingerprint)
-        for done, (module, layer) in enumerate(linear_layers(model, merged.modules).items(), 1):
+        for done, (module, layer) in enumerate(linear_layers(model, merged.modules, True).items(), 1):
             add_update(layer, merged.result(module))
             yield Progress("merging", done, total)
         heads = {adapter.task: head for adapter in merged.adapters if (head := own_head(adapter)) is not None}

@@ -167,6 +167,9 @@ def test_what_reads_pictures_is_merged_looked_at_and_exported(
     page.get_by_role("tab", name="Export").click()
     page.get_by_role("button", name="Write it").click()
     expect(page.locator("#ms-export-note")).to_contain_text("with model card")
+    page.get_by_role("tab", name="Merge").click()
+    page.get_by_role("tab", name="Export").click()  # the same merge still: its file stays
+    expect(page.locator("#ms-export-about")).to_contain_text("as the Merge tab shows it")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download zip").click()
     download.value.save_as(tmp_path / "merged.zip")

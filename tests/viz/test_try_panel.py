@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from builders import made_up_task
 
+from merging.adapters.metadata import AdapterMetadata, Rows
 from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.playground.rows import Outcome
@@ -343,7 +344,7 @@ def test_a_task_that_a_visitor_brought_is_tried_and_broken_too(broke: BrokeHandl
         task = bench.lab.add(replace(made_up_task(name, 80), title=f"{name} <own>"), owner)
         own = next(a for a in bench.adapters("papers") if a.task == source)
         head = replace(own.head, labels=("cat", "dog"))
-        metadata = {"rows": {"test": 16}, "test_accuracy": {"base": 0.5, "adapter": 0.5}}
+        metadata = AdapterMetadata(rows=Rows(test=16), test_accuracy={"base": 0.5, "adapter": 0.5})
         saved = replace(own, head=head, name=name, task=task, metadata=metadata).save(tmp_path / name)
         folders[task] = str(saved)
     bench.add_pool(f"{owner}-pool", "Your own", folders, TextsOf(tuple(folders), ("query", "value")))

@@ -57,14 +57,18 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         with said():
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
             tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
-        text = f"{settings.spec.words()}, as the Merge tab shows it."
-        choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
-        return [f"<p>{escape(text)}</p>", choices, "", "", gr.update(visible=False), *outdated(session)]
+        text = f"<p>{escape(settings.spec.words())}, as the Merge tab shows it.</p>"
+        heads = [("none", NO_HEAD), *tasks]
+        if session.turn(settings):
+            return [text, gr.update(choices=heads, value=NO_HEAD), "", "", gr.update(visible=False), *outdated(session)]
+        # a slow opening that ends after "Write it" must not take the file away
+        return [text, gr.update(choices=heads), *[gr.skip()] * 7]
 
     def run(
         session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
     ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
+        session.turn(settings)
         size = int(cut or 0) if form == "adapter" else 0
         references = workbench.references(settings.pool)
         known = measured(merge.run, settings, methods, bool(size), task or None, references)
@@ -84,7 +88,13 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
 
     form = list(merging.form.values())
     tab.select(opened, [state, *form], [about, head, note, bits, drawn, *stale], **NOW)
-    inputs = [state, merging.session, kind, head, rank, *form]
-    write.click(run, inputs, [note, *stale], concurrency_id="export", concurrency_limit=2, **QUIET)
+    write.click(
+        run,
+        [state, merging.session, kind, head, rank, *form],
+        [note, *stale],
+        concurrency_id="export",
+        concurrency_limit=2,
+        **QUIET,
+    )
     kind.input(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
     gr.on([kind.input, head.input, rank.input], outdated, state, stale, **NOW)
