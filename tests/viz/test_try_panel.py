@@ -85,7 +85,7 @@ def test_opening_takes_the_merge_and_the_pin_of_the_merge_tab(panel: TryHandlers
     session = TrySession()
     values, options = panel.open(session, start, merging)
     assert "Task Arithmetic" in values["about"]
-    assert f"Pinned: {escape(merging.pins[0].label)}" in values["about"]
+    assert f"Pinned: {escape(merging.pins[0].called)}" in values["about"]
     assert EMPTY in values["summary"]
     assert options["scaling"] == {"value": 1.0, "visible": True}
     assert len(options["task"]["choices"]) == 8

@@ -55,7 +55,7 @@ class TryHandlers:
         if session.taken != settings:
             session.settings = session.taken = settings
         pins = [pin for pin in merging.pins if pin.settings.pool == settings.pool]
-        session.pinned = (pins[-1].label, pins[-1].settings) if pins else None
+        session.pinned = (pins[-1].called, pins[-1].settings) if pins else None
         titles = self.titles_of(settings)
         if session.task not in titles:
             session.task = next(iter(titles))
