@@ -184,7 +184,7 @@ def test_two_visitors_do_not_see_each_other(panel: TryHandlers, start: Settings,
     assert "free money" not in json.dumps(a)
     assert "Louvre" not in json.dumps(b)
     mine.close()
-    assert (mine.texts, mine.said, mine.ends) == ((), None, None)
+    assert (mine.texts, mine.picture, mine.said, mine.ends) == ((), None, None, None)
     assert yours.texts == ("free money, call now",)
 
 
