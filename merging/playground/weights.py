@@ -103,8 +103,11 @@ def weights_by_task(subject: Merged | Adapter | None, tasks: Sequence[str]) -> d
 
 def check_sets(model: nn.Module, sets: Iterable[Weights]) -> None:
     """Raise MergeError unless the updates of all sets fit the model."""
-    for weights in _unique(sets):
-        check_fits(model, {name: _shape(update) for name, update in weights.updates.items()}, None)
+    left = {(name, _shape(update)) for weights in _unique(sets) for name, update in weights.updates.items()}
+    while left:  # one shape a module at a time: looking a model's layers up costs milliseconds
+        some = dict(left)
+        check_fits(model, some, None)
+        left -= {*some.items()}
 
 
 @torch.no_grad()
