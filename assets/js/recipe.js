@@ -24,6 +24,7 @@ const show = () => {
 /* The address keeps what Gradio's own keys say (__theme), and says what the controls say. */
 const follow = () => {
   waiting = null;
+  if (document.body.dataset.inLesson) return; // a lesson's step has an address of its own
   const kept = new URLSearchParams([...new URLSearchParams(location.search)].filter(([key]) => key.startsWith("__")));
   const query = [kept.toString(), card.query].filter(Boolean).join("&");
   history.replaceState(history.state, "", `${location.pathname}${query && "?"}${query}${location.hash}`);

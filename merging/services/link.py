@@ -33,6 +33,8 @@ LONGEST = 20_000
 """Characters of a recipe that is read from a stranger."""
 MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
 """Options of decouple beside its strength."""
+LESSON_KEYS = ("lesson", "step", "present", "quiz", "figure")
+"""Keys of an address that the page itself reads: they open a lesson or a figure and say nothing about the merge."""
 DEEPEST = 6
 """Levels of nesting in one."""
 
@@ -69,7 +71,8 @@ def to_query(settings: Settings, limit: int = LIMIT) -> str:
 def from_query(query: str, workbench: Workbench) -> tuple[Settings, int] | None:
     """Read a query back: (settings, test rows per task), or None where it holds no link.
 
-    Keys that begin with two underscores, ``view`` and ``deep_link`` belong to Gradio and its hosts and are passed over.
+    Keys that begin with two underscores, ``view`` and ``deep_link`` belong to Gradio and its hosts, those of a lesson
+    to the page; they are passed over.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def require_shipped(settings: Settings) -> None:
 
 
 def _hosts(key: str) -> bool:
-    return key.startswith("__") or key in {"view", "deep_link"}
+    return key.startswith("__") or key in {"view", "deep_link", *LESSON_KEYS}
 
 
 def _chosen(given: dict[str, str], key: str, known: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ from viz.panels.export.panel import export_panel
 from viz.panels.kit.events import QUIET
 from viz.panels.kit.look import header, header_html
 from viz.panels.kit.plot import serve_files
+from viz.panels.lessons.gallery import Drawings
+from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
 from viz.panels.merge.handlers import Stream
 from viz.panels.merge.panel import merge_panel
@@ -69,6 +71,8 @@ def page(
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
+            with gr.Tab("Lessons", id="lessons"):
+                lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:
                 try_panel(tab, tried, methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
@@ -79,6 +83,7 @@ def page(
                 osrm_panel(demo, tab, osrm, found, merging.form["pool"])
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, workbench, methods, merging)
+        lessons_card(workbench, methods, merging)
         pool = merging.form["pool"]
         about = {
             "fn": lambda key: header_html(workbench.device, workbench.base_title(key)),

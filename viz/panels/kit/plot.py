@@ -16,9 +16,12 @@ import plotly
 from viz.figures.theme import Figure
 
 ASSETS = Path(__file__).parents[3] / "assets"
-STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
+STYLES = tuple(
+    ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try", "lessons")
+)
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = ASSETS / "js" / "diagnose.js"
+LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "handout", "gallery"))
 
 
 def address(path: Path) -> str:
@@ -27,6 +30,8 @@ def address(path: Path) -> str:
 
 
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
+LESSON_HEAD = "".join(f'<script src="{address(path)}"></script>' for path in LESSON)
+GALLERY_HEAD = f"{HEAD}{LESSON_HEAD}"
 DIAGNOSE_HEAD = f'{HEAD}<script src="{address(DIAGNOSE)}"></script>'
 
 TEMPLATE = """
@@ -82,4 +87,4 @@ def payload(figure: Figure, caption: str, table: pd.DataFrame, filename: str) ->
 
 def serve_files() -> None:
     """Let Gradio hand out the scripts and the style sheet (and nothing beside them)."""
-    gr.set_static_paths([*STYLES, *SCRIPTS, DIAGNOSE])
+    gr.set_static_paths([*STYLES, *SCRIPTS, DIAGNOSE, *LESSON])

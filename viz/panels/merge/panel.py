@@ -39,12 +39,13 @@ class Layout:
 class MergeTab:
     """What other panels may use of this one.
 
-    `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed
-    them, `opened(event)` takes the tuned values of the chosen pool first. `session` holds the visitor's `Session`, with
-    the current run.
+    `form` are the controls that decide the merge, `controls` those and how many rows are tested; `after(event)` merges
+    and evaluates again when an event has changed them, `opened(event)` takes the tuned values of the chosen pool first.
+    `session` holds the visitor's `Session`, with the current run.
     """
 
     form: dict[str, Any]
+    controls: dict[str, Any]
     after: Callable[[Any], None]
     opened: Callable[[Any], None]
     session: gr.State
@@ -192,7 +193,11 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     _wire_turns(layout, panel, state, controls, after)
     _wire_rank(layout, panel, loaded, applied)
     return MergeTab(
-        form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state
+        form,
+        controls,
+        after,
+        lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)),
+        state,
     )
 
 
