@@ -26,7 +26,7 @@ from .methods.trained import check_part, merged_part
 from .models.apply import added, check_fits, check_whole
 from .module_results import ModuleResults
 from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
-from .recipes.recipe import Recipe
+from .recipes.recipe import Recipe, TunedEntry
 
 
 @dataclass(eq=False)
@@ -149,6 +149,7 @@ class Merged(ModuleResults):
         accuracy: Accuracy | None = None,
         dtype: str = "float32",
         exact_svd: bool = False,
+        tuned: TunedEntry | None = None,
     ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
@@ -159,6 +160,7 @@ class Merged(ModuleResults):
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
         dtype : float32, bfloat16, float16, or "parents"; see `merging.adapters.rounding`
+        tuned : the search that chose this merge, for the recipe
 
         Raises
         ------
@@ -181,7 +183,7 @@ class Merged(ModuleResults):
         if can_have_recipe(self.adapters):
             kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
             best = True if exact_svd and rank is not None else None
-            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best).to_yaml()
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best, tuned).to_yaml()
         card = model_card(
             self.spec,
             self.adapters,

@@ -24,6 +24,7 @@ FLOORS = (
     ("engine",),
     ("training", "diagnostics", "export"),
     ("playground",),
+    ("tuning",),
     ("shipped",),
     ("experiments",),
     ("services",),

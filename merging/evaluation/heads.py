@@ -25,8 +25,8 @@ from ..models.layers import bare
 def classification_model(
     model: nn.Module, head: Head, classes: int, task: str = "", pad_token_id: int | None = None
 ) -> nn.Module:
-    """Return transformers' sequence-classification model that shares the encoder of ``model`` and has ``head`` of kind
-    "model".
+    """Return transformers' sequence- or image-classification model that shares the encoder of ``model`` and has
+    ``head`` of kind "model".
 
     Parameters
     ----------
@@ -125,8 +125,13 @@ def _in_order(id2label: Any) -> list[str]:
 
 
 def _empty_classifier(encoder: nn.Module, classes: int, pad_token_id: int | None, task: str) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - takes seconds
+    from transformers import (  # noqa: PLC0415 - takes seconds
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
 
+    sees = encoder.main_input_name == "pixel_values"
+    kind = AutoModelForImageClassification if sees else AutoModelForSequenceClassification
     config: Any = copy.deepcopy(encoder.config)
     config.num_labels = classes
     config.problem_type = None
@@ -134,7 +139,7 @@ def _empty_classifier(encoder: nn.Module, classes: int, pad_token_id: int | None
         config.pad_token_id = pad_token_id
     try:
         with torch.device("meta"):
-            wrapper: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            wrapper: nn.Module = kind.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise MergeError(
             f"The head of {task!r} belongs to a classification model, but transformers has none for "

@@ -1,6 +1,6 @@
 """What a merge says to one's own texts, which texts it breaks, and which adapter is to blame; plain frames out."""
 
-from .answers import predictions  # fmt: skip
+from .answers import picture_predictions, predictions  # fmt: skip
 from .blame import leave_one_out, loudness, up_to_layer
 from .chat import Answer, Decoding, Prompt, after_prompt, generate, prompt_of
 from .questions import Question, question_of
@@ -25,6 +25,7 @@ __all__ = [
     "mcnemar",
     "outcome",
     "over_scaling",
+    "picture_predictions",
     "predictions",
     "prompt_of",
     "question_of",

@@ -98,8 +98,9 @@ def question_of(adapter: Adapter, task: Task | None = None) -> Question:
     if isinstance(head, Verbaliser):
         return Question(adapter.task, head, tuple(head.words), pairs="{pair}" in head.template)
     labels = head.labels
-    if not labels and head.kind == "pooled":
-        labels = tuple(f"label {place}" for place in range(len(head.tensors["bias"])))
+    layers = [tensor for tensor in head.tensors.values() if tensor.ndim == 2]
+    if not labels and len(layers) == 1:  # in the order of its outputs
+        labels = tuple(f"label {place}" for place in range(len(layers[0])))
     if not labels:
         raise MergeError(f"The head of {adapter.name} does not name its labels: give the adapter its task.")
     return Question(adapter.task, head, labels)

@@ -19,7 +19,7 @@ from ..adapters.adapter import Adapter
 from ..adapters.lowrank import LowRank
 from ..errors import MergeError
 from ..evaluation.accuracy import applied, scorer
-from ..evaluation.heads import label_order
+from ..evaluation.heads import classification_model, label_order
 from ..evaluation.verbalisers import Verbaliser
 from ..merged import Merged
 from ..models.apply import added, check_fits
@@ -103,8 +103,11 @@ def weights_by_task(subject: Merged | Adapter | None, tasks: Sequence[str]) -> d
 
 def check_sets(model: nn.Module, sets: Iterable[Weights]) -> None:
     """Raise MergeError unless the updates of all sets fit the model."""
-    for weights in _unique(sets):
-        check_fits(model, {name: _shape(update) for name, update in weights.updates.items()}, None)
+    left = {(name, _shape(update)) for weights in _unique(sets) for name, update in weights.updates.items()}
+    while left:  # one shape a module at a time: looking a model's layers up costs milliseconds
+        some = dict(left)
+        check_fits(model, some, None)
+        left -= {*some.items()}
 
 
 @torch.no_grad()
@@ -152,6 +155,44 @@ def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weig
     finally:
         model.train(training)
     return [found[task, id(weights)] for task, weights in wanted]
+
+
+@torch.no_grad()
+def picture_answers(
+    model: nn.Module, pixels: Tensor, questions: Sequence[Question], wanted: Mapping[str, Sequence[Weights]]
+) -> list[Tensor]:
+    """Return for every task and its sets of weights the logits (pictures, labels) that they give, float32, on the CPU.
+
+    Parameters
+    ----------
+    model : a vision base; see `answers`
+    pixels : (pictures, channels, height, width), as the base's processor makes them
+    wanted : {task: sets of weights}
+
+    Raises
+    ------
+    MergeError
+        If updates or a head do not fit the model, or a task has no classifier of its own.
+    """
+    like = next(model.parameters())
+    pixels = pixels.to(like.device, like.dtype)
+    found: list[Tensor] = []
+    for question in questions:
+        head = question.head
+        if isinstance(head, Verbaliser) or head.kind != "model":
+            raise MergeError(f"{question.task!r} has no classifier for pictures: save it with the adapter.")
+        check_sets(model, wanted[question.task])
+        classifier: Any = classification_model(model, head, len(question.labels), question.task)
+        order = label_order(head, question.labels, question.task)
+
+        def scored(times: int, rows: Sequence[int], classifier: Any = classifier) -> Tensor:
+            logits: Tensor = classifier(pixel_values=pixels[[*rows] * times]).logits
+            return logits.float().cpu()
+
+        states = _under(model, wanted[question.task], len(pixels), scored)
+        scores = [states[id(weights)] for weights in wanted[question.task]]
+        found += scores if order is None else [each[:, order] for each in scores]
+    return found
 
 
 def _classified(question: Question, states: Tensor) -> Tensor:

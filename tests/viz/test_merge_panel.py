@@ -120,12 +120,12 @@ def test_pinned_runs_stay_in_the_figures_of_their_pool(workbench: FakeWorkbench)
     merge, session = panel(workbench), Session()
     merge.redraw(session, form(workbench), 100, EVERYWHERE)
     list(merge.evaluate(session))
-    assert "pinned, test" in merge.pin(session)["sweep"]
+    assert '"A: DO-Merging' in merge.pin(session)["sweep"]
     values = merge.redraw(session, form(workbench, slider_0=0.9), 100, EVERYWHERE)
-    assert "pinned, test" in values["sweep"]
-    assert "pinned, test" not in merge.redraw(session, form(workbench, pool="osrm"), 100, EVERYWHERE)["sweep"]
+    assert '"A: DO-Merging' in values["sweep"]
+    assert '"A: DO-Merging' not in merge.redraw(session, form(workbench, pool="osrm"), 100, EVERYWHERE)["sweep"]
     merge.redraw(session, form(workbench), 100, EVERYWHERE)
-    assert "pinned, test" not in merge.unpin(session)["sweep"]
+    assert '"A: DO-Merging' not in merge.unpin(session)["sweep"]
 
 
 def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench) -> None:

@@ -203,12 +203,14 @@ class MergeHandlers:
         return self.compare(session, "unpin:")
 
     def compare(self, session: Session, name: str) -> dict[str, str]:
-        """Do what a button of the comparison says: `against:A` or `unpin:A` (no letter: all)."""
+        """Do what the comparison says: `against:A`, `unpin:A` (no letter: all) or `title:A:what it is called`."""
         what, _, letter = name.partition(":")
         if what == "unpin":
             session.unpin(letter)
         elif what == "against":
             session.against = letter
+        elif what == "title":
+            session.rename(*letter.partition(":")[::2])
         return session.changed(**self.accuracy(session, session.run)) if session.run else {}
 
     def turn(self, session: Session, back: bool) -> dict[str, dict[str, Any]]:

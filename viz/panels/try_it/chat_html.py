@@ -58,7 +58,7 @@ def _card(title: str, place: int | None, answer: Answer, labels: Labels | None, 
     colour = f" ms-task-{place % 8}" if place is not None else ""
     count = len(answer.tokens)
     end = "" if answer.ended else ", goes on" if state == "answering" else ", cut here"
-    text = escape(answer.text) or '<span class="ms-muted">nothing</span>'
+    text = escape(answer.text.strip()) or '<span class="ms-muted">nothing</span>'
     weighed = ""
     if labels:
         best = sorted(labels, key=lambda one: -one[1])[:SHOWN]

@@ -49,20 +49,21 @@ def lay_out_chat() -> ChatSection:
         )
         with gr.Row(elem_classes="ms-choices"):
             temperature = gr.Slider(
-                0, HOTTEST, start.temperature, step=0.1, label="Temperature (0: the likeliest word)"
+                *(0, HOTTEST, start.temperature),
+                step=0.1,
+                label="Temperature (0: the likeliest word)",
+                elem_id="ms-chat-temperature",
+                elem_classes="ms-slider",
             )
             most = gr.Slider(
-                1,
-                ANSWER,
-                start.most,
+                *(1, ANSWER, start.most),
                 step=1,
                 label="Tokens of an answer at most",
                 elem_id="ms-chat-most",
                 elem_classes="ms-slider",
             )
-            seed = gr.Number(
-                start.seed, precision=0, minimum=0, maximum=MOST_SEED, label="Seed", elem_id="ms-chat-seed"
-            )
+            number: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": MOST_SEED}
+            seed = gr.Number(start.seed, **number, label="Seed", elem_id="ms-chat-seed")
             template = gr.Checkbox(False, label="In the base's chat template", elem_id="ms-chat-template")
         with gr.Row(elem_classes="ms-buttons"):
             ask = gr.Button("Ask", size="sm", variant="primary", elem_id="ms-chat-ask")

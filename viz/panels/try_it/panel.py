@@ -73,6 +73,9 @@ def _wire(
     def placed(text: str, values: dict[str, str], options: Options) -> list[Any]:
         return [text, *both(values, options)]
 
+    def looked(session: TrySession, picture: Any) -> list[Any]:
+        return both(panel.look(session, picture), {})
+
     def drawn(session: TrySession) -> list[Any]:
         with said():
             return placed(*panel.random(session))
@@ -85,9 +88,6 @@ def _wire(
 
     def chosen_task(session: TrySession, task: str) -> list[Any]:
         return both(panel.choose(session, task=task), {})
-
-    def chosen_text(session: TrySession, text: int) -> list[Any]:
-        return both(panel.choose(session, text=text), {})
 
     def clicked(session: TrySession, event: gr.EventData) -> list[Any]:
         if session.settings is None or event.name not in panel.titles_of(session.settings):
@@ -120,8 +120,16 @@ def _wire(
     follow(layout.clear.click(cleared, state, [written, *everything], **NOW))
     follow(controls["random"].click(drawn, state, [written, *everything], **NOW))
     follow(controls["examples"].input(example, [state, controls["examples"]], [written, *everything], **NOW))
+    follow(controls["picture"].change(looked, [state, controls["picture"]], everything, **NOW))
     follow(controls["scaling"].input(moved, [state, controls["scaling"]], everything, **NOW))
     follow(controls["task"].input(chosen_task, [state, controls["task"]], everything, **NOW))
-    follow(controls["text"].input(chosen_text, [state, controls["text"]], everything, **NOW))
+    follow(
+        controls["text"].input(
+            lambda session, place: both(panel.choose(session, text=place), {}),
+            [state, controls["text"]],
+            everything,
+            **NOW,
+        )
+    )
     follow(layout.outputs["bars"].pick(clicked, state, everything, **NOW))
     merging.after(controls["use"].click(use, state, list(merging.form.values()), **NOW))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ class TrySession:
     ----------
     taken : what was last taken over from the Merge tab
     pinned : (label, the merge that was pinned there last), of the same pool
+    picture : of PIL, where the base reads pictures; `texts` is then one word that stands for it
     chosen, task : which text and which task is looked at closely
     truth : (text, task, label) of a test row that was put into the box
     said : the answers to all texts
@@ -38,6 +40,7 @@ class TrySession:
     taken: Settings | None = None
     pinned: tuple[str, Settings] | None = None
     texts: tuple[str, ...] = ()
+    picture: Any = None
     chosen: int = 0
     task: str = ""
     label: str = ""
@@ -61,7 +64,7 @@ class TrySession:
         self.ask()
         self.talk.next()
         self.talk.turns = []
-        self.texts, self.truth, self.said, self.ends = (), None, None, None
+        self.texts, self.picture, self.truth, self.said, self.ends = (), None, None, None, None
         self.broke = Broke()
         self.sent.clear()
 
