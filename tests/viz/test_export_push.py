@@ -307,7 +307,7 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
         form = {name: gr.State(value) for name, value in values.items()}
         with gr.Tab("Export") as tab:
             export_panel(
-                tab, bench, CATALOGUE, MergeTab(form, lambda event: None, lambda event: None, gr.State(Session()))
+                tab, bench, CATALOGUE, MergeTab(form, form, lambda event: None, lambda event: None, gr.State(Session()))
             )
     write = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "run")
     visitor, exporting = Session(), ExportSession()
