@@ -11,6 +11,7 @@ import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, FakeWorkbench
 
+from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
 from merging.services.chat import Chat
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -45,13 +46,16 @@ def nothing(*arguments: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
     workbench = FakeWorkbench()
+    workbench.tables = assets_folder() / "tables"  # the lessons' numbers are of the shipped ones
     demand = Demand(workbench, nothing)
     lab = FakeLab()
     pools = FakePools(lab)
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried)
+    blocks = page(
+        workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried, nothing
+    )
     yield blocks
     blocks.close()
 

@@ -23,6 +23,7 @@ from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
 from viz.panels.merge.handlers import Stream
 from viz.panels.merge.panel import merge_panel
+from viz.panels.merge.tune import Tune, wire_tune
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
@@ -38,6 +39,7 @@ def page(
     osrm: OsrmHandlers,
     brought: AdaptersHandlers,
     tried: Handlers,
+    tune: Tune,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -58,6 +60,8 @@ def page(
         The Adapters panel's.
     tried : Handlers
         The Try it panel's.
+    tune : callable
+        `tune(plan)` yields the steps of `merging.services.tuning.tune`.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -71,6 +75,7 @@ def page(
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
                 merging = merge_panel(demo, workbench, methods, plugins, stream)
+                wire_tune(merging.tune, workbench, methods, tune, merging.form, merging.after)
             with gr.Tab("Lessons", id="lessons"):
                 lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:

@@ -18,6 +18,7 @@ from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, cont
 from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
 from viz.panels.merge.recipe import Paste, paste_box, recipe
 from viz.panels.merge.session import Session
+from viz.panels.merge.tune import TuneCard, tune_card
 from viz.panels.merge.verdict import verdict
 
 
@@ -33,6 +34,7 @@ class Layout:
     part: list[Any]
     rank: gr.HTML
     rank_choice: list[Any]
+    tune: TuneCard
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class MergeTab:
 
     `form` are the controls that decide the merge, `controls` those and how many rows are tested; `after(event)` merges
     and evaluates again when an event has changed them, `opened(event)` takes the tuned values of the chosen pool first.
-    `session` holds the visitor's `Session`, with the current run.
+    `session` holds the visitor's `Session`, with the current run; `tune` is the card that searches, still to be wired.
     """
 
     form: dict[str, Any]
@@ -49,6 +51,7 @@ class MergeTab:
     after: Callable[[Any], None]
     opened: Callable[[Any], None]
     session: gr.State
+    tune: TuneCard
 
 
 def merge_panel(
@@ -79,6 +82,7 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 outputs["sweep"] = plot("ms-sweep", "Average accuracy against λ")
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 outputs["compare"] = picked("ms-compare")
+            card = tune_card()
             with gr.Column(elem_classes="ms-card"):
                 outputs["magnitude"] = plot("ms-magnitude", "Magnitude distribution")
             with gr.Column(elem_classes="ms-card"):
@@ -104,7 +108,7 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 outputs["recipe"] = recipe()
                 paste = paste_box()
     outputs |= {"teaches": settings.teaches, "about": settings.about, "page": settings.page, "notes": settings.notes}
-    return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part])
+    return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part], card)
 
 
 @contextmanager
@@ -198,6 +202,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
         after,
         lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)),
         state,
+        layout.tune,
     )
 
 
