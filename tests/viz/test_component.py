@@ -35,6 +35,8 @@ READ_LATER = {
     "ms-task-rows",
     # how the chat answers is read when it is asked
     *(f"ms-chat-{name}" for name in ("temperature", "most", "seed")),
+    # what a search is for is read when it begins
+    *(f"ms-tune-{name}" for name in ("goal", "seconds", "rows", "rank")),
 }
 """Controls that no handler follows while they move."""
 
