@@ -9,6 +9,7 @@ from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
 from viz.panels.diagnose.layout import Layout, lay_out
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Plugins, read
 from viz.panels.merge.panel import MergeTab, said
@@ -18,7 +19,13 @@ FOUND = ("sentence", "forest", "scatter")
 
 
 def diagnose_panel(
-    tab: gr.Tab, panel: DiagnoseHandlers, demand: Demand, plugins: Plugins, found: BankViews, merging: MergeTab
+    tab: gr.Tab,
+    address: Address,
+    panel: DiagnoseHandlers,
+    demand: Demand,
+    plugins: Plugins,
+    found: BankViews,
+    merging: MergeTab,
 ) -> None:
     """Lay the panel out inside `tab` and wire it; it looks at the merge that the Merge tab shows."""
     layout = lay_out(plugins, found)
@@ -28,6 +35,12 @@ def diagnose_panel(
     _wire_found(tab, layout, found)
     shown = layout.do_merging
     gr.on([tab.select, shown["choice"].input], found.do_merging.show, shown["choice"], shown["figure"], **QUIET)
+
+    def views(event: Any) -> None:
+        event.then(found.do_merging.show, shown["choice"], shown["figure"], **QUIET)
+        event.then(found.scatter, layout.found["choice"], layout.found["scatter"], **QUIET)
+
+    address.keep("diagnose", {"do_figure": shown["choice"], "diagnostic": layout.found["choice"]}, views)
 
 
 def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State) -> None:

@@ -13,6 +13,7 @@ from merging.services.workbench import Workbench
 from viz.panels.export.bits import bits_section
 from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
+from viz.panels.kit.address import Address
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Catalogue, read
@@ -24,7 +25,7 @@ FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "mo
 NO_HEAD = ""
 
 
-def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
+def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it."""
     state = gr.State(ExportSession())
     with gr.Row(elem_id="ms-export"):
@@ -36,11 +37,11 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             )
             head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
-            help_line = (
+            html(
+                "ms-export-help",
                 "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
-                "card. A full model needs no rank.</p>"
+                "card. A full model needs no rank.</p>",
             )
-            html("ms-export-help", help_line)
             with gr.Row(elem_classes="ms-buttons"):
                 write = gr.Button("Write it", variant="primary", size="sm", elem_id="ms-export-write")
                 download = gr.DownloadButton("Download zip", interactive=False, size="sm", elem_id="ms-export-download")
@@ -53,13 +54,15 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         session.outdated()
         return [SHUT, "", SHUT, ""]
 
-    def opened(session: ExportSession, *values: Any) -> list[Any]:
+    def opened(session: ExportSession, head: str, *values: Any) -> list[Any]:
         with said():
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
-            tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
-        text = f"{settings.spec.words()}, as the Merge tab shows it."
-        choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
-        return [f"<p>{escape(text)}</p>", choices, "", "", gr.update(visible=False), *outdated(session)]
+            heads = {NO_HEAD: "none"} | {task: workbench.title(task) for task in workbench.tasks(settings.pool)}
+        choices = gr.update(
+            choices=[(title, task) for task, title in heads.items()], value=head if head in heads else NO_HEAD
+        )
+        text = f"<p>{escape(settings.spec.words())}, as the Merge tab shows it.</p>"
+        return [text, choices, "", "", gr.update(visible=False), *outdated(session)]
 
     def run(
         session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
@@ -83,8 +86,17 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         yield [gr.skip(), gr.skip(), *kept]
 
     form = list(merging.form.values())
-    tab.select(opened, [state, *form], [about, head, note, bits, drawn, *stale], **NOW)
-    inputs = [state, merging.session, kind, head, rank, *form]
-    write.click(run, inputs, [note, *stale], concurrency_id="export", concurrency_limit=2, **QUIET)
-    kind.input(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
+    shown = [about, head, note, bits, drawn, *stale]
+    tab.select(opened, [state, head, *form], shown, **NOW)
+    kept = {"format": kind, "head": head, "rank": rank}
+    address.keep("export", kept, lambda event: event.then(opened, [state, head, *form], shown, **NOW))
+    write.click(
+        run,
+        [state, merging.session, kind, head, rank, *form],
+        [note, *stale],
+        concurrency_id="export",
+        concurrency_limit=2,
+        **QUIET,
+    )
+    kind.change(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
     gr.on([kind.input, head.input, rank.input], outdated, state, stale, **NOW)

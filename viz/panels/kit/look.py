@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils import fonts
 
-from viz.panels.kit.plot import SCRIPTS, STYLES, address
+from viz.panels.kit.plot import EARLY, SCRIPTS, STYLES, address
 
 # Gradio's stock blue and orange are too pale for text on white (WCAG AA).
 BLUE = gr.themes.Color(
@@ -80,7 +80,8 @@ def head() -> str:
     """Write what goes into the page's head: the style sheets as they are (`css_paths` would rewrite its selectors),
     early scripts.
     """
-    scripts = "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
+    scripts = "".join(f'<script src="{address(path)}"></script>' for path in EARLY)
+    scripts += "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 

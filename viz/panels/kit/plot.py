@@ -18,7 +18,9 @@ from viz.figures.theme import Figure
 ASSETS = Path(__file__).parents[3] / "assets"
 STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
-DIAGNOSE = ASSETS / "js" / "diagnose.js"
+DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
+EARLY = (ASSETS / "js" / "address.js",)
+"""Scripts that run before any component does."""
 
 
 def address(path: Path) -> str:
@@ -27,7 +29,7 @@ def address(path: Path) -> str:
 
 
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
-DIAGNOSE_HEAD = f'{HEAD}<script src="{address(DIAGNOSE)}"></script>'
+DIAGNOSE_HEAD = HEAD + "".join(f'<script src="{address(path)}"></script>' for path in DIAGNOSE)
 
 TEMPLATE = """
 <figure class="ms-figure" aria-labelledby="{id}-title">
@@ -82,4 +84,4 @@ def payload(figure: Figure, caption: str, table: pd.DataFrame, filename: str) ->
 
 def serve_files() -> None:
     """Let Gradio hand out the scripts and the style sheet (and nothing beside them)."""
-    gr.set_static_paths([*STYLES, *SCRIPTS, DIAGNOSE])
+    gr.set_static_paths([*STYLES, *SCRIPTS, *EARLY, *DIAGNOSE])
