@@ -131,6 +131,7 @@
       if (!props.value) return;
       current = typeof props.value === "string" ? JSON.parse(props.value) : props.value;
       if (caption.textContent !== current.caption) caption.textContent = current.caption; // an idle change costs a layout
+      find("figure").toggleAttribute("data-empty", !current.figure.data.length); // nothing to save
       if (details.open) fill(find("table"), current.table);
       draw();
     };

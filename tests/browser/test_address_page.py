@@ -82,6 +82,25 @@ def test_a_selection_on_diagnose_has_an_address(open_page) -> None:
     expect(other.locator("[data-choice=metric]")).to_have_value("overlap_B")
 
 
+def test_one_question_is_seen_at_a_time_and_the_others_are_not_drawn(open_page) -> None:
+    page = open_page(theme="light&tab=diagnose&diagnose.question=updates&diagnose.figure=signs")
+    expect(page.locator("[data-figure=signs] .main-svg").first).to_be_visible()
+    for name in ("pairs", "error", "magnitude"):
+        expect(page.locator(f"[data-figure={name}]")).to_be_hidden()
+        expect(page.locator(f"[data-figure={name}] .main-svg")).to_have_count(0)
+    expect(page.locator("#ms-bank-forest figcaption")).to_be_empty()
+    page.get_by_role("radio", name="Do diagnostics predict?").click()
+    expect(page.locator("#ms-bank-forest .main-svg").first).to_be_visible()
+    address(page, "diagnose.question=predict")
+    page.get_by_role("tab", name="OSRM").click()
+    page.get_by_role("radio", name="What was found?").click()
+    page.get_by_role("radio", name="Drift of A").click()
+    expect(page.locator("#ms-found-drift .main-svg").first).to_be_visible()
+    expect(page.locator("#ms-found-arms")).to_be_hidden()
+    page.go_back()
+    expect(page.locator("#ms-found-arms .main-svg").first).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [

@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parents[3] / "assets"
 STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
-EARLY = (ASSETS / "js" / "address.js",)
+EARLY = (ASSETS / "js" / "address.js", ASSETS / "js" / "one_of.js")
 """Scripts that run before any component does."""
 
 
@@ -32,9 +32,9 @@ HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
 DIAGNOSE_HEAD = HEAD + "".join(f'<script src="{address(path)}"></script>' for path in DIAGNOSE)
 
 TEMPLATE = """
-<figure class="ms-figure" aria-labelledby="{id}-title">
+<figure class="ms-figure" data-empty aria-labelledby="{id}-title">
   <h2 id="{id}-title">{title}</h2>
-  <figcaption></figcaption>
+  <figcaption>{empty}</figcaption>
   <div class="ms-legend"></div>
   <div class="ms-plot"></div>
   <details class="ms-data">
@@ -49,10 +49,10 @@ TEMPLATE = """
 """
 
 
-def plot(elem_id: str, title: str) -> gr.HTML:
-    """Make an empty plot component; give it values made by :func:`payload`."""
+def plot(elem_id: str, title: str, empty: str = "") -> gr.HTML:
+    """Make a plot component that says `empty`; give it values made by :func:`payload`."""
     return gr.HTML(
-        html_template=TEMPLATE.format(id=elem_id, title=escape(title)),
+        html_template=TEMPLATE.format(id=elem_id, title=escape(title), empty=escape(empty)),
         js_on_load="window.mergescopePlot(element, props, watch)",
         head=HEAD,
         elem_id=elem_id,

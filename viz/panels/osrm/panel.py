@@ -2,7 +2,7 @@
 osrm_training.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -50,7 +50,10 @@ def _wire(
 
     def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
         news = session.changed(
-            **panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found)
+            **panel.training(session),
+            **panel.sets(session),
+            **found.views(method, _seen(session)),
+            found=_sentence(found),
         )
         tasks = gr.update(choices=[(title, name) for name, title in panel.titles(session).items()])
         return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values), tasks]
@@ -95,7 +98,7 @@ def _wire(
     look(again.then(redraw, inputs, planned, **NOW))
 
     _wire_training(layout, panel, state, pool)
-    _wire_found(address, layout, found, lambda event: look(event.then(redraw, inputs, planned, **NOW)))
+    _wire_found(address, layout, found, state, lambda event: look(event.then(redraw, inputs, planned, **NOW)))
 
 
 def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: gr.Radio) -> None:
@@ -121,6 +124,7 @@ def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: g
         yield [gr.skip()] * (len(TRAINING) + 3)
 
     begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
+    begun.then(None, None, None, js="() => window.mergescopeShow('osrm.question', 'training')", **QUIET)
     offered = [pool, layout.choice, layout.download]
     trained = begun.then(
         train, state, [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
@@ -131,18 +135,29 @@ def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: g
     _wire_sets(layout, panel, state, trained)
 
 
-def _wire_found(address: Address, layout: Layout, found: Found, replan: Callable[[Any], None]) -> None:
-    """Draw what was found for another method; keep the panel's choices in the page's address."""
+def _wire_found(address: Address, layout: Layout, found: Found, state: gr.State, replan: Callable[[Any], None]) -> None:
+    """Draw what was found as far as it is seen; keep the panel's choices in the page's address."""
     outputs = [layout.outputs[name] for name in FOUND]
+    inputs = [state, layout.method]
 
-    def drawn(method: str | None) -> list[Any]:
-        return list(_send(found.views(method), FOUND))
+    def drawn(session: OsrmSession, method: str | None) -> list[Any]:
+        return list(_send(found.views(method, _seen(session)), FOUND))
+
+    def asked(session: OsrmSession, method: str | None, event: gr.EventData) -> list[Any]:
+        session.question = event.name
+        return drawn(session, method)
+
+    def picked(session: OsrmSession, method: str | None, event: gr.EventData) -> list[Any]:
+        session.figure = event.name
+        return drawn(session, method)
 
     def views(event: Any) -> None:
         replan(event)
-        event.then(drawn, layout.method, outputs, **NOW)
+        event.then(drawn, inputs, outputs, **NOW)
 
-    layout.method.input(drawn, layout.method, outputs, **NOW)
+    layout.question.pick(asked, inputs, outputs, **NOW)
+    layout.figure.pick(picked, inputs, outputs, **NOW)
+    layout.method.input(drawn, inputs, outputs, **NOW)
     chosen = dict(zip(("task", "layer", "part"), layout.parts, strict=True)) | {"method": layout.method}
     address.keep("osrm", layout.plan.form | chosen, views)
 
@@ -170,6 +185,13 @@ def _rebased(panel: OsrmHandlers) -> Callable[[str], list[Any]]:
         return [gr.skip(), news["note"]] if "note" in news else [gr.update(**news), gr.skip()]
 
     return rebased
+
+
+def _seen(session: OsrmSession) -> Sequence[str]:
+    """Name the figures of what was found that are seen."""
+    if session.question not in {"found", "all"}:
+        return ()
+    return FOUND if session.figure == "all" else [session.figure if session.figure in FOUND else FOUND[0]]
 
 
 def _sentence(found: Found) -> str:
