@@ -119,6 +119,7 @@
     /** Open what the address names, when the merge of the address is on the screen. */
     start() {
       started = true;
+      window.mergescopeAccess();
       if (!buttons().some((tab) => tab.dataset.tabId === shown.tab)) {
         address.refuse("tab", shown.tab);
         shown.tab = START;

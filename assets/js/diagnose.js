@@ -151,8 +151,6 @@
       trace.text = z.map((row) => row.map((value) => (value === null ? "" : `${signed && value > 0 ? "+" : ""}${value.toFixed(digits)}`.replace(/^([+-]?)0\./, "$1."))));
       trace.colorscale = bundle.scales[signed ? "diverging" : "sequential"];
       [trace.zmin, trace.zmax] = signed ? [-largest, largest] : [0, bundle.metrics[find("[data-choice=metric]").value].unit ? 1 : largest];
-      // on the pale middle of the diverging scale only dark letters can be read
-      trace.textfont = signed ? { ...trace.textfont, color: "#1b1f24" } : trace.textfont;
     };
 
     const frame = (x0, x1, y0, y1) => ({ type: "rect", x0, x1, y0, y1, line: { color: "var(--ms-accent)", width: 3 } });

@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parents[3] / "assets"
 STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
-EARLY = (ASSETS / "js" / "address.js", ASSETS / "js" / "one_of.js")
+EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access"))
 """Scripts that run before any component does."""
 
 
