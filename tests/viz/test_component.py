@@ -17,7 +17,7 @@ from merging.services.chat import Chat
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme
-from viz.panels.kit.plot import DIAGNOSE, SCRIPTS, STYLES, TEMPLATE, payload
+from viz.panels.kit.plot import DIAGNOSE, EARLY, SCRIPTS, STYLES, TEMPLATE, payload
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
@@ -76,7 +76,7 @@ def test_the_template_holds_nothing_that_gradio_would_run() -> None:
 
 
 def test_the_served_files_exist() -> None:
-    assert all(path.is_file() for path in (*STYLES, *SCRIPTS, DIAGNOSE))
+    assert all(path.is_file() for path in (*STYLES, *SCRIPTS, *EARLY, *DIAGNOSE))
 
 
 def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:

@@ -43,7 +43,12 @@ def candidates_tried(table: pd.DataFrame) -> Figure:
         )
     return {
         "data": traces,
-        "layout": layout(280, axis("candidate", rangemode="tozero", tickformat="d", minallowed=0), axis("value on validation"), showlegend=True),
+        "layout": layout(
+            280,
+            axis("candidate", rangemode="tozero", tickformat="d", minallowed=0),
+            axis("value on validation"),
+            showlegend=True,
+        ),
     }
 
 
