@@ -38,7 +38,10 @@ def merge_adapters(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of random masks; 0 unless given.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
-    head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="Task whose head goes into the file; repeat it, and the heads lie beside the merge."),
+    ] = None,
     prefix: Annotated[
         str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")
     ] = None,
@@ -92,7 +95,8 @@ def merge_adapters(
             options["weight"] = [_weight(text) for text in weight]
         refuse_contradictions(recipe, options)
         adapters, spec = recipe.load_adapters(), recipe.spec
-        rank, head, prefix, dtype = recipe.rank, recipe.head, recipe.prefix, recipe.dtype
+        rank, prefix, dtype = recipe.rank, recipe.prefix, recipe.dtype
+        head = [recipe.head] if isinstance(recipe.head, str) else recipe.head
         exact_svd = bool(recipe.exact_svd)
     elif method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
@@ -103,14 +107,14 @@ def merge_adapters(
         values = {name: value for name, value in params.items() if value is not None}
         spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
         adapters = loaded(inputs, base)
-    options = {"rank": rank, "head": head, "prefix": prefix}
+    options = {"rank": rank, "head": head or None, "prefix": prefix}
     if dry_run:
         _rehearse(adapters, spec, options, base, full_model)
         return
     merged = merge_spec(adapters, spec, features_of(adapters, base, spec.k) if spec.needs_data else None)
     assert output is not None
     if full_model:
-        _save_full_model(merged, base, output, head, dtype)
+        _save_full_model(merged, base, output, head or None, dtype)
     else:
         _report_saved(merged, merged.save(output, **options, dtype=dtype or "float32", exact_svd=exact_svd))
 
@@ -133,7 +137,7 @@ def _rehearse(
     print(f"{counts}; nothing was written")
 
 
-def _save_full_model(merged: Merged, base: str | None, output: Path, head: str | None, dtype: str | None) -> None:
+def _save_full_model(merged: Merged, base: str | None, output: Path, head: list[str] | None, dtype: str | None) -> None:
     from ..adapters.same_base import used_base
     from ..export.full_model import save_full_model
     from ..models.embedded import base_name

@@ -15,7 +15,6 @@ from ..adapters.same_base import problems_of, shape_problems
 from ..errors import MergeError
 from ..merged import Merged
 from ..models.checkpoint import Checkpoint, find_checkpoint
-from ..recipes.card import head_owner
 from ..recipes.spec import MergeSpec
 
 LOW_RANK, DENSE, WHOLE, HEAD = "low-rank", "dense", "trained whole", "head"
@@ -48,7 +47,7 @@ def dry_run(
     adapters: Sequence[Adapter],
     spec: MergeSpec,
     rank: int | None = None,
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     prefix: str | None = None,
     base: str | None = None,
     full_model: bool = False,
@@ -89,7 +88,9 @@ def dry_run(
     return pd.DataFrame(rows, columns=Row._fields)
 
 
-def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | None, full_model: bool) -> str:
+def _general(
+    merged: Merged, rank: int | None, head: str | Sequence[str] | None, prefix: str | None, full_model: bool
+) -> str:
     """Return why nothing at all would be written, as far as that is no single module's fault."""
     adapters = merged.adapters
     if empty := [adapter.name for adapter in adapters if not adapter.deltas]:
@@ -101,7 +102,7 @@ def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | N
         return f"{merged.method.name} has one result per task: choose one with --head (or for_task)."
     return _raised(
         partial(merged.spec.weights_for, len(adapters)),
-        *((partial(head_owner, adapters, head),) if head else ()),
+        partial(merged.owners, head),
         *(() if full_model else (partial(merged.check_export, rank, head, prefix), partial(_check_own_names, merged))),
     )
 
@@ -128,8 +129,9 @@ def _refusal(merged: Merged, module: str) -> str:
     return "" if merged.method.plugins else _raised(partial(merged.result, module))
 
 
-def _parts(merged: Merged, why: str, head: str | None, checkpoint: Checkpoint | None) -> list[Row]:
-    owner = next((a for a in merged.adapters if a.task == head and a.trained and a.head is None), None)
+def _parts(merged: Merged, why: str, head: str | Sequence[str] | None, checkpoint: Checkpoint | None) -> list[Row]:
+    chosen = _tasks(head)
+    owner = next((a for a in merged.adapters if [a.task] == chosen and a.trained and a.head is None), None)
     rows = []
     for name in merged.parts:
         tensor = next(a.trained[name] for a in merged.adapters if name in a.trained)
@@ -152,17 +154,22 @@ def _start(merged: Merged, name: str, checkpoint: Checkpoint | None) -> Tensor |
     return None if files is None else files.stored(full)
 
 
-def _heads(merged: Merged, head: str | None) -> list[Row]:
+def _tasks(head: str | Sequence[str] | None) -> list[str]:
+    return [] if head is None else [head] if isinstance(head, str) else list(head)
+
+
+def _heads(merged: Merged, head: str | Sequence[str] | None) -> list[Row]:
+    chosen = _tasks(head)
     left = "Heads are never merged: choose one with --head TASK (or head=)."
     return [
         Row(
             f"head of {adapter.task}",
             HEAD,
             " ".join("x".join(map(str, tensor.shape)) for tensor in adapter.head.tensors.values()),
-            TAKEN if adapter.task == head else LEFT_OUT,
+            TAKEN if adapter.task in chosen else LEFT_OUT,
             adapter.name,
             "",
-            "" if adapter.task == head else left,
+            "" if adapter.task in chosen else left,
         )
         for adapter in merged.adapters
         if adapter.head is not None

@@ -68,6 +68,7 @@ class DecoupleEntry(BaseModel):
 class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
+    ``head`` names the task, or the tasks, whose heads go with it.
     ``dtype`` is that of the files (none named = float32, for a full model the base's own).
     ``exact_svd`` says that a lower rank is the best there is and not a randomised SVD's.
     ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output
@@ -85,7 +86,7 @@ class Recipe(BaseModel):
     seed: int = 0
     k: int | None = Field(default=None, ge=1)
     rank: int | None = None
-    head: str | None = None
+    head: str | list[str] | None = None
     prefix: str | None = None
     dtype: str | None = None
     exact_svd: bool | None = None
@@ -95,7 +96,7 @@ class Recipe(BaseModel):
         spec: MergeSpec,
         adapters: Sequence[Adapter],
         rank: int | None = None,
-        head: str | None = None,
+        head: str | Sequence[str] | None = None,
         prefix: str | None = None,
         dtype: str | None = None,
         exact_svd: bool | None = None,
@@ -135,7 +136,7 @@ class Recipe(BaseModel):
             seed=spec.seed,
             k=spec.k if spec.needs_data else None,
             rank=rank,
-            head=head,
+            head=head if head is None or isinstance(head, str) else (list(head) if len(head) > 1 else head[0]),
             prefix=prefix,
             dtype=dtype,
             exact_svd=exact_svd,
