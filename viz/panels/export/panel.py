@@ -21,7 +21,6 @@ from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 
 FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]
-NO_HEAD = ""
 
 
 def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
@@ -34,11 +33,12 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             kind = gr.Radio(
                 FORMATS, value="adapter", label="Format", elem_id="ms-export-format", elem_classes="ms-segments"
             )
-            head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
+            head = gr.Dropdown([], value=[], multiselect=True, label="Heads of tasks", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
             help_line = (
                 "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
-                "card. A full model needs no rank.</p>"
+                "card. A full model needs no rank. Without a head the merge is one of the bare encoder; one head goes "
+                "into the file, several lie beside it, and the model card shows how each is used.</p>"
             )
             html("ms-export-help", help_line)
             with gr.Row(elem_classes="ms-buttons"):
@@ -58,20 +58,20 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
             tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
         text = f"{settings.spec.words()}, as the Merge tab shows it."
-        choices = gr.update(choices=[("none", NO_HEAD), *tasks], value=NO_HEAD)
+        choices = gr.update(choices=tasks, value=[])
         return [f"<p>{escape(text)}</p>", choices, "", "", gr.update(visible=False), *outdated(session)]
 
     def run(
-        session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
+        session: ExportSession, merge: Session, form: str, heads: list[str], cut: float, *values: Any
     ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
         size = int(cut or 0) if form == "adapter" else 0
         references = workbench.references(settings.pool)
-        known = measured(merge.run, settings, methods, bool(size), task or None, references)
+        known = measured(merge.run, settings, methods, bool(size), heads[0] if heads else None, references)
         folder, kept = session.next(), [gr.skip()] * 3
         yield ["", *outdated(session)]
         try:
-            for step in write_zip(workbench, settings, form, size or None, task or None, folder, known.accuracy):
+            for step in write_zip(workbench, settings, form, size or None, heads, folder, known.accuracy):
                 text, ready = step.what, gr.skip()
                 if step.file is not None:
                     session.take(step.file)
