@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import MergeError
-from .adapters import loaded, say_warnings
+from .adapters import loaded, loaded_alone, say_warnings
 from .options import Base, given, option
 from .plugins import decouple_of, orthogonalize_of, own_plugins
 from .recipes import features_of, recipe_of, refuse_contradictions
@@ -94,7 +97,7 @@ def merge_adapters(
         if weight:
             options["weight"] = [_weight(text) for text in weight]
         refuse_contradictions(recipe, options)
-        adapters, spec = recipe.load_adapters(), recipe.spec
+        readers, spec = [partial(recipe.load_adapter, place) for place in range(len(recipe.adapters))], recipe.spec
         rank, prefix, dtype = recipe.rank, recipe.prefix, recipe.dtype
         head = [recipe.head] if isinstance(recipe.head, str) else recipe.head
         exact_svd = bool(recipe.exact_svd)
@@ -106,11 +109,12 @@ def merge_adapters(
         weights = [_weight(text) for text in weight] if weight else None
         values = {name: value for name, value in params.items() if value is not None}
         spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
-        adapters = loaded(inputs, base)
+        readers = [partial(loaded_alone, source, base) for source in inputs]
     options = {"rank": rank, "head": head or None, "prefix": prefix}
     if dry_run:
-        _rehearse(adapters, spec, options, base, full_model)
+        _rehearse(readers, spec, options, base, full_model)
         return
+    adapters = loaded(inputs, base) if recipe is None else recipe.load_adapters()
     merged = merge_spec(adapters, spec, features_of(adapters, base, spec.k) if spec.needs_data else None)
     assert output is not None
     if full_model:
@@ -120,21 +124,29 @@ def merge_adapters(
 
 
 def _rehearse(
-    adapters: list[Adapter], spec: MergeSpec, options: dict[str, Any], base: str | None, full_model: bool
+    readers: list[partial[Adapter]], spec: MergeSpec, options: dict[str, Any], base: str | None, full_model: bool
 ) -> None:
     """Print what would happen; raise MergeError, after the table, if nothing would be written."""
-    from ..diagnostics.rehearsal import REFUSED, dry_run
+    from ..diagnostics.rehearsal import REFUSED, dry_run, summary
     from ..models.shared import base_of
 
-    source = base_of(adapters, base) if full_model else None
-    rows = dry_run(adapters, spec, **options, base=source, full_model=full_model)
+    adapters, unread = [], {}
+    for place, read in enumerate(readers, 1):
+        try:
+            adapters.append(read())
+        except MergeError as error:
+            unread[f"adapter {place}"] = str(error)
+    if spec.weights and unread:
+        kept = (f"adapter {place}" not in unread for place in range(1, len(readers) + 1))
+        spec = replace(spec, weights=tuple(itertools.compress(spec.weights, kept)))
+    source = base_of(adapters, base) if full_model and adapters else None
+    rows = dry_run(adapters, spec, **options, base=source, full_model=full_model, unread=unread)
     print(rows.to_string(index=False))
     say_warnings(adapters)
     refused = rows[rows.what == REFUSED]
     if len(refused):
         raise MergeError(f"Nothing would be written, {len(refused)} of {len(rows)} are refused: {refused.why.iloc[0]}")
-    counts = ", ".join(f"{count} {what}" for what, count in rows.what.value_counts().items())
-    print(f"{counts}; nothing was written")
+    print(f"{summary(rows)}; nothing was written")
 
 
 def _save_full_model(merged: Merged, base: str | None, output: Path, head: list[str] | None, dtype: str | None) -> None:

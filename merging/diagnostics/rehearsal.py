@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,17 +17,17 @@ from ..merged import Merged
 from ..models.checkpoint import Checkpoint, find_checkpoint
 from ..recipes.spec import MergeSpec
 
-LOW_RANK, DENSE, WHOLE, HEAD = "low-rank", "dense", "trained whole", "head"
+LOW_RANK, DENSE, WHOLE, HEAD, ADAPTER = "low-rank", "dense", "trained whole", "head", "adapter"
 MERGED, TAKEN, KEPT, LEFT_OUT, REFUSED = "merged", "taken", "the base's", "left out", "refused"
 
 
 class Row(NamedTuple):
-    """One module, parameter or head.
+    """One module, parameter or head, or an adapter that cannot be read.
 
     Attributes
     ----------
     module : relative to the bare encoder; a parameter's name for what was trained whole
-    kind : "low-rank" or "dense" (the form of the merged update), "trained whole", "head"
+    kind : "low-rank" or "dense" (the form of the merged update), "trained whole", "head", "adapter"
     shape : "out x in"
     what : "merged", "taken" (one adapter's as it is), "the base's" (stays), "left out", or "refused"
     merged_from, zero_in : the adapters that have it, and those that count as zero there
@@ -51,6 +51,7 @@ def dry_run(
     prefix: str | None = None,
     base: str | None = None,
     full_model: bool = False,
+    unread: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Return what `merging.engine.merge_spec` and `Merged.save` (or `save_full_model`) would do, a row per module.
 
@@ -61,6 +62,7 @@ def dry_run(
     rank, head, prefix : as in `Merged.save`
     base : of a full model; an adapter is held against the base that the adapters record, where it is at hand
     full_model : the merge goes into the base's weights
+    unread : {adapter that cannot be read: why}; the others are looked at all the same
 
     Returns
     -------
@@ -71,6 +73,9 @@ def dry_run(
     MergeError
         Without adapters, or where the base of a full model cannot be read.
     """
+    lost = [Row(name, ADAPTER, "", REFUSED, "", "", why) for name, why in (unread or {}).items()]
+    if not adapters and lost:
+        return pd.DataFrame(lost, columns=Row._fields)
     if not adapters:
         raise MergeError("No adapters given: a merge needs at least one.")
     named = number_equal_names(list(adapters))
@@ -79,13 +84,25 @@ def dry_run(
     why = _general(merged, rank, head, prefix, full_model)
     bad = dict(shape_problems(named)) | (_unknown(merged, checkpoint) if checkpoint else {})
     kind = LOW_RANK if merged.method.low_rank else DENSE
-    rows = [
+    rows = lost + [
         _row(merged, module, kind, merged.shapes[module], why or bad.get(module) or _refusal(merged, module))
         for module in merged.modules
     ]
     rows += _parts(merged, why, head, checkpoint)
     rows += _heads(merged, head)
     return pd.DataFrame(rows, columns=Row._fields)
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Say in one line what `dry_run` found."""
+    of_modules = rows.kind.isin((LOW_RANK, DENSE))
+    merged = rows[of_modules & (rows.what == MERGED)]
+    zero = int((merged.zero_in != "").sum())
+    said = f"{len(merged)} module{'' if len(merged) == 1 else 's'} merged"
+    said += f", {zero} of them zero in some adapter" if zero else ""
+    others = rows.drop(merged.index)
+    counts = (others.kind.where(~of_modules, "module") + " " + others.what).value_counts(sort=False)
+    return "; ".join([said, *(f"{count} x {what}" for what, count in counts.items())])
 
 
 def _general(

@@ -192,10 +192,12 @@ class Recipe(BaseModel):
         MergeError
             If one is missing, refused, or not the file that the recipe was made with.
         """
-        adapters = []
-        for entry in self.adapters:
-            adapter = Adapter.load(entry.path, name=entry.name, task=entry.task, base=entry.base)
-            if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
-                raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
-            adapters.append(adapter)
-        return adapters
+        return [self.load_adapter(place) for place in range(len(self.adapters))]
+
+    def load_adapter(self, place: int) -> Adapter:
+        """Read one of them, see `load_adapters`."""
+        entry = self.adapters[place]
+        adapter = Adapter.load(entry.path, name=entry.name, task=entry.task, base=entry.base)
+        if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
+            raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
+        return adapter

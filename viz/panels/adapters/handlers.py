@@ -20,10 +20,10 @@ from merging.services.session_file import (
     open_session,
     save_session,
 )
-from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
+from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview, rehearsed
 from viz.panels.adapters.drop import divided, dropped_task, keep_task, label_order, matched, order_text, sorted_out
 from viz.panels.adapters.session import AdaptersSession
-from viz.panels.adapters.shelf_table import table_html
+from viz.panels.adapters.shelf_table import modules_html, table_html
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
@@ -194,7 +194,8 @@ class AdaptersHandlers:
                     "interactive": usable,
                 }
             )
-        return {"table": table_html(table), "slots": slots}
+        modules = modules_html(rehearsed(session.shelf)) if session.shelf else ""
+        return {"table": table_html(table) + modules, "slots": slots}
 
     def _guess(self, brought: Brought, known: Sequence[tuple[str, str]]) -> str:
         """Return the own task of an adapter's name, else the one that it records, or whose labels its head has; else
