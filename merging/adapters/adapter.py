@@ -31,7 +31,7 @@ from .experts import stacked
 from .head import Head, read_head, read_heads, read_metadata, write_heads
 from .lowrank import LowRank
 from .names import BELOW, ROOT, outside_of
-from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
+from .peft_format import EMBEDDINGS, WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
 __all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "number_equal_names"]
@@ -295,7 +295,10 @@ class Adapter:
                 "out, or write the whole model."
             )
         modules = factors.keys() & set(names.values()) - bare
-        config = export_config(rank, modules, parameters, self.base, self.config, saved)
+        # PEFT ties copies of embeddings only where the file holds both, and cannot load it where one is missing
+        tied = bool(self.config.get("ensure_weight_tying")) and sum(is_saved(key, EMBEDDINGS) for key in whole) > 1
+        options = {**self.config, "ensure_weight_tying": tied}
+        config = export_config(rank, modules, parameters, self.base, options, saved)
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         metadata = dict(self.metadata) | {"task": self.task}
         if self.base_fingerprint:

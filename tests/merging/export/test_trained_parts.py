@@ -171,6 +171,17 @@ def test_one_adapter_is_pefts_reading_as_an_adapter_a_model_and_applied(
     assert torch.equal(answers(kind, model), plain)
 
 
+def test_embeddings_kept_tied_that_the_training_left_alone_load_in_peft_again(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "tied llama")
+    options = {**LM, **ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    adapter = written(tmp_path / "mine", "tied llama", base, 1, **options)
+    own = loaded("tied llama", base).get_output_embeddings().weight.detach()
+    edit_tensors(adapter, lambda tensors: {k: t if "lora" in k else own.clone() for k, t in tensors.items()})
+    expected = as_peft("tied llama", base, adapter)
+    saved = merge([Adapter.load(adapter)], "task_arithmetic").save(tmp_path / "adapter")
+    assert torch.allclose(as_peft("tied llama", base, saved), expected, atol=1e-4)
+
+
 def test_a_file_cannot_hold_lora_on_one_of_embeddings_that_no_option_unties(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base", "t5")
     adapter = written(tmp_path / "mine", "t5", base, 1, **S2S, target_modules=["q", "embed_tokens"])
