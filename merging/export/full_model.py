@@ -31,6 +31,7 @@ from ..recipes.card import can_have_recipe, model_card
 from ..recipes.recipe import Recipe
 from .head import head_options
 from .plan import Plan, as_head, plan_of
+from .vocabulary import copy_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..evaluation.intervals import Accuracy
@@ -105,7 +106,7 @@ def _write_shards(plan: Plan, work: Path, max_shard_size: int | str, on_shard: O
     from huggingface_hub import split_torch_state_dict_into_shards  # noqa: PLC0415 - pulls in an HTTP client
 
     with plan.checkpoint.opened() as reader:
-        outline = {key: _outline(plan, source, reader) for key, source in plan.sources.items()}
+        outline = {key: _outline(plan, key, source, reader) for key, source in plan.sources.items()}
     try:
         split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
     except ValueError as error:
@@ -131,11 +132,11 @@ def _write_shards(plan: Plan, work: Path, max_shard_size: int | str, on_shard: O
         _write_json(work / INDEX_FILE, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
 
 
-def _outline(plan: Plan, source: str | Tensor, reader: Reader) -> Tensor:
+def _outline(plan: Plan, key: str, source: str | Tensor, reader: Reader) -> Tensor:
     """Return shape and type of what is written, without content."""
     stored = reader.tensor(source) if isinstance(source, str) else source
     dtype = plan.dtype if plan.dtype is not None and stored.is_floating_point() else stored.dtype
-    return torch.empty(stored.shape, dtype=dtype, device="meta")
+    return torch.empty(plan.shape(key, stored), dtype=dtype, device="meta")
 
 
 def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adapter | None) -> None:
@@ -148,6 +149,9 @@ def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adap
         config["tie_word_embeddings"] = False
         if isinstance(config.get("text_config"), dict):
             config["text_config"]["tie_word_embeddings"] = False
+    if plan.vocabulary:
+        with_vocabulary(config, next(iter(plan.vocabulary.values())))
+        copy_tokenizer(plan.merged.adapters[0], work)
     config.pop("auto_map", None)  # it names Python files of the base's repository
     if dtype is not None:
         config.pop("torch_dtype", None)
@@ -176,6 +180,12 @@ def _write_card(
     if recipe:
         (work / "recipe.yaml").write_text(recipe, encoding="utf-8")
     notes = ["The merge is in the weights: load it with transformers, without PEFT."]
+    if plan.vocabulary:
+        rows = next(iter(plan.vocabulary.values()))
+        notes.append(
+            f"The vocabulary has {rows:,} entries, as the adapter's: use the tokenizer that was made for it, which is "
+            "here where it lay beside the adapter."
+        )
     if owner is not None and owner.head is not None:
         notes.append(
             f"`{HEAD_FILE}` is the classifier of the task {owner.task}: a linear layer on the masked mean of the last "
