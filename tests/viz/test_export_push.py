@@ -319,7 +319,7 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
     tasks, marks = tuple(bench.tasks(settings.pool)), "1" * 28 + "0" * 4
     scores = {task: Score(0.875, 0.71, 0.953, 32, 32, marks) for task in tasks}
     visitor.run = Run(settings, 32, tasks, "", "done", scores)
-    steps = [*write(exporting, visitor, "adapter", "", 0, *values.values())]
+    steps = [*write(exporting, visitor, "adapter", [], 0, *values.values())]
     assert any("With the accuracy measured on the Merge tab (32 test rows per task)." in step[0] for step in steps)
     assert exporting.current is not None
     with zipfile.ZipFile(exporting.current) as packed:
@@ -329,7 +329,7 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
     gap = gap_of(scores, bench.references(settings.pool))
     assert f"Gap recovered: {gap.mean:.0%} ({gap.low:.0%} to {gap.high:.0%}), mean of {len(gap.tasks)} tasks" in card
     visitor.run = None
-    steps = [*write(exporting, visitor, "adapter", "", 0, *values.values())]
+    steps = [*write(exporting, visitor, "adapter", [], 0, *values.values())]
     assert any("Evaluate on the Merge tab first" in step[0] for step in steps)
     with zipfile.ZipFile(exporting.current) as packed:
         assert not any(b"## Accuracy" in packed.read(name) for name in packed.namelist() if name.endswith("README.md"))

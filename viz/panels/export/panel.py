@@ -22,7 +22,6 @@ from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 
 FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]
-NO_HEAD = ""
 
 
 def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
@@ -35,12 +34,13 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
             kind = gr.Radio(
                 FORMATS, value="adapter", label="Format", elem_id="ms-export-format", elem_classes="ms-segments"
             )
-            head = gr.Dropdown([("none", NO_HEAD)], value=NO_HEAD, label="Head of task", elem_id="ms-export-head")
+            head = gr.Dropdown([], value=[], multiselect=True, label="Heads of tasks", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
             html(
                 "ms-export-help",
                 "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
-                "card. A full model needs no rank.</p>",
+                "card. A full model needs no rank. Without a head the merge is one of the bare encoder; one head goes "
+                "into the file, several lie beside it, and the model card shows how each is used.</p>",
             )
             with gr.Row(elem_classes="ms-buttons"):
                 write = gr.Button("Write it", variant="primary", size="sm", elem_id="ms-export-write")
@@ -54,29 +54,28 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         session.outdated()
         return [SHUT, "", SHUT, ""]
 
-    def opened(session: ExportSession, head: str, *values: Any) -> list[Any]:
+    def opened(session: ExportSession, *values: Any) -> list[Any]:
         with said():
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
-            tasks = workbench.tasks(settings.pool)
-        heads = [("none", NO_HEAD), *((workbench.title(task), task) for task in tasks)]
+            tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
         text = f"<p>{escape(settings.spec.words())}, as the Merge tab shows it.</p>"
         if session.turn(settings):
-            chosen = gr.update(choices=heads, value=head if head in tasks else NO_HEAD)
-            return [text, chosen, "", "", gr.update(visible=False), *outdated(session)]
+            return [text, gr.update(choices=tasks, value=[]), "", "", gr.update(visible=False), *outdated(session)]
         # a slow opening that ends after "Write it" must not take the file away
-        return [text, gr.update(choices=heads), *[gr.skip()] * 7]
+        return [text, gr.update(choices=tasks), *[gr.skip()] * 7]
 
     def run(
-        session: ExportSession, merge: Session, form: str, task: str, cut: float, *values: Any
+        session: ExportSession, merge: Session, form: str, heads: list[str], cut: float, *values: Any
     ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
         session.turn(settings)
         size = int(cut or 0) if form == "adapter" else 0
-        known = measured(merge.run, settings, methods, bool(size), task or None, workbench.references(settings.pool))
+        first, references = heads[0] if heads else None, workbench.references(settings.pool)
+        known = measured(merge.run, settings, methods, bool(size), first, references)
         folder, kept = session.next(), [gr.skip()] * 3
         yield ["", *outdated(session)]
         try:
-            for step in write_zip(workbench, settings, form, size or None, task or None, folder, known.accuracy):
+            for step in write_zip(workbench, settings, form, size or None, heads, folder, known.accuracy):
                 text, ready = step.what, gr.skip()
                 if step.file is not None:
                     session.take(step.file)
@@ -88,11 +87,11 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         yield [gr.skip(), gr.skip(), *kept]
 
     shown = [about, head, note, bits, drawn, *stale]
-    tab.select(opened, [state, head, *form], shown, **NOW)
+    tab.select(opened, [state, *form], shown, **NOW)
     address.keep(
         "export",
-        {"format": kind, "head": head, "rank": rank},
-        lambda event: event.then(outdated, state, stale, **NOW).then(opened, [state, head, *form], shown, **NOW),
+        {"format": kind, "rank": rank},
+        lambda event: event.then(outdated, state, stale, **NOW).then(opened, [state, *form], shown, **NOW),
     )
     write.click(
         run,
