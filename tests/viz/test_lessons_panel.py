@@ -5,10 +5,9 @@ import json
 import pytest
 
 from merging.errors import MergeError
-from merging.io.assets import assets_folder
 from merging.methods import METHODS
 from merging.services.gallery import gallery
-from merging.services.lessons import shipped_lessons
+from merging.services.lessons import shipped_lessons, shipped_tables
 from merging.services.link import from_query
 from merging.services.workbench import Workbench
 from viz.panels.lessons.card import code_html, list_html, packed
@@ -17,7 +16,7 @@ from viz.panels.lessons.handlers import Before, LessonHandlers
 from viz.panels.merge.session import Run, Session
 
 LESSONS = shipped_lessons()
-TABLES = assets_folder() / "tables"
+TABLES = shipped_tables()
 
 
 @pytest.fixture(scope="module")
