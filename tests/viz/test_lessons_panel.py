@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from merging.errors import MergeError
@@ -94,3 +95,12 @@ def test_a_code_is_of_an_address_and_nothing_else() -> None:
     for wrong in ("javascript:alert(1)", "x", "http://" + "a" * 400):
         with pytest.raises(MergeError, match="address"):
             code_html(wrong)
+
+
+def test_a_figure_that_had_nothing_to_draw_has_moved_when_there_is_something() -> None:
+    # soft OSRM's magnitudes wait for its texts; the next step's are there at once
+    session, frame = Session(), pd.DataFrame({"norm": [1.0]})
+    assert session.moved("magnitude", (None, "task_arithmetic"))
+    assert session.moved("magnitude", (frame, "task_arithmetic"))
+    assert not session.moved("magnitude", (frame, "task_arithmetic"))
+    assert session.moved("magnitude", (None, "task_arithmetic"))
