@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const HOLD = 6000; // ms
+  let arrange = () => {}; // puts the card of the present step where it hides least
   const SIDES = ["right", "middle", "left"];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const tabs = () => [...document.querySelectorAll("#ms-tabs > .tab-wrapper [role=tab]")];
@@ -93,16 +94,18 @@
     if (figure) (figure.closest(".ms-card") ?? figure).dataset.msFigure = "";
     if (touch) touch.dataset.msTouch = "";
     const first = innerWidth <= 820 && step.done ? touch : figure;
+    arrange = () => settle(card, figure, touch);
     look(first);
-    setTimeout(settle, still.matches ? 0 : 500, card, figure, touch);
+    setTimeout(arrange, still.matches ? 0 : 500);
     return true;
   };
   /** Bring a node into view. Figures that are drawn late push others down: hold it there for a while, until somebody takes the page over. */
   const look = (node) => {
     const page = document.querySelector(".gradio-container");
     if (!node || !page) return;
-    node.scrollIntoView({ block: "center", behavior: still.matches ? "auto" : "smooth" });
-    const hold = new ResizeObserver(() => node.scrollIntoView({ block: "center" }));
+    const show = (behavior) => node.scrollIntoView({ block: node.offsetHeight > innerHeight ? "start" : "center", behavior });
+    show(still.matches ? "auto" : "smooth");
+    const hold = new ResizeObserver(() => { show("auto"); arrange(); });
     const end = new AbortController();
     const stop = () => { hold.disconnect(); end.abort(); };
     for (const kind of ["wheel", "pointerdown", "touchstart", "keydown"]) addEventListener(kind, stop, { signal: end.signal, capture: true, passive: true });

@@ -220,6 +220,11 @@ def shipped_lessons() -> tuple[Lesson, ...]:
     return tuple(read_lesson(path) for path in sorted((assets_folder() / "lessons").glob("*.yaml")))
 
 
+def shipped_tables() -> Path:
+    """Return the folder of the tables that ship: lessons speak of these, whatever tables a workbench has."""
+    return assets_folder() / "tables"
+
+
 def measure(number: Number, tables: Path) -> float:
     """Look a number up in the folder of tables.
 

@@ -2,13 +2,13 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from merging.errors import MergeError
-from merging.io.assets import assets_folder
 from merging.methods import METHODS
 from merging.services.gallery import gallery
-from merging.services.lessons import shipped_lessons
+from merging.services.lessons import shipped_lessons, shipped_tables
 from merging.services.link import from_query
 from merging.services.workbench import Workbench
 from viz.panels.lessons.card import code_html, list_html, packed
@@ -17,7 +17,7 @@ from viz.panels.lessons.handlers import Before, LessonHandlers
 from viz.panels.merge.session import Run, Session
 
 LESSONS = shipped_lessons()
-TABLES = assets_folder() / "tables"
+TABLES = shipped_tables()
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,12 @@ def test_a_code_is_of_an_address_and_nothing_else() -> None:
     for wrong in ("javascript:alert(1)", "x", "http://" + "a" * 400):
         with pytest.raises(MergeError, match="address"):
             code_html(wrong)
+
+
+def test_a_figure_that_had_nothing_to_draw_has_moved_when_there_is_something() -> None:
+    # soft OSRM's magnitudes wait for its texts; the next step's are there at once
+    session, frame = Session(), pd.DataFrame({"norm": [1.0]})
+    assert session.moved("magnitude", (None, "task_arithmetic"))
+    assert session.moved("magnitude", (frame, "task_arithmetic"))
+    assert not session.moved("magnitude", (frame, "task_arithmetic"))
+    assert session.moved("magnitude", (None, "task_arithmetic"))

@@ -4,12 +4,11 @@ import pytest
 
 from merging.experiments.do_pieces.results import Results
 from merging.experiments.do_pieces.verdicts import FIGURES, verdict
-from merging.io.assets import assets_folder
 from merging.services.gallery import Card, gallery
-from merging.services.lessons import filled, holds, measure, shipped_lessons
+from merging.services.lessons import filled, holds, measure, shipped_lessons, shipped_tables
 
 CARDS = gallery()
-TABLES = assets_folder() / "tables"
+TABLES = shipped_tables()
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.id)

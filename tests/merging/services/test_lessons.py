@@ -7,13 +7,22 @@ import re
 import pytest
 
 from merging.errors import MergeError
-from merging.io.assets import assets_folder
-from merging.services.lessons import Guess, Lesson, Number, filled, holds, measure, read_lesson, shipped_lessons
+from merging.services.lessons import (
+    Guess,
+    Lesson,
+    Number,
+    filled,
+    holds,
+    measure,
+    read_lesson,
+    shipped_lessons,
+    shipped_tables,
+)
 from merging.services.link import from_query
 from merging.services.workbench import Workbench
 
 LESSONS = shipped_lessons()
-TABLES = assets_folder() / "tables"
+TABLES = shipped_tables()
 STEPS = [
     pytest.param(lesson, place, id=f"{lesson.id}/{step.id}")
     for lesson in LESSONS

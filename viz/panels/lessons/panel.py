@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from merging.services.gallery import gallery
-from merging.services.lessons import shipped_lessons
+from merging.services.lessons import shipped_lessons, shipped_tables
 from merging.services.workbench import Workbench
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.kit.picked import picked
@@ -24,7 +24,7 @@ def lessons_tab(drawings: Drawings) -> None:
     cards = gallery()
     with gr.Column(elem_id="ms-lessons"):
         gr.HTML(list_html(shipped_lessons()), apply_default_css=False, container=False, padding=False)
-        shown = gallery_html(cards, drawings.workbench.tables)
+        shown = gallery_html(cards, shipped_tables())
 
     def draw(event: gr.EventData) -> str:
         with said():
@@ -37,7 +37,7 @@ def lessons_card(workbench: Workbench, methods: Catalogue, merging: MergeTab) ->
     """Lay the card out and wire it to the Merge tab."""
     lessons = shipped_lessons()
     panel, before = LessonHandlers(workbench, methods, lessons), gr.State(Before())
-    shown = card(lessons, workbench.tables)
+    shown = card(lessons, shipped_tables())
     code = picked("ms-lesson-code")
     controls = merging.controls
 

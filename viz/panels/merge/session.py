@@ -314,7 +314,8 @@ class Session:
         before = self._drawn.get(name)
         self._drawn[name] = depends_on
         return before is None or any(
-            a is not b and (isinstance(a, pd.DataFrame) or a != b) for a, b in zip(before, depends_on, strict=True)
+            a is not b and (pd.DataFrame in (type(a), type(b)) or a != b)
+            for a, b in zip(before, depends_on, strict=True)
         )
 
     def changed(self, **values: str) -> dict[str, str]:
