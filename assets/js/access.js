@@ -75,8 +75,19 @@
   };
   const watched = new WeakSet();
   const changes = new MutationObserver(later); // Gradio relabels what is reused
+
+  /** The verdict is written anew many times a second: what it says goes into one place that stays, and only when it is news. */
+  const live = Object.assign(document.createElement("p"), { id: "ms-live", className: "ms-unseen" });
+  live.setAttribute("role", "status");
+  const say = () => {
+    const words = document.querySelector("#ms-verdict [data-say]")?.textContent ?? "";
+    if (words && words !== live.textContent) live.textContent = words;
+  };
+
   window.mergescopeAccess = () => {
     window.mergescopeWords.greet();
+    document.body.append(live);
+    new MutationObserver(say).observe(document.querySelector("#ms-verdict"), { childList: true, subtree: true });
     const tabs = document.querySelector("#ms-tabs");
     new MutationObserver(later).observe(tabs, { childList: true });
     new MutationObserver(later).observe(tabs.querySelector(".tab-wrapper"), { subtree: true, attributeFilter: ["aria-selected"] });

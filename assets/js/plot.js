@@ -90,7 +90,12 @@
       layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: layout.font.color };
       // a finger on the figure scrolls the page
       layout.dragmode = finger ? false : "zoom";
-      if (plot.clientWidth < NARROW && layout.xaxis) layout.xaxis.nticks = 5;
+      if (plot.clientWidth < NARROW && layout.xaxis) {
+        layout.xaxis.nticks = 5;
+        if (layout.xaxis.dtick < 1) layout.xaxis.dtick *= 2;
+      }
+      // numbers that would touch are left to the table
+      for (const trace of data) if (trace.texttemplate && plot.clientWidth < 36 * trace.x.length) trace.texttemplate = "";
       for (const trace of data) if (hidden.has(trace.name)) trace.visible = "legendonly";
       return { data, layout };
     };

@@ -80,7 +80,10 @@
   };
   const helpOf = (label) => label.closest(".block")?.querySelector(".info-text")?.textContent.trim() ?? "";
 
-  document.addEventListener("pointerover", ({ target, pointerType }) => pointerType === "mouse" && asked(target));
+  document.addEventListener("pointerover", ({ target, pointerType }) => {
+    // a page that scrolls below a resting pointer takes nothing away from the focus
+    if (pointerType === "mouse" && (target.closest?.(`.ms-term, ${LABEL}`) || !described?.matches(":focus"))) asked(target);
+  });
   document.addEventListener("click", ({ target }) => target.closest?.(`.ms-term, ${LABEL}`) && (owner = null, asked(target)));
   document.addEventListener("focusin", ({ target }) => {
     if (target.closest(".ms-term")) return asked(target);

@@ -115,7 +115,7 @@ def test_lambda_answers_to_the_keyboard(open_page) -> None:
 @pytest.mark.slow
 def test_lambda_answers_to_the_number_box(open_page) -> None:
     page = opened(open_page(rows=50))
-    box = page.get_by_label("number input for Scaling λ")
+    box = page.get_by_label("Scaling λ, as a number")
     box.fill("0.15")
     box.press("Tab")
     wait_for_lambda(page, 0.15)

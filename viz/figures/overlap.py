@@ -40,6 +40,7 @@ def subspace_overlap(matrix: pd.DataFrame) -> Figure:
         "colorbar": {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": FONT_SIZE}, "tickvals": [0, 0.5, 1]},
         "hovertemplate": "%{y} and %{x}<br>overlap %{z:.3f}<extra></extra>",
     }
-    x = axis("", tickangle=-40, showgrid=False, dtick=1)
-    y = axis("", autorange="reversed", showgrid=False, dtick=1)
+    small = {"size": CELL_SIZE}  # as the numbers: in a third of the page longer labels would leave no cells
+    x = axis("", tickangle=-40, showgrid=False, dtick=1, tickfont=small)
+    y = axis("", autorange="reversed", showgrid=False, dtick=1, tickfont=small)
     return {"data": [trace], "layout": layout(300, x, y)}

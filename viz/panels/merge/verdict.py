@@ -52,7 +52,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
         f'<progress max="{total}" value="{done}" aria-label="{bar}"></progress></div>'
         f"{alert(run.error) if run.state == 'failed' and run.error else ''}"
-        f'<p class="ms-unseen" role="status">{_sentence(run, summary, title)}</p></section>'
+        f'<p class="ms-unseen" data-say>{_sentence(run, summary, title)}</p></section>'
     )
 
 
@@ -106,9 +106,13 @@ def _points(value: float) -> str:
 
 
 def _sentence(run: Run, summary: Summary | None, title: Callable[[str], str]) -> str:
-    """Say the result once, when it is final, or that there will be none, to those who listen to the page."""
+    """Say to those who listen to the page that a run has begun, and how it ended (assets/js/access.js)."""
     if run.state == "stopped":
         return "Stopped."
+    if run.state == "failed":
+        return escape(f"The evaluation failed. {run.error}")
+    if run.state == "running":
+        return escape(f"Evaluating {run.label}.")
     if run.state != "done" or summary is None:
         return ""
     return escape(
