@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +21,12 @@ from .adapters.rounding import chosen_dtype, rounded
 from .adapters.same_base import base_warnings
 from .adapters.truncation import check_rank, truncated
 from .errors import MergeError
+from .evaluation.heads import named_heads
 from .evaluation.intervals import Accuracy
 from .methods.trained import check_part, merged_part
 from .models.apply import added, check_fits, check_whole
 from .module_results import ModuleResults
-from .recipes.card import can_have_recipe, fidelity, head_owner, model_card
+from .recipes.card import can_have_recipe, fidelity, head_owners, model_card
 from .recipes.recipe import Recipe, TunedEntry
 
 
@@ -144,7 +145,7 @@ class Merged(ModuleResults):
         self,
         folder: str | Path,
         rank: int | None = None,
-        head: str | None = None,
+        head: str | Sequence[str] | None = None,
         prefix: str | None = None,
         accuracy: Accuracy | None = None,
         dtype: str = "float32",
@@ -156,7 +157,8 @@ class Merged(ModuleResults):
         Parameters
         ----------
         rank, exact_svd : see `to_adapter`
-        head : task whose head goes into the file; None = no head, for the bare encoder
+        head : task whose head goes into the file; several tasks' heads lie beside it in the folder ``heads``, since
+            PEFT's file can hold only one; None = no head, for the bare encoder
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
         dtype : float32, bfloat16, float16, or "parents"; see `merging.adapters.rounding`
@@ -167,15 +169,18 @@ class Merged(ModuleResults):
         MergeError
             If the prefixes differ and none is given, ``head`` names no task that has a head, or the folder is taken.
         """
-        owner = self.check_export(rank, head, prefix)
+        owners = self.check_export(rank, head, prefix)
+        owner = owners[0] if len(owners) == 1 else None
         adapter = self.to_adapter(rank, owner if owner and owner.head is None else None, exact_svd)
-        if owner is not None and head is not None:
+        if len(owners) > 1:
+            adapter = replace(adapter, heads=named_heads(owners))
+        if owner is not None:
             config = dict(owner.config) | {
                 key: adapter.config[key] for key in ("ensure_weight_tying",) if key in adapter.config
             }
             saved = {*(owner.config.get("modules_to_save") or ()), *(adapter.config.get("modules_to_save") or ())}
             config["modules_to_save"] = sorted(saved) or None
-            adapter = replace(adapter, head=owner.head, config=config, prefix=owner.prefix, task=head)
+            adapter = replace(adapter, head=owner.head, config=config, prefix=owner.prefix, task=owner.task)
         if prefix is not None:
             adapter = replace(adapter, prefix=prefix)
         adapter = rounded(adapter, stored := chosen_dtype(dtype, self.adapters))
@@ -192,20 +197,29 @@ class Merged(ModuleResults):
             recipe,
             accuracy,
             notes=base_warnings(self.adapters),
+            heads=adapter.heads,
         )
         return adapter.save(folder, {"README.md": card} | ({"recipe.yaml": recipe} if recipe else {}), stored)
 
-    def check_export(self, rank: int | None, head: str | None, prefix: str | None) -> Adapter | None:
-        """Return the adapter whose head goes into the file; raise what `save` raises for these options, before
-        anything is merged.
+    def check_export(self, rank: int | None, head: str | Sequence[str] | None, prefix: str | None) -> list[Adapter]:
+        """Return the adapters whose heads go into the file or beside it; raise what `save` raises for these options,
+        before anything is merged.
         """
         check_rank(rank)
         if not self.method.low_rank and rank is None:
             raise self._needs_rank
         prefixes = prefixes_of(self.adapters)
-        if head is None and prefix is None and len(prefixes) > 1:
+        owners = self.owners(head)
+        if len(owners) != 1 and prefix is None and len(prefixes) > 1:
             raise MergeError(f"The adapters carry different prefixes {prefixes}: say which one to write with prefix=.")
-        return None if head is None else head_owner(self.adapters, head)
+        return owners
+
+    def owners(self, head: str | Sequence[str] | None) -> list[Adapter]:
+        """Return the adapters that bring these tasks' heads, see `merging.recipes.card.head_owners`."""
+        owners = head_owners(self.adapters, head)
+        if len(owners) > 1 and "task_id" in self.needs:
+            raise MergeError(f"{self.method.name} has one result per task, which goes with one head: name one task.")
+        return owners
 
     def _exact(self, module: str) -> LowRank:
         result = self.result(module)

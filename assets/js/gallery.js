@@ -1,4 +1,4 @@
-/* The gallery: a card draws its figure when it is opened for the first time; ?figure=.. opens one. Called once, by the gallery's component. */
+/* The gallery: a card draws its figure when it is opened for the first time. Called once, by the gallery's component. */
 (() => {
   "use strict";
   window.mergescopeGallery = (element, props, watch, ask) => {
@@ -27,13 +27,5 @@
       waiting.push(name);
       if (!asked) next();
     }, true); // "toggle" does not bubble
-    const wanted = new URLSearchParams(location.search).get("figure");
-    const card = cards.find((one) => one.dataset.card === wanted);
-    if (!card) return;
-    window.mergescopeScreen.until("#ms-recipe pre code", (node) => node.textContent).then(() => {
-      window.mergescopeScreen.go("Lessons");
-      card.open = true;
-      setTimeout(() => card.scrollIntoView({ block: "start" }), 100);
-    });
   };
 })();

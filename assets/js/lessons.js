@@ -55,7 +55,7 @@ const open = async (id, at = 0) => {
   if (!LESSONS[id]) return;
   if (!lesson) before = { address: location.href, tab: asked.get("lesson") ? "Lessons" : tab() };
   lesson = LESSONS[id];
-  await until("#ms-recipe pre code", (node) => node.textContent); // the page's own start is over
+  await ready(); // the page's own start is over
   show(Math.min(Math.max(at, 0), lesson.steps.length - 1));
 };
 
@@ -315,6 +315,17 @@ window.mergescopeLesson = { arrived };
 until("#ms-verdict").then((verdict) => verdict && new MutationObserver(live).observe(verdict, { childList: true, subtree: true, characterData: true }));
 until("#ms-tabs").then(list);
 new MutationObserver(() => document.querySelector("[data-lesson-item] [data-progress]:empty") && list()).observe(document.querySelector("#ms-tabs") ?? document.body, { attributes: true, subtree: true, attributeFilter: ["aria-selected"] });
+const ready = () => until("#ms-recipe pre code", (node) => node.textContent);
+/** Open a figure of the gallery, which is drawn with its tab. */
+const figure = async (name) => {
+  await ready();
+  go("Lessons");
+  const found = await until(`#ms-figure-${CSS.escape(name)}`, (node) => node.checkVisibility());
+  if (!found) return;
+  found.open = true;
+  look(found);
+};
 if (present) document.body.dataset.presenting = "";
-if (present && !asked.get("lesson")) until("#ms-recipe pre code", (node) => node.textContent).then(() => go("Lessons"));
 if (asked.get("lesson")) open(asked.get("lesson"), Number(asked.get("step") ?? 1) - 1);
+else if (asked.get("figure")) figure(asked.get("figure"));
+else if (present) ready().then(() => go("Lessons"));

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections import Counter
@@ -29,11 +28,11 @@ from . import fetch
 from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
 from .experts import stacked
-from .head import Head, read_head
+from .head import Head, read_head, read_heads, write_heads
 from .lowrank import LowRank
 from .metadata import AdapterMetadata, read_metadata
 from .names import BELOW, ROOT, outside_of
-from .peft_format import WEIGHTS_FILE, factor_keys, is_saved, split_keys
+from .peft_format import EMBEDDINGS, WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
 
 __all__ = ["HEAD_FILE", "METADATA_FILE", "Adapter", "Head", "number_equal_names"]
@@ -69,6 +68,8 @@ class Adapter:
     trained : dict of str to Tensor
         Modules that are no heads and were trained or saved whole (embeddings, norms, a language model's head), by
         parameter name relative to the bare encoder; values, not differences to the base's.
+    heads : dict of str to Head
+        Further heads by task, which lie in the folder ``heads``.
     scalings : dict of str to float
         LoRA's own scaling by module, which is already folded into B; kept for methods that work on the stored factors.
     dtype : torch.dtype
@@ -89,6 +90,7 @@ class Adapter:
     task: str = ""
     base: str = ""
     head: Head | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = ""
     outside: frozenset[str] = frozenset()
@@ -140,7 +142,8 @@ class Adapter:
         ----------
         source : a folder, a zip file with the two files in it, a list of the two files, or a hub id
             ``user/name[@revision]`` (see `merging.adapters.fetch.opened`)
-        name, task : override what the files say; without them the name is the last component of the source
+        name, task : override what the files say; without them the name is the last component of the source. A task
+            that has a head in the folder ``heads`` gets that one
         base : vouches for the base model where the file names none, or another one
         local_base : look into a folder of this machine that the file names as its base; a server does not for strangers
 
@@ -164,8 +167,9 @@ class Adapter:
                 module = short[full_name]
                 scalings[module] = scaling(config, parts.patterned[full_name], A.shape[0], where)
                 # copies, so that no tensor keeps the whole file mapped into memory beside the scaled factors
-                deltas[module] = _unpadded(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
-                if _may_overflow(deltas[module]):
+                update = LowRank(B.float() * scalings[module], A.to(torch.float32, copy=True).contiguous())
+                deltas[module] = update.trimmed()
+                if update.may_overflow():
                     raise MergeError(
                         f"{where}: {full_name} holds numbers so large that its update is infinite; the adapter is "
                         "broken, train or save it again."
@@ -180,13 +184,19 @@ class Adapter:
             head = read_head(files, metadata.labels)
             if head is None and own_head:
                 head = Head("model", {key: t.clone() for key, t in own_head.items()})
+            heads = read_heads(files)
         name = name or files.name
+        recorded_task = metadata.task or name
+        if task is not None and task in heads:
+            heads |= {} if head is None else {recorded_task: head}
+            head = heads.pop(task)
         return cls(
             name=name,
-            task=task or metadata.task or name,
+            task=task or recorded_task,
             base=base or recorded,
             deltas=deltas,
             head=head,
+            heads=heads,
             config=config,
             prefix=parts.prefix,
             outside=parts.outside | beyond,
@@ -285,7 +295,10 @@ class Adapter:
                 "out, or write the whole model."
             )
         modules = factors.keys() & set(names.values()) - bare
-        config = export_config(rank, modules, parameters, self.base, self.config, saved)
+        # PEFT ties copies of embeddings only where the file holds both, and cannot load it where one is missing
+        tied = bool(self.config.get("ensure_weight_tying")) and sum(is_saved(key, EMBEDDINGS) for key in whole) > 1
+        options = {**self.config, "ensure_weight_tying": tied}
+        config = export_config(rank, modules, parameters, self.base, options, saved)
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         noted: dict[str, Any] = {"task": self.task}
         if self.base_fingerprint:
@@ -293,6 +306,7 @@ class Adapter:
         if self.head is not None and self.head.kind != "model":
             save_file({key: t.contiguous() for key, t in self.head.tensors.items()}, work / HEAD_FILE)
             noted["labels"] = self.head.labels
+        write_heads(work, self.heads)
         (work / METADATA_FILE).write_text(self.metadata.changed(**noted).to_json(), encoding="utf-8")
 
     def renamed(self, name: str) -> Adapter:
@@ -315,19 +329,6 @@ def number_equal_names(adapters: list[Adapter]) -> list[Adapter]:
             taken.add(name)
         result.append(adapter if name == adapter.name else adapter.renamed(name))
     return result
-
-
-def _unpadded(B: Tensor, A: Tensor) -> LowRank:
-    """Return B A without the directions of zeros at its end, with which exports are brought to one rank."""
-    alive = (A.any(1) | B.any(0)).nonzero()
-    rank = int(alive[-1]) + 1 if len(alive) else 1
-    return LowRank(B[:, :rank].contiguous(), A[:rank].contiguous()) if rank < len(A) else LowRank(B, A)
-
-
-def _may_overflow(update: LowRank) -> bool:
-    """Tell whether the largest numbers that B and A hold could multiply and sum up beyond float32."""
-    largest = math.prod(float(factor.abs().max()) if factor.numel() else 0.0 for factor in (update.B, update.A))
-    return largest * update.rank > torch.finfo(torch.float32).max
 
 
 def _unchanged(name: str, tensor: Tensor, base: BaseFiles | None) -> bool:

@@ -30,6 +30,10 @@ from .peft_format import CONFIG_FILE, WEIGHTS_FILE
 
 HEAD_FILE = "head.safetensors"
 METADATA_FILE = "mergescope.json"
+HEADS_FOLDER = "heads"
+HEADS = re.compile(HEADS_FOLDER + r"/[^/\\]+\.safetensors")
+"""Further heads, one file per task."""
+MAX_HEADS = 64
 PICKLED_FILE = "adapter_model.bin"
 MAX_BYTES = {
     CONFIG_FILE: MAX_JSON_BYTES,
@@ -72,6 +76,7 @@ class AdapterFiles:
         ``shipped:pool/task``
     path : the folder or zip file; None for what has no single place on this machine
     provenance : repo, commit and license of what came from the hub
+    heads : files of further heads
     """
 
     where: str
@@ -83,6 +88,7 @@ class AdapterFiles:
     metadata: Path | None = None
     path: Path | None = None
     provenance: Mapping[str, Any] | None = None
+    heads: tuple[Path, ...] = ()
 
 
 @contextmanager
@@ -185,6 +191,7 @@ def from_files(files: Sequence[Place]) -> AdapterFiles:
 
 def _from_folder(folder: Path, where: str) -> AdapterFiles:
     entries = {path.name for path in folder.iterdir()}
+    entries |= {f"{HEADS_FOLDER}/{path.name}" for path in (folder / HEADS_FOLDER).glob("*.safetensors")}
     if not (CONFIG_FILE in entries and {WEIGHTS_FILE, PICKLED_FILE} & entries) and (reason := explained(folder)):
         raise MergeError(f"{where} {reason}")
     names = _wanted(entries, where)
@@ -204,6 +211,7 @@ def _from_zip(path: Path, private: Path) -> AdapterFiles:
             members = _members(archive, str(path))
             _require_small({name: info.file_size for name, info in members.items()}, str(path))
             for name, info in members.items():
+                (private / name).parent.mkdir(exist_ok=True)
                 copy_member(archive, info, private / name)
     except MergeError:
         raise
@@ -253,7 +261,8 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
         listed = ", ".join(sorted(str(folder) for folder in folders)[:3])
         raise MergeError(f"{where} holds more than one adapter ({listed}): pack one folder only.")
     folder = folders.pop() if folders else PurePosixPath()
-    here = {path.name: info for path, info in files.items() if path.parent == folder}
+    beside = {path: info for path, info in files.items() if path.parent in (folder, folder / HEADS_FOLDER)}
+    here = {path.relative_to(folder).as_posix(): info for path, info in beside.items()}
     chosen = {name: here[name] for name in _wanted(here, where)}
     for info in chosen.values():
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -281,13 +290,17 @@ def _wanted(names: Collection[str], where: str) -> list[str]:
     if not {WEIGHTS_FILE, PICKLED_FILE} & set(names):
         raise MergeError(f"{where} has no {WEIGHTS_FILE} and no {PICKLED_FILE}: is it a PEFT adapter?")
     passed_over = PICKLED_FILE if WEIGHTS_FILE in names else WEIGHTS_FILE  # as PEFT chooses
-    return [name for name in MAX_BYTES if name in names and name != passed_over]
+    heads = sorted(name for name in names if HEADS.fullmatch(name))
+    if len(heads) > MAX_HEADS:
+        raise MergeError(f"{where} has {len(heads)} files in its folder {HEADS_FOLDER}, at most {MAX_HEADS} are read.")
+    return [name for name in MAX_BYTES if name in names and name != passed_over] + heads
 
 
 def _require_small(sizes: Mapping[str, int], where: str) -> None:
     for name, size in sizes.items():
-        if size > MAX_BYTES.get(name, 0):
-            raise MergeError(f"{where}: {name} has {size:,} bytes, at most {MAX_BYTES.get(name, 0):,} are read.")
+        most = MAX_BYTES[HEAD_FILE] if HEADS.fullmatch(name) else MAX_BYTES.get(name, 0)
+        if size > most:
+            raise MergeError(f"{where}: {name} has {size:,} bytes, at most {most:,} are read.")
     if sum(sizes.values()) > MAX_TOTAL_BYTES:
         raise MergeError(f"{where} holds {sum(sizes.values()):,} bytes, at most {MAX_TOTAL_BYTES:,} are read.")
 
@@ -302,6 +315,7 @@ def _gathered(
 ) -> AdapterFiles:
     config = places[CONFIG_FILE]
     weights = places[WEIGHTS_FILE] if WEIGHTS_FILE in places else places[PICKLED_FILE]
+    heads = tuple(place for file, place in places.items() if HEADS.fullmatch(file))
     return AdapterFiles(
-        where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance
+        where, name, origin, config, weights, places.get(HEAD_FILE), places.get(METADATA_FILE), path, provenance, heads
     )

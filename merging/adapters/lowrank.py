@@ -158,6 +158,19 @@ class LowRank:
         """Return the best approximation with at most ``rank`` directions (Eckart-Young)."""
         return LowRank.nearest(self, rank)[0]
 
+    def trimmed(self) -> LowRank:
+        """Return the same update without the directions of zeros at its end, with which files are brought to one
+        rank.
+        """
+        alive = (self.A.any(1) | self.B.any(0)).nonzero()
+        rank = int(alive[-1]) + 1 if len(alive) else 1
+        return LowRank(self.B[:, :rank].contiguous(), self.A[:rank].contiguous()) if rank < self.rank else self
+
+    def may_overflow(self) -> bool:
+        """Tell whether the largest numbers that B and A hold could multiply and sum up beyond float32."""
+        largest = math.prod(float(factor.abs().max()) if factor.numel() else 0.0 for factor in (self.B, self.A))
+        return largest * self.rank > torch.finfo(torch.float32).max
+
     def balanced(self) -> LowRank:
         """Return the same update with its numerical rank and the singular values split evenly: B^T B = A A^T =
         diag(S)."""

@@ -38,6 +38,19 @@ FOREIGN_KEYS = {
 }
 
 
+FOREIGN_FACTORS = {
+    ".lora_a.": "MLX and mistral-finetune",
+    ".lora_b.": "MLX and mistral-finetune",
+    ".lora_down.": "kohya's scripts",
+    ".lora_up.": "kohya's scripts",
+    ".lora.down.": "diffusers",
+    ".lora.up.": "diffusers",
+    "adapter.linear_in.": "NeMo",
+    "adapter.linear_out.": "NeMo",
+}
+"""What other tools call A and B, by a part of the key."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """An adapter file, sorted.
@@ -188,6 +201,11 @@ def _below_root(key: str, original: str, where: str) -> str:
     foreign = next((kind for start, kind in FOREIGN_KEYS.items() if key.startswith(start)), None)
     if foreign:
         raise MergeError(f"{where} is {foreign} ({original[:100]}), not an adapter in PEFT's format: convert it first.")
+    tool = next((tool for part, tool in FOREIGN_FACTORS.items() if part in f"{key}."), None)
+    if tool:
+        raise MergeError(
+            f"{where} names its factors as {tool} do ({original[:100]}), which PEFT does not read: convert it first."
+        )
     if not key.startswith(ROOT) or key.startswith((ROOT + "base_model.", ROOT + ROOT)):
         raise MergeError(f"{where}: {original} does not start with {ROOT!r} once; PEFT would load it and do nothing.")
     return key.removeprefix(ROOT)

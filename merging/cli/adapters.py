@@ -20,6 +20,11 @@ def loaded(sources: Sequence[str], base: str | None = None) -> list[Adapter]:
     return [vouched(Adapter.load(source, base=base_called(base)), base) for source in listed(sources)]
 
 
+def loaded_alone(source: str, base: str | None = None) -> Adapter:
+    """Load one adapter, see `loaded`."""
+    return loaded([source], base)[0]
+
+
 def listed(sources: Sequence[str]) -> list[Source]:
     """Return the sources with what the hub says of those that it has; print files and sizes on stderr, before any
     download.

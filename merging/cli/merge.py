@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import MergeError
-from .adapters import loaded, say_warnings
+from .adapters import loaded, loaded_alone, say_warnings
 from .options import Base, given, option
 from .plugins import decouple_of, orthogonalize_of, own_plugins
 from .recipes import features_of, recipe_of, refuse_contradictions
@@ -38,7 +41,10 @@ def merge_adapters(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of random masks; 0 unless given.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter; needed by dense methods.")] = None,
-    head: Annotated[str | None, typer.Option(help="Task whose head goes into the file.")] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="Task whose head goes into the file; repeat it, and the heads lie beside the merge."),
+    ] = None,
     prefix: Annotated[
         str | None, typer.Option(help="Architecture prefix to write, such as bert. (a dot at its end).")
     ] = None,
@@ -91,8 +97,9 @@ def merge_adapters(
         if weight:
             options["weight"] = [_weight(text) for text in weight]
         refuse_contradictions(recipe, options)
-        adapters, spec = recipe.load_adapters(), recipe.spec
-        rank, head, prefix, dtype = recipe.rank, recipe.head, recipe.prefix, recipe.dtype
+        readers, spec = [partial(recipe.load_adapter, place) for place in range(len(recipe.adapters))], recipe.spec
+        rank, prefix, dtype = recipe.rank, recipe.prefix, recipe.dtype
+        head = [recipe.head] if isinstance(recipe.head, str) else recipe.head
         exact_svd = bool(recipe.exact_svd)
     elif method is None:
         raise MergeError("Say how to merge with --method; `mergescope methods` lists them.")
@@ -102,16 +109,17 @@ def merge_adapters(
         weights = [_weight(text) for text in weight] if weight else None
         values = {name: value for name, value in params.items() if value is not None}
         spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
-        adapters = loaded(inputs, base)
+        readers = [partial(loaded_alone, source, base) for source in inputs]
     tuned = recipe.tuned if recipe is not None else None
-    options = {"rank": rank, "head": head, "prefix": prefix}
+    options = {"rank": rank, "head": head or None, "prefix": prefix}
     if dry_run:
-        _rehearse(adapters, spec, options, base, full_model)
+        _rehearse(readers, spec, options, base, full_model)
         return
+    adapters = loaded(inputs, base) if recipe is None else recipe.load_adapters()
     merged = merge_spec(adapters, spec, features_of(adapters, base, spec.k) if spec.needs_data else None)
     assert output is not None
     if full_model:
-        _save_full_model(merged, base, output, head, dtype)
+        _save_full_model(merged, base, output, head or None, dtype)
     else:
         _report_saved(
             merged, merged.save(output, **options, dtype=dtype or "float32", exact_svd=exact_svd, tuned=tuned)
@@ -119,24 +127,32 @@ def merge_adapters(
 
 
 def _rehearse(
-    adapters: list[Adapter], spec: MergeSpec, options: dict[str, Any], base: str | None, full_model: bool
+    readers: list[partial[Adapter]], spec: MergeSpec, options: dict[str, Any], base: str | None, full_model: bool
 ) -> None:
     """Print what would happen; raise MergeError, after the table, if nothing would be written."""
-    from ..diagnostics.rehearsal import REFUSED, dry_run
+    from ..diagnostics.rehearsal import REFUSED, dry_run, summary
     from ..models.shared import base_of
 
-    source = base_of(adapters, base) if full_model else None
-    rows = dry_run(adapters, spec, **options, base=source, full_model=full_model)
+    adapters, unread = [], {}
+    for place, read in enumerate(readers, 1):
+        try:
+            adapters.append(read())
+        except MergeError as error:
+            unread[f"adapter {place}"] = str(error)
+    if spec.weights and unread:
+        kept = (f"adapter {place}" not in unread for place in range(1, len(readers) + 1))
+        spec = replace(spec, weights=tuple(itertools.compress(spec.weights, kept)))
+    source = base_of(adapters, base) if full_model and adapters else None
+    rows = dry_run(adapters, spec, **options, base=source, full_model=full_model, unread=unread)
     print(rows.to_string(index=False))
     say_warnings(adapters)
     refused = rows[rows.what == REFUSED]
     if len(refused):
         raise MergeError(f"Nothing would be written, {len(refused)} of {len(rows)} are refused: {refused.why.iloc[0]}")
-    counts = ", ".join(f"{count} {what}" for what, count in rows.what.value_counts().items())
-    print(f"{counts}; nothing was written")
+    print(f"{summary(rows)}; nothing was written")
 
 
-def _save_full_model(merged: Merged, base: str | None, output: Path, head: str | None, dtype: str | None) -> None:
+def _save_full_model(merged: Merged, base: str | None, output: Path, head: list[str] | None, dtype: str | None) -> None:
     from ..adapters.same_base import used_base
     from ..export.full_model import save_full_model
     from ..models.embedded import base_name

@@ -64,7 +64,7 @@ def _said(recipe: Recipe) -> dict[str, Any]:
     files = {
         "weight": list(spec.weights),
         "rank": recipe.rank,
-        "head": recipe.head,
+        "head": [recipe.head] if isinstance(recipe.head, str) else recipe.head,
         "prefix": recipe.prefix,
         "dtype": recipe.dtype,
         "exact_svd": bool(recipe.exact_svd),

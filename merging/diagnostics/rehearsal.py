@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,20 +15,19 @@ from ..adapters.same_base import problems_of, shape_problems
 from ..errors import MergeError
 from ..merged import Merged
 from ..models.checkpoint import Checkpoint, find_checkpoint
-from ..recipes.card import head_owner
 from ..recipes.spec import MergeSpec
 
-LOW_RANK, DENSE, WHOLE, HEAD = "low-rank", "dense", "trained whole", "head"
+LOW_RANK, DENSE, WHOLE, HEAD, ADAPTER = "low-rank", "dense", "trained whole", "head", "adapter"
 MERGED, TAKEN, KEPT, LEFT_OUT, REFUSED = "merged", "taken", "the base's", "left out", "refused"
 
 
 class Row(NamedTuple):
-    """One module, parameter or head.
+    """One module, parameter or head, or an adapter that cannot be read.
 
     Attributes
     ----------
     module : relative to the bare encoder; a parameter's name for what was trained whole
-    kind : "low-rank" or "dense" (the form of the merged update), "trained whole", "head"
+    kind : "low-rank" or "dense" (the form of the merged update), "trained whole", "head", "adapter"
     shape : "out x in"
     what : "merged", "taken" (one adapter's as it is), "the base's" (stays), "left out", or "refused"
     merged_from, zero_in : the adapters that have it, and those that count as zero there
@@ -48,10 +47,11 @@ def dry_run(
     adapters: Sequence[Adapter],
     spec: MergeSpec,
     rank: int | None = None,
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     prefix: str | None = None,
     base: str | None = None,
     full_model: bool = False,
+    unread: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Return what `merging.engine.merge_spec` and `Merged.save` (or `save_full_model`) would do, a row per module.
 
@@ -62,6 +62,7 @@ def dry_run(
     rank, head, prefix : as in `Merged.save`
     base : of a full model; an adapter is held against the base that the adapters record, where it is at hand
     full_model : the merge goes into the base's weights
+    unread : {adapter that cannot be read: why}; the others are looked at all the same
 
     Returns
     -------
@@ -72,6 +73,9 @@ def dry_run(
     MergeError
         Without adapters, or where the base of a full model cannot be read.
     """
+    lost = [Row(name, ADAPTER, "", REFUSED, "", "", why) for name, why in (unread or {}).items()]
+    if not adapters and lost:
+        return pd.DataFrame(lost, columns=Row._fields)
     if not adapters:
         raise MergeError("No adapters given: a merge needs at least one.")
     named = number_equal_names(list(adapters))
@@ -80,7 +84,7 @@ def dry_run(
     why = _general(merged, rank, head, prefix, full_model)
     bad = dict(shape_problems(named)) | (_unknown(merged, checkpoint) if checkpoint else {})
     kind = LOW_RANK if merged.method.low_rank else DENSE
-    rows = [
+    rows = lost + [
         _row(merged, module, kind, merged.shapes[module], why or bad.get(module) or _refusal(merged, module))
         for module in merged.modules
     ]
@@ -89,7 +93,21 @@ def dry_run(
     return pd.DataFrame(rows, columns=Row._fields)
 
 
-def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | None, full_model: bool) -> str:
+def summary(rows: pd.DataFrame) -> str:
+    """Say in one line what `dry_run` found."""
+    of_modules = rows.kind.isin((LOW_RANK, DENSE))
+    merged = rows[of_modules & (rows.what == MERGED)]
+    zero = int((merged.zero_in != "").sum())
+    said = f"{len(merged)} module{'' if len(merged) == 1 else 's'} merged"
+    said += f", {zero} of them zero in some adapter" if zero else ""
+    others = rows.drop(merged.index)
+    counts = (others.kind.where(~of_modules, "module") + " " + others.what).value_counts(sort=False)
+    return "; ".join([said, *(f"{count} x {what}" for what, count in counts.items())])
+
+
+def _general(
+    merged: Merged, rank: int | None, head: str | Sequence[str] | None, prefix: str | None, full_model: bool
+) -> str:
     """Return why nothing at all would be written, as far as that is no single module's fault."""
     adapters = merged.adapters
     if empty := [adapter.name for adapter in adapters if not adapter.deltas]:
@@ -101,7 +119,7 @@ def _general(merged: Merged, rank: int | None, head: str | None, prefix: str | N
         return f"{merged.method.name} has one result per task: choose one with --head (or for_task)."
     return _raised(
         partial(merged.spec.weights_for, len(adapters)),
-        *((partial(head_owner, adapters, head),) if head else ()),
+        partial(merged.owners, head),
         *(() if full_model else (partial(merged.check_export, rank, head, prefix), partial(_check_own_names, merged))),
     )
 
@@ -128,8 +146,9 @@ def _refusal(merged: Merged, module: str) -> str:
     return "" if merged.method.plugins else _raised(partial(merged.result, module))
 
 
-def _parts(merged: Merged, why: str, head: str | None, checkpoint: Checkpoint | None) -> list[Row]:
-    owner = next((a for a in merged.adapters if a.task == head and a.trained and a.head is None), None)
+def _parts(merged: Merged, why: str, head: str | Sequence[str] | None, checkpoint: Checkpoint | None) -> list[Row]:
+    chosen = _tasks(head)
+    owner = next((a for a in merged.adapters if [a.task] == chosen and a.trained and a.head is None), None)
     rows = []
     for name in merged.parts:
         tensor = next(a.trained[name] for a in merged.adapters if name in a.trained)
@@ -152,17 +171,22 @@ def _start(merged: Merged, name: str, checkpoint: Checkpoint | None) -> Tensor |
     return None if files is None else files.stored(full)
 
 
-def _heads(merged: Merged, head: str | None) -> list[Row]:
+def _tasks(head: str | Sequence[str] | None) -> list[str]:
+    return [] if head is None else [head] if isinstance(head, str) else list(head)
+
+
+def _heads(merged: Merged, head: str | Sequence[str] | None) -> list[Row]:
+    chosen = _tasks(head)
     left = "Heads are never merged: choose one with --head TASK (or head=)."
     return [
         Row(
             f"head of {adapter.task}",
             HEAD,
             " ".join("x".join(map(str, tensor.shape)) for tensor in adapter.head.tensors.values()),
-            TAKEN if adapter.task == head else LEFT_OUT,
+            TAKEN if adapter.task in chosen else LEFT_OUT,
             adapter.name,
             "",
-            "" if adapter.task == head else left,
+            "" if adapter.task in chosen else left,
         )
         for adapter in merged.adapters
         if adapter.head is not None

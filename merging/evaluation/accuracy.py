@@ -328,10 +328,11 @@ def _own_heads(subject: Subject | Adapter | None) -> dict[str, Head | Verbaliser
     heads: dict[str, Head | Verbaliser] = {}
     for adapter in adapters:
         head = own_head(adapter)
-        if head is not None:
-            if adapter.task in heads:
+        own = {} if head is None else {adapter.task: head}
+        for task, brought in {**adapter.heads, **own}.items():
+            if task in heads:
                 raise MergeError(
-                    f"Two adapters bring a head for the task {adapter.task!r}: say which with heads={{task: head}}."
+                    f"Two adapters bring a head for the task {task!r}: say which with heads={{task: head}}."
                 )
-            heads[adapter.task] = head
+            heads[task] = brought
     return heads

@@ -100,6 +100,11 @@ def with_recorded_labels(adapter: Adapter) -> Head | None:
     return Head(head.kind, head.tensors, tuple(map(str, recorded))) if recorded else head
 
 
+def named_heads(adapters: Sequence[Adapter]) -> dict[str, Head]:
+    """Return the adapters' heads by task, with the label names that their files record."""
+    return {adapter.task: head for adapter in adapters if (head := with_recorded_labels(adapter)) is not None}
+
+
 def order_warnings(adapters: Sequence[Adapter]) -> list[str]:
     """Return a warning for every adapter whose classification head does not say which output is which label."""
     heads = [(adapter.name, with_recorded_labels(adapter)) for adapter in adapters]

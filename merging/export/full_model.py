@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..adapters.adapter import HEAD_FILE, METADATA_FILE, Adapter
+from ..adapters.head import Head, write_heads
 from ..adapters.same_base import used_base
 from ..errors import MergeError
+from ..evaluation.heads import named_heads
 from ..io.untrusted import read_object
 from ..models.checkpoint import Reader, find_checkpoint
 from ..models.load import DTYPES
 from ..models.weight_files import BESIDE_WEIGHTS, INDEX_FILE
-from ..recipes.card import can_have_recipe, head_owner, model_card
+from ..recipes.card import can_have_recipe, model_card
 from ..recipes.recipe import Recipe
 from .head import head_options
 from .plan import Plan, as_head, plan_of
+from .vocabulary import copy_tokenizer, with_vocabulary
 
 if TYPE_CHECKING:
     from ..evaluation.intervals import Accuracy
@@ -44,7 +47,7 @@ def save_full_model(
     folder: str | Path,
     dtype: str | torch.dtype | None = None,
     max_shard_size: int | str = "2GB",
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     on_shard: OnShard | None = None,
     accuracy: Accuracy | None = None,
 ) -> Path:
@@ -59,7 +62,7 @@ def save_full_model(
     dtype : "float32", "bfloat16" or "float16" for every floating-point tensor; None = each as the base has it
     max_shard_size : bytes, or a text such as "500MB"; a single larger tensor gets a file of its own
     head : task whose head is written: the architecture's own in place of the base's, a pooled one as
-        ``head.safetensors``
+        ``head.safetensors``; several tasks' heads lie beside the model, which keeps the base's
     on_shard : ``on_shard(file name, done, total)`` after each file; raising merging.Cancelled stops and leaves nothing
     accuracy : what was measured of this merge, for the card
 
@@ -73,7 +76,8 @@ def save_full_model(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise MergeError(f"{folder} exists and is not empty: choose another place for the model.")
     wanted = _dtype(dtype)
-    owner = head_owner(merged.adapters, head) if head is not None else None
+    owners = merged.owners(head)
+    owner = owners[0] if len(owners) == 1 else None
     checkpoint = find_checkpoint(base)
     checkpoint.check(merged.shapes, {a.base_fingerprint for a in merged.adapters if a.base_fingerprint})
     owner = as_head(owner, checkpoint)
@@ -89,7 +93,9 @@ def save_full_model(
         work.mkdir()
         _write_shards(plan, work, max_shard_size, on_shard)
         _write_beside(plan, work, wanted, owner)
-        _write_card(plan, work, head, owner, accuracy)
+        heads = named_heads(owners) if owner is None else {}
+        write_heads(work, heads)
+        _write_card(plan, work, head, owner, heads, accuracy)
         if target.exists():
             target.rmdir()
         work.replace(target)
@@ -100,7 +106,7 @@ def _write_shards(plan: Plan, work: Path, max_shard_size: int | str, on_shard: O
     from huggingface_hub import split_torch_state_dict_into_shards  # noqa: PLC0415 - pulls in an HTTP client
 
     with plan.checkpoint.opened() as reader:
-        outline = {key: _outline(plan, source, reader) for key, source in plan.sources.items()}
+        outline = {key: _outline(plan, key, source, reader) for key, source in plan.sources.items()}
     try:
         split = split_torch_state_dict_into_shards(outline, max_shard_size=max_shard_size)
     except ValueError as error:
@@ -126,11 +132,11 @@ def _write_shards(plan: Plan, work: Path, max_shard_size: int | str, on_shard: O
         _write_json(work / INDEX_FILE, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
 
 
-def _outline(plan: Plan, source: str | Tensor, reader: Reader) -> Tensor:
+def _outline(plan: Plan, key: str, source: str | Tensor, reader: Reader) -> Tensor:
     """Return shape and type of what is written, without content."""
     stored = reader.tensor(source) if isinstance(source, str) else source
     dtype = plan.dtype if plan.dtype is not None and stored.is_floating_point() else stored.dtype
-    return torch.empty(stored.shape, dtype=dtype, device="meta")
+    return torch.empty(plan.shape(key, stored), dtype=dtype, device="meta")
 
 
 def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adapter | None) -> None:
@@ -143,6 +149,9 @@ def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adap
         config["tie_word_embeddings"] = False
         if isinstance(config.get("text_config"), dict):
             config["text_config"]["tie_word_embeddings"] = False
+    if plan.vocabulary:
+        with_vocabulary(config, next(iter(plan.vocabulary.values())))
+        copy_tokenizer(plan.merged.adapters[0], work)
     config.pop("auto_map", None)  # it names Python files of the base's repository
     if dtype is not None:
         config.pop("torch_dtype", None)
@@ -156,7 +165,14 @@ def _write_beside(plan: Plan, work: Path, dtype: torch.dtype | None, owner: Adap
     _write_json(work / "config.json", config)
 
 
-def _write_card(plan: Plan, work: Path, head: str | None, owner: Adapter | None, accuracy: Accuracy | None) -> None:
+def _write_card(
+    plan: Plan,
+    work: Path,
+    head: str | Sequence[str] | None,
+    owner: Adapter | None,
+    heads: Mapping[str, Head],
+    accuracy: Accuracy | None,
+) -> None:
     recipe, spec, adapters = None, plan.merged.spec, plan.merged.adapters
     if can_have_recipe(adapters):
         kept = None if plan.dtype is None else str(plan.dtype).removeprefix("torch.")
@@ -164,6 +180,12 @@ def _write_card(plan: Plan, work: Path, head: str | None, owner: Adapter | None,
     if recipe:
         (work / "recipe.yaml").write_text(recipe, encoding="utf-8")
     notes = ["The merge is in the weights: load it with transformers, without PEFT."]
+    if plan.vocabulary:
+        rows = next(iter(plan.vocabulary.values()))
+        notes.append(
+            f"The vocabulary has {rows:,} entries, as the adapter's: use the tokenizer that was made for it, which is "
+            "here where it lay beside the adapter."
+        )
     if owner is not None and owner.head is not None:
         notes.append(
             f"`{HEAD_FILE}` is the classifier of the task {owner.task}: a linear layer on the masked mean of the last "
@@ -171,11 +193,10 @@ def _write_card(plan: Plan, work: Path, head: str | None, owner: Adapter | None,
             if owner.head.kind == "pooled"
             else f"The classifier is that of the task {owner.task}."
         )
-    base, doubtful = used_base(plan.merged.adapters, plan.checkpoint.published or str(plan.checkpoint.folder.resolve()))
+    base, doubtful = used_base(adapters, plan.checkpoint.published or str(plan.checkpoint.folder.resolve()))
     notes += [doubtful] if doubtful else []
-    card = model_card(
-        plan.merged.spec, plan.merged.adapters, base, "exact, in the weights", recipe, accuracy, "transformers", notes
-    )
+    loss = "exact, in the weights"
+    card = model_card(spec, adapters, base, loss, recipe, accuracy, "transformers", notes, heads)
     (work / "README.md").write_text(card, encoding="utf-8")
 
 

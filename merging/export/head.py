@@ -15,8 +15,6 @@ from ..adapters.adapter import Adapter
 from ..errors import MergeError
 from ..models.checkpoint import Checkpoint
 
-LAST_LAYERS = ("classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight", "score.weight")
-"""Where classifiers have a row per label."""
 AUTO_CLASSES = {
     "SEQ_CLS": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
     "TOKEN_CLS": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES"),
@@ -35,7 +33,7 @@ def head_options(config: Mapping[str, Any], owner: Adapter) -> dict[str, Any]:
     _, names = _classes(owner)
     name = names.get(str(config.get("model_type")))
     options: dict[str, Any] = {"architectures": [name if isinstance(name, str) else name[0]]} if name else {}
-    rows = _labels(owner)
+    rows = owner.head.classes if owner.head is not None else None
     if rows is not None and len(config.get("id2label") or "01") != rows:  # two labels unless it says otherwise
         labels = [f"LABEL_{i}" for i in range(rows)]
         options |= {
@@ -57,7 +55,7 @@ def check_complete(checkpoint: Checkpoint, owner: Adapter, written: Collection[s
     config: Any = copy.deepcopy(checkpoint.skeleton.config)
     if config.model_type not in names:  # no class to ask: what is loaded is the caller's choice
         return
-    if (rows := _labels(owner)) is not None:
+    if owner.head is not None and (rows := owner.head.classes) is not None:
         config.num_labels = rows
     with torch.device("meta"):
         wrapper: nn.Module = auto.from_config(config, trust_remote_code=False)
@@ -79,8 +77,3 @@ def _classes(owner: Adapter) -> tuple[Any, Mapping[str, str | tuple[str, ...]]]:
 
     known = AUTO_CLASSES.get(str(owner.config.get("task_type")))
     return (None, {}) if known is None else (getattr(transformers, known[0]), getattr(modeling_auto, known[1]))
-
-
-def _labels(owner: Adapter) -> int | None:
-    tensors = owner.head.tensors if owner.head else {}
-    return next((len(tensors[name]) for name in LAST_LAYERS if name in tensors), None)

@@ -16,6 +16,7 @@ from ..errors import MergeError
 from ..models.checkpoint import Checkpoint, Reader
 from ..models.expert_files import Piece
 from .head import check_complete
+from .vocabulary import new_vocabulary
 
 if TYPE_CHECKING:
     from ..merged import Merged
@@ -32,6 +33,8 @@ class Plan:
     parts : {written key: parameter that adapters trained whole}, which takes the place of the base's before an update
         is added
     untied : the configuration must say that embeddings are not tied
+    vocabulary : {parameter: rows} of embeddings whose vocabulary an adapter changed, see
+        `merging.export.vocabulary`
     repeated : keys in the base that are written under several, which must not share their memory
     """
 
@@ -44,6 +47,12 @@ class Plan:
     repeated: frozenset[str]
     owner: Adapter | None
     dtype: torch.dtype | None
+    vocabulary: Mapping[str, int]
+
+    def shape(self, key: str, stored: Tensor) -> tuple[int, ...]:
+        """Return the shape of what is written under ``key``, where ``stored`` is the base's."""
+        rows = self.vocabulary.get(self.parts.get(key, ""))
+        return tuple(stored.shape) if rows is None else (rows, *stored.shape[1:])
 
     def tensor(self, key: str, reader: Reader) -> Tensor:
         """Return what is written under ``key``.
@@ -83,7 +92,7 @@ class Plan:
         # a head of another task names no adapter whose embeddings count alone
         owner = self.owner if self.owner is not None and self.owner.head is None else None
         value = self.merged.part(name, stored, owner)
-        if value.shape != stored.shape:
+        if value.shape != self.shape(key, stored):
             raise MergeError(
                 f"{name} is {tuple(value.shape)} in an adapter but {tuple(stored.shape)} in {self.checkpoint.name}, as "
                 "after a change of the vocabulary: resize the base the same way, save it, and give that folder as the "
@@ -124,6 +133,10 @@ def plan_of(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, o
         )
         parts |= dict.fromkeys([key, *together], name)
         untied = untied or apart
+    headless = owner if owner is not None and owner.head is None else None
+    vocabulary = new_vocabulary(
+        checkpoint, {name: merged.kept_part(name, headless) for name in set(parts.values())}, untied
+    )
     if untied:  # the configuration unties all that is tied
         for full in checkpoint.parameters:
             if checkpoint.shared_with(full):
@@ -140,7 +153,7 @@ def plan_of(checkpoint: Checkpoint, merged: Merged, dtype: torch.dtype | None, o
         parts = {prefixed(checkpoint, owner, key): name for key, name in parts.items()}
     uses = Counter(source for source in sources.values() if isinstance(source, str))
     repeated = frozenset(source for source, count in uses.items() if count > 1)
-    return Plan(checkpoint, merged, sources, modules, parts, untied, repeated, owner, dtype)
+    return Plan(checkpoint, merged, sources, modules, parts, untied, repeated, owner, dtype, vocabulary)
 
 
 def as_head(owner: Adapter | None, checkpoint: Checkpoint) -> Adapter | None:

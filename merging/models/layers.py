@@ -197,7 +197,7 @@ def relative_norms(model: nn.Module, updates: Mapping[str, LowRank]) -> dict[str
     MergeError
         See `linear_layers`.
     """
-    layers = linear_layers(model, updates)
+    layers = linear_layers(model, updates, embeddings=True)
     return {
         name: updates[name].norm() / float(layer.weight.detach().float().norm())  # type: ignore[operator]
         for name, layer in layers.items()

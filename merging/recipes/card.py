@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from ..adapters.adapter import Adapter
+from ..adapters.head import Head, head_file
 from ..adapters.same_base import base_key
 from ..errors import MergeError
 from ..evaluation.intervals import Accuracy
@@ -30,6 +33,25 @@ def head_owner(adapters: Sequence[Adapter], task: str) -> Adapter:
     return owner
 
 
+def head_owners(adapters: Sequence[Adapter], heads: str | Sequence[str] | None) -> list[Adapter]:
+    """Return the adapters that bring the heads of one task or of several; none for None.
+
+    Raises
+    ------
+    MergeError
+        If a task has none or is named twice, or one of several is no head but modules that were trained whole.
+    """
+    tasks = [] if heads is None else [heads] if isinstance(heads, str) else list(heads)
+    owners = [head_owner(adapters, task) for task in tasks]
+    if twice := next((task for task, count in Counter(tasks).items() if count > 1), None):
+        raise MergeError(f"The head of {twice!r} is named twice: name each task once.")
+    if len(owners) > 1 and (headless := next((owner.task for owner in owners if owner.head is None), None)):
+        raise MergeError(
+            f"{headless} brings trained modules and no head, and only one adapter's can be taken: name that task alone."
+        )
+    return owners
+
+
 def can_have_recipe(adapters: Sequence[Adapter]) -> bool:
     """Tell whether every adapter came from a place that a recipe can name."""
     return all(adapter.origin is not None for adapter in adapters)
@@ -44,6 +66,7 @@ def model_card(
     accuracy: Accuracy | None = None,
     library: str = "peft",
     notes: Sequence[str] = (),
+    heads: Mapping[str, Head] | None = None,
 ) -> str:
     """Return a model card in the hub's format: parents with source and licence, method, accuracy, what was lost,
     recipe.
@@ -55,6 +78,7 @@ def model_card(
     accuracy : what was measured of this merge on test rows; None = nothing
     library : "peft" for an adapter, "transformers" for a full model
     notes : further sentences, such as where the head is
+    heads : those that lie beside it, by task
     """
     title = f"{METHODS[spec.method].title} of {len(adapters)} LoRA adapters"
     parts = [
@@ -65,6 +89,8 @@ def model_card(
     ]
     if notes:
         parts.append("## Notes\n" + "\n".join(f"- {note}" for note in notes))
+    if heads:
+        parts.append("## Heads\n" + _heads(heads, base, library))
     if accuracy and accuracy.estimates:
         parts.append("## Accuracy\n" + _accuracy(accuracy))
     if recipe:
@@ -84,6 +110,48 @@ def fidelity(adapter: Adapter) -> str:
         f"{kind} of rank {truncation.rank}, relative error {truncation.error:.2g} "
         f"(largest at {worst}: {truncation.modules[worst]:.2g})"
     ) + (f"; {few_bits}" if few_bits else "")
+
+
+def _heads(heads: Mapping[str, Head], base: str, library: str) -> str:
+    """Return where each task's head is and how one is used."""
+    files = {task: head_file(task, number) for number, task in enumerate(heads)}
+    rows = ["| task | file | labels |", "|---|---|---|"]
+    rows += [
+        f"| {_cell(task)} | {files[task]} | {_cell(', '.join(head.labels)) or head.classes or 'unknown'} |"
+        for task, head in heads.items()
+    ]
+    task, head = next(iter(heads.items()))
+    path = f'"this folder/{files[task]}"'
+    lines = ["from safetensors.torch import load_file"]
+    if head.kind == "pooled":
+        lines += [
+            "from torch.nn.functional import linear",
+            "",
+            "# pooled: masked mean of the last hidden states of the model with this merge",
+            f"head = load_file({path})",
+            'logits = linear(pooled, head["weight"], head["bias"])',
+        ]
+    else:
+        of = f'"{base if HUB_NAME.fullmatch(base) else "the base model"}"' if library == "peft" else '"this folder"'
+        lines += [
+            *(["from peft import PeftModel"] if library == "peft" else []),
+            "from transformers import AutoModelForSequenceClassification",
+            "",
+            f"model = AutoModelForSequenceClassification.from_pretrained({of}, num_labels={head.classes or '..'})",
+            f"model.load_state_dict(load_file({path}), strict=False)",
+            *(['model = PeftModel.from_pretrained(model, "this folder")'] if library == "peft" else []),
+        ]
+    code = "\n".join(lines)
+    return (
+        "One file holds the merge, every task has its own head beside it:\n\n"
+        + "\n".join(rows)
+        + f"\n\n```python\n{code}\n```"
+        + (
+            f'\n\nMergescope takes them by task: `Adapter.load("this folder", task={json.dumps(task)})`.'
+            if library == "peft"
+            else ""
+        )
+    )
 
 
 def _front_matter(adapters: Sequence[Adapter], base: str, library: str) -> str:

@@ -80,6 +80,7 @@ class TunedEntry(BaseModel):
 class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
+    ``head`` names the task, or the tasks, whose heads go with it.
     ``dtype`` is that of the files (none named = float32, for a full model the base's own).
     ``exact_svd`` says that a lower rank is the best there is and not a randomised SVD's.
     ``k`` is the number of texts per task whose features it looks at, where it needs any. It holds no time and no output
@@ -97,7 +98,7 @@ class Recipe(BaseModel):
     seed: int = 0
     k: int | None = Field(default=None, ge=1)
     rank: int | None = None
-    head: str | None = None
+    head: str | list[str] | None = None
     prefix: str | None = None
     dtype: str | None = None
     exact_svd: bool | None = None
@@ -108,7 +109,7 @@ class Recipe(BaseModel):
         spec: MergeSpec,
         adapters: Sequence[Adapter],
         rank: int | None = None,
-        head: str | None = None,
+        head: str | Sequence[str] | None = None,
         prefix: str | None = None,
         dtype: str | None = None,
         exact_svd: bool | None = None,
@@ -149,7 +150,7 @@ class Recipe(BaseModel):
             seed=spec.seed,
             k=spec.k if spec.needs_data else None,
             rank=rank,
-            head=head,
+            head=head if head is None or isinstance(head, str) else (list(head) if len(head) > 1 else head[0]),
             prefix=prefix,
             dtype=dtype,
             exact_svd=exact_svd,
@@ -206,10 +207,12 @@ class Recipe(BaseModel):
         MergeError
             If one is missing, refused, or not the file that the recipe was made with.
         """
-        adapters = []
-        for entry in self.adapters:
-            adapter = Adapter.load(entry.path, name=entry.name, task=entry.task, base=entry.base)
-            if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
-                raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
-            adapters.append(adapter)
-        return adapters
+        return [self.load_adapter(place) for place in range(len(self.adapters))]
+
+    def load_adapter(self, place: int) -> Adapter:
+        """Read one of them, see `load_adapters`."""
+        entry = self.adapters[place]
+        adapter = Adapter.load(entry.path, name=entry.name, task=entry.task, base=entry.base)
+        if entry.fingerprint and adapter.fingerprint != entry.fingerprint:
+            raise MergeError(f"{entry.path} has changed since the recipe was written: its content is another one.")
+        return adapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +40,7 @@ def write_zip(
     settings: Settings,
     kind: str,
     rank: int | None,
-    head: str | None,
+    head: str | Sequence[str] | None,
     folder: Path,
     accuracy: Accuracy | None = None,
 ) -> Iterator[Written]:
@@ -50,7 +50,7 @@ def write_zip(
     ----------
     kind : "adapter" (PEFT) or "model" (a whole transformers model)
     rank : of the adapter; None = exact, for a dense method the full rank
-    head : task whose head goes with it
+    head : task whose head goes with it; several tasks' lie beside it
     accuracy : what was measured of exactly this merge, for the card
 
     Raises
@@ -61,20 +61,20 @@ def write_zip(
     for step in bench.read(settings):
         yield Written(step.sentence)
     merged = bench.merged_for_others(settings)
-    head = head and bench.public_name(head)
+    heads = [bench.public_name(task) for task in ([head] if isinstance(head, str) else head or ())]
     if accuracy is not None:
         named = [replace(estimate, task=bench.public_name(estimate.task)) for estimate in accuracy.estimates]
         accuracy = replace(accuracy, estimates=named)
     yield Written("Merging and writing.")
-    merged = _of_task(merged, head)
+    merged = _of_task(merged, heads)
     name = f"mergescope_{settings.spec.method}_{kind}"
     target = folder / name
     if kind == "model":
-        save_full_model(merged, bench.base_of(settings.pool)[0], target, head=head, accuracy=accuracy)
+        save_full_model(merged, bench.base_of(settings.pool)[0], target, head=heads or None, accuracy=accuracy)
         said = "A full model: load it with AutoModel.from_pretrained."
     else:
         exact = None if merged.method.low_rank else max(min(shape) for shape in merged.shapes.values())
-        merged.save(target, rank=rank or exact, head=head, accuracy=accuracy)
+        merged.save(target, rank=rank or exact, head=heads or None, accuracy=accuracy)
         loss = fidelity(Adapter.load(target))
         said = f"{loss[0].upper()}{loss[1:]}."
     archive = folder / f"{name}.zip"
@@ -87,13 +87,13 @@ def write_zip(
 
 
 def quantised(
-    bench: Workbench, settings: Settings, head: str | None, at_once: int = 8
+    bench: Workbench, settings: Settings, heads: Sequence[str], at_once: int = 8
 ) -> Iterator[Written | pd.DataFrame]:
     """Measure what 4 and 8 bits leave of a merge in its base's weights; yields what goes on, and the table last.
 
     Parameters
     ----------
-    head : task of a method that has a merge for every task
+    heads : one task, for a method that has a merge for every task
     at_once : modules between two notes
 
     Raises
@@ -103,7 +103,7 @@ def quantised(
     """
     for step in bench.read(settings):
         yield Written(step.sentence)
-    merged = _of_task(bench.merged_for_others(settings), head and bench.public_name(head))
+    merged = _of_task(bench.merged_for_others(settings), [bench.public_name(task) for task in heads])
     rows: list[tuple[str | float, ...]] = []
     for row in rows_of(merged, bench.base_of(settings.pool)[0]):
         if len(rows) % at_once == 0:
@@ -112,14 +112,14 @@ def quantised(
     yield pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _of_task(merged: Merged, head: str | None) -> Merged:
+def _of_task(merged: Merged, heads: Sequence[str]) -> Merged:
     if "task_id" not in merged.needs:
         return merged
-    if head is None:
+    if len(heads) != 1:
         raise MergeError(
             f"{merged.method.title} has a merge of its own for every task: choose whose head, and weights, to write."
         )
-    return merged.for_task(head)
+    return merged.for_task(heads[0])
 
 
 def contents(archive: Path) -> dict[str, int]:

@@ -19,12 +19,14 @@ from ..adapters.fetch import Source
 from ..adapters.head import Head
 from ..adapters.same_base import base_key, doubt, parse_base
 from ..diagnostics.compatibility import compatibility
+from ..diagnostics.rehearsal import dry_run
 from ..errors import MergeError
 from ..evaluation.accuracy import encode_task, evaluate
 from ..evaluation.verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
 from ..io.hub import Repository
 from ..models.apply import check_fits
 from ..models.layers import bare, relative_norms
+from ..recipes.spec import MergeSpec
 from ..tasks.task import Task
 from ..training.settings import TrainingSettings
 from ..training.trainer import probe
@@ -143,6 +145,16 @@ def overview(shelf: Sequence[Brought]) -> pd.DataFrame:
         )
     columns = ["name", "problem", "base", "rank", "alpha", "modules", "size", "megabytes", "labels", "licence"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def rehearsed(shelf: Sequence[Brought]) -> pd.DataFrame:
+    """Return what a merge of the usable adapters would do, module by module, and why the others are left out; see
+    `merging.diagnostics.rehearsal.dry_run`.
+    """
+    problems = overview(shelf)["problem"]
+    unread = {brought.name: why for brought, why in zip(shelf, problems, strict=True) if why}
+    usable = [brought.adapter for brought, why in zip(shelf, problems, strict=True) if not why]
+    return dry_run([adapter for adapter in usable if adapter is not None], MergeSpec.of("average"), unread=unread)
 
 
 def _head_text(adapter: Adapter) -> str:

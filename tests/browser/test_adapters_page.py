@@ -86,11 +86,15 @@ def choose(page: Page, dropdown: str, option: str) -> None:
 def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: dict[str, Path], tmp_path: Path) -> None:
     page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["headless"]])
-    rows = page.locator("#ms-shelf-table tbody tr")
+    rows = page.locator("[aria-label='Your adapters'] tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_contain_text("films")
     expect(rows.nth(0)).to_contain_text("yes")
     expect(rows.nth(1)).to_contain_text("no head")
+    page.get_by_text("What a merge would do: 12 modules merged.").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download as CSV").click()
+    assert download.value.suggested_filename == "mergescope_dry_run.csv"
     look_at(page, files["task"])
     page.get_by_role("button", name="Use this task").click()
     expect(page.locator("#ms-task-note")).to_contain_text("labels bad, good")
@@ -183,7 +187,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent_and_the_page_goes
 def test_what_does_not_fit_stays_greyed_with_its_reason(open_page, files: dict[str, Path]) -> None:
     page = shelf(open_page(rows=50))
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"], files["evil"]])
-    rows = page.locator("#ms-shelf-table tbody tr")
+    rows = page.locator("[aria-label='Your adapters'] tbody tr")
     expect(rows).to_have_count(3)
     expect(page.locator("#ms-shelf-table .ms-grey")).to_have_count(2)
     expect(rows.nth(1)).to_contain_text("DoRA")
@@ -204,7 +208,7 @@ def test_axe_finds_nothing_critical_or_serious_here(open_page, files: dict[str, 
     page = open_page(rows=50, theme=theme)
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
-    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    expect(page.locator("[aria-label='Your adapters'] tbody tr")).to_have_count(2)
     look_at(page, files["odd"])
     page.get_by_role("tab", name=tab).click()
     page.wait_for_timeout(500)
@@ -216,7 +220,7 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, files: dict[str, Path]) 
     page = open_page(rows=50, width=390, height=844)
     page.get_by_role("tab", name="Adapters").click()
     page.locator("#ms-bring-files input[type=file]").set_input_files([files["headed"], files["dora"]])
-    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+    expect(page.locator("[aria-label='Your adapters'] tbody tr")).to_have_count(2)
     look_at(page, files["odd"])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -100,7 +100,7 @@ def opened(page: Page, base: str, files: list[Path]) -> Page:
     page.get_by_role("button", name="Use this base").click()
     expect(page.locator("#ms-base-note")).to_contain_text("In use")
     page.locator("#ms-bring-files input[type=file]").set_input_files(files)
-    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(len(files))
+    expect(page.locator("[aria-label='Your adapters'] tbody tr")).to_have_count(len(files))
     return page
 
 

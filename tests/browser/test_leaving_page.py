@@ -30,7 +30,7 @@ def test_a_visitor_who_leaves_leaves_nothing(browser, tmp_path: Path) -> None:
         page.goto(url)
         page.get_by_role("tab", name="Adapters").click()
         page.locator("#ms-bring-files input[type=file]").set_input_files(adapters)
-        expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(2)
+        expect(page.locator("[aria-label='Your adapters'] tbody tr")).to_have_count(2)
         page.get_by_role("button", name="without measuring").click()
         expect(page.locator("#ms-make-note")).to_contain_text("They are a pool now", timeout=100_000)
         assert folders()

@@ -94,7 +94,7 @@ def test_an_own_task_joins_the_choices_and_a_bad_file_says_why(open_page, tmp_pa
     page.locator("#ms-bring-files input[type=file]").set_input_files(
         zipped(tmp_path / "one.zip", "papers", "movie", ("adapter_config.json", "adapter_model.safetensors"))
     )
-    expect(page.locator("#ms-shelf-table tbody tr")).to_have_count(1, timeout=60_000)
+    expect(page.locator("[aria-label='Your adapters'] tbody tr")).to_have_count(1, timeout=60_000)
     page.get_by_label("Task of one").first.click()
     expect(page.get_by_role("option", name="kitchen", exact=True)).to_be_visible()
 

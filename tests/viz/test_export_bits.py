@@ -21,19 +21,19 @@ def bench() -> Workbench:
     return Workbench()
 
 
-def measured(bench: Workbench, task: str, **changes: object) -> list[list]:
+def measured(bench: Workbench, heads: list[str], **changes: object) -> list[list]:
     settings = opening(bench, CATALOGUE).changed(**changes)
     values = {name: options.get("value") for name, options in restored(bench, CATALOGUE, settings).items()}
     with gr.Blocks() as demo:
         form = {name: gr.State(value) for name, value in values.items()}
-        tab = MergeTab(form, lambda event: None, lambda event: None, gr.State(Session()))
+        tab = MergeTab(form, form, lambda event: None, lambda event: None, gr.State(Session()))
         bits_section(bench, CATALOGUE, tab, gr.Radio(["adapter", "model"]), gr.Dropdown([""]))
     measure = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "measure")
-    return [*measure(task, *values.values())]
+    return [*measure(heads, *values.values())]
 
 
 def test_what_is_drawn_is_the_merge_of_the_merge_tab(bench: Workbench) -> None:
-    *steps, last = measured(bench, "", method="task_arithmetic", orthogonalize="off", decouple=0.0)
+    *steps, last = measured(bench, [], method="task_arithmetic", orthogonalize="off", decouple=0.0)
     assert any("modules" in step[0] for step in steps)
     settings = opening(bench, CATALOGUE).changed(method="task_arithmetic", orthogonalize="off", decouple=0.0)
     expected = quantisation(bench.merged(settings), "minilm")
@@ -46,8 +46,8 @@ def test_what_is_drawn_is_the_merge_of_the_merge_tab(bench: Workbench) -> None:
 
 def test_a_method_with_a_merge_per_task_asks_which(bench: Workbench) -> None:
     changes = {"method": "emr", "orthogonalize": "off", "decouple": 0.0}
-    *_, last = measured(bench, "", **changes)
+    *_, last = measured(bench, [], **changes)
     assert "choose whose head" in last[0]
     assert last[2]["visible"] is False
-    *_, last = measured(bench, "movie", **changes)
+    *_, last = measured(bench, ["movie"], **changes)
     assert "<li>" in last[0]

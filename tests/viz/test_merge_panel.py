@@ -364,7 +364,7 @@ def test_the_page_opens_finished_with_the_plain_sum_pinned(
         name: options.get("value") for name, options in choose(workbench, METHODS, "papers", "do_merging").items()
     }
     opened |= {"pool": "papers", "method": "do_merging", "k": 100, "seed": 0, "slider_0": 1.0}
-    values, _ = merge.open(session, opened, 200, EVERYWHERE, "")
+    values, _, _ = merge.open(session, opened, 200, EVERYWHERE, "")
     assert 'data-state="done"' in values["verdict"] and "measured before" in values["verdict"]
     assert [pin.settings.spec.method for pin in session.pins] == ["task_arithmetic"]
     assert list(merge.evaluate(session)) and workbench.started == []

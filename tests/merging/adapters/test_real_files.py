@@ -192,6 +192,26 @@ def test_a_lora_of_another_tool_is_called_by_its_name(name: str, kind: str, tmp_
         assert refused(tmp_path / name, kind)
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("lora_a", "lora_b"), "MLX"),
+        (("lora_down.weight", "lora_up.weight"), "kohya"),
+        (("lora.down.weight", "lora.up.weight"), "diffusers"),
+        (("adapter.linear_in.weight", "adapter.linear_out.weight"), "NeMo"),
+    ],
+)
+def test_factors_by_the_names_of_another_tool_are_called_so(names: tuple[str, str], kind: str, folder: Path) -> None:
+    def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            key.replace("lora_A.weight", names[0]).replace("lora_B.weight", names[1]): tensor
+            for key, tensor in tensors.items()
+        }
+
+    edit_tensors(folder, renamed)
+    assert refused(folder, kind, "convert it first")
+
+
 def test_weights_under_another_name_are_pointed_at(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "model.safetensors")
     assert refused(folder, "model.safetensors", "adapter_model.safetensors")

@@ -5,11 +5,12 @@ for.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from builders import edit_config, peft_folder, random_update, tiny_model
+from builders import edit_config, one_sentence, peft_folder, random_update, tiny_model
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -107,7 +108,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(pair: list[Path], t
     told, said = run("merge", *pair, "--method", "average", "--dry-run")
     assert told.splitlines()[0].split() == ["module", "kind", "shape", "what", "merged_from", "zero_in", "why"]
     assert sum("low-rank" in line for line in told.splitlines()) == 4
-    assert told.splitlines()[-1] == "4 merged; nothing was written"
+    assert told.splitlines()[-1] == "4 modules merged; nothing was written"
     assert "same update" in said
     with pytest.raises(MergeError, match=r"4 of 4 are refused: ties builds dense updates: choose a rank"):
         run("merge", *pair, "--method", "ties", "--dry-run", "-o", tmp_path / "out")
@@ -116,4 +117,18 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(pair: list[Path], t
     assert sorted(tmp_path.rglob("*")) == before
     run("merge", *pair, "--method", "average", "-o", tmp_path / "out")
     told, _ = run("merge", tmp_path / "out" / "recipe.yaml", "--dry-run")
-    assert "4 merged" in told
+    assert "4 modules merged" in told
+
+
+def test_a_dry_run_names_every_adapter_that_cannot_be_read(pair: list[Path], tmp_path: Path) -> None:
+    for name, changes in (("one", {"use_dora": True}), ("two", {"peft_type": "IA3"})):
+        shutil.copytree(pair[0], tmp_path / name)
+        edit_config(tmp_path / name, **changes)
+    places = [pair[0], tmp_path / "one", pair[1], tmp_path / "two"]
+    weights = [word for weight in (1, 2, 3, 4) for word in ("--weight", weight)]
+    words = ["merge", *places, "--method", "average", *weights, "--dry-run"]
+    done = CliRunner().invoke(cli, [str(word) for word in words])
+    assert isinstance(done.exception, MergeError)
+    assert one_sentence(done.exception, "2 of 6 are refused", "DoRA")
+    assert "IA3" in done.stdout
+    assert sum("low-rank" in line for line in done.stdout.splitlines()) == 4

@@ -171,6 +171,17 @@ def test_one_adapter_is_pefts_reading_as_an_adapter_a_model_and_applied(
     assert torch.equal(answers(kind, model), plain)
 
 
+def test_embeddings_kept_tied_that_the_training_left_alone_load_in_peft_again(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", "tied llama")
+    options = {**LM, **ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    adapter = written(tmp_path / "mine", "tied llama", base, 1, **options)
+    own = loaded("tied llama", base).get_output_embeddings().weight.detach()
+    edit_tensors(adapter, lambda tensors: {k: t if "lora" in k else own.clone() for k, t in tensors.items()})
+    expected = as_peft("tied llama", base, adapter)
+    saved = merge([Adapter.load(adapter)], "task_arithmetic").save(tmp_path / "adapter")
+    assert torch.allclose(as_peft("tied llama", base, saved), expected, atol=1e-4)
+
+
 def test_a_file_cannot_hold_lora_on_one_of_embeddings_that_no_option_unties(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base", "t5")
     adapter = written(tmp_path / "mine", "t5", base, 1, **S2S, target_modules=["q", "embed_tokens"])
@@ -376,6 +387,61 @@ def test_embeddings_saved_beside_the_lora_count_only_where_they_differ_from_the_
     assert load_file(kept / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"].shape == (44, 32)
 
 
+RESIZED: dict[str, tuple[str, list[str] | None]] = {
+    "both trained": ("llama", ["embed_tokens", "lm_head"]),
+    "both saved beside": ("llama", None),
+    "tied, both trained": ("tied llama", ["embed_tokens", "lm_head"]),
+    "tied, saved beside": ("tied llama", None),
+}
+
+
+@pytest.mark.parametrize(("kind", "saved"), RESIZED.values(), ids=RESIZED)
+@pytest.mark.parametrize("rows", [44, 36])
+def test_a_full_model_has_the_vocabulary_of_the_adapter(
+    kind: str, saved: list[str] | None, rows: int, tmp_path: Path
+) -> None:
+    base = saved_base(tmp_path / "base", kind)
+
+    def resized() -> Any:
+        model = loaded(kind, base)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        return model
+
+    model = resized()
+    model.get_input_embeddings().weight.data += 0.1 * gaussian(77, rows, 32).float()  # as the training has left it
+    wrapped = get_peft_model(model, LoraConfig(r=4, **LM, **ATTENTION, modules_to_save=saved))
+    for i, (_, parameter) in enumerate(sorted(wrapped.named_parameters())):
+        if parameter.requires_grad:
+            parameter.data += 0.3 * gaussian(i, *parameter.shape).float()
+    wrapped.eval().save_pretrained(tmp_path / "mine", save_embedding_layers=True)
+    edit_config(tmp_path / "mine", base_model_name_or_path=str(base))
+    (tmp_path / "mine" / "tokenizer_config.json").write_text('{"made_for": "the adapter"}')
+    (base / "vocab.txt").write_text("of the base")
+    merged = merge([Adapter.load(tmp_path / "mine")], "average")
+    full = save_full_model(merged, base, tmp_path / "full")
+    again = loaded(kind, full)
+    assert again.config.vocab_size == rows
+    expected = answers(kind, PeftModel.from_pretrained(resized(), tmp_path / "mine"))
+    assert torch.allclose(answers(kind, again), expected, atol=1e-4)
+    assert (full / "tokenizer_config.json").read_text() == '{"made_for": "the adapter"}'
+    assert not (full / "vocab.txt").exists()
+    assert f"{rows} entries" in (full / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied llama"])
+def test_a_vocabulary_of_which_only_one_table_is_known_is_refused(kind: str, tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base", kind)
+    model = loaded(kind, base)
+    model.resize_token_embeddings(44, mean_resizing=False)
+    wrapped = get_peft_model(model, LoraConfig(r=4, **LM, **ATTENTION, modules_to_save=["embed_tokens"]))
+    wrapped.save_pretrained(tmp_path / "mine", save_embedding_layers=False)
+    edit_config(tmp_path / "mine", base_model_name_or_path=str(base))
+    merged = merge([Adapter.load(tmp_path / "mine")], "average")
+    with pytest.raises(MergeError) as caught:
+        save_full_model(merged, base, tmp_path / "full")
+    assert one_sentence(caught.value, "vocabulary", "resize the base")
+
+
 def test_embeddings_trained_after_a_resize_are_stored_twice_and_read_once(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base", "llama")
 
@@ -394,9 +460,11 @@ def test_embeddings_trained_after_a_resize_are_stored_twice_and_read_once(tmp_pa
     merged = merge([Adapter.load(tmp_path / "mine")], "average")
     again = PeftModel.from_pretrained(grown(), merged.save(tmp_path / "out")).eval()
     assert torch.allclose(answers("llama", again), answers("llama", wrapped), atol=1e-4)
-    with pytest.raises(MergeError) as caught:
-        save_full_model(merged, base, tmp_path / "full")
-    assert one_sentence(caught.value, "vocabulary", "resize the base")
+    full = save_full_model(merged, base, tmp_path / "full")
+    written_model = loaded("llama", full)
+    assert written_model.config.vocab_size == 44
+    assert torch.allclose(answers("llama", written_model), answers("llama", wrapped), atol=1e-4)
+    assert not (full / "tokenizer_config.json").exists()
     model = grown()
     with merged.applied_to(model):
         assert torch.allclose(answers("llama", model), answers("llama", wrapped), atol=1e-4)

@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def settings(bench: Workbench, method: str) -> Settings:
 
 
 def unpacked(
-    bench: Workbench, chosen: Settings, kind: str, folder: Path, rank: int | None = None, head: str | None = None
+    bench: Workbench, chosen: Settings, kind: str, folder: Path, rank: int | None = None, head: Any = None
 ) -> tuple[Path, str]:
     *_, last = write_zip(bench, chosen, kind, rank, head, folder)
     assert last.file is not None
@@ -47,6 +48,25 @@ def test_an_adapter_holds_the_merge_exactly(bench: Workbench, tmp_path: Path, me
     for module in merged.modules:
         expected = merged.delta(module)
         assert float((loaded.deltas[module].dense() - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_several_heads_lie_beside_the_merge_under_their_public_names(bench: Workbench, tmp_path: Path) -> None:
+    tasks = bench.tasks("default")[:2]
+    folder, _ = unpacked(bench, settings(bench, "task_arithmetic"), "adapter", tmp_path, head=tasks)
+    names = {bench.public_name(task) for task in tasks}
+    assert Adapter.load(folder).heads.keys() == names
+    heads = {adapter.task: adapter.head for adapter in bench.merged_for_others(settings(bench, "average")).adapters}
+    for name in names:
+        own, loaded = heads[name], Adapter.load(folder, task=name).head
+        assert own is not None and loaded is not None
+        assert loaded.labels == own.labels
+        assert torch.equal(loaded.tensors["weight"], own.tensors["weight"])
+
+
+def test_a_merge_per_task_goes_with_one_head(bench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(MergeError) as error:
+        unpacked(bench, settings(bench, "emr"), "adapter", tmp_path, head=bench.tasks("default")[:2])
+    assert one_sentence(error.value, "choose whose head")
 
 
 def test_a_lower_rank_says_what_it_loses(bench: Workbench, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTModel
 from merging import Adapter, MergeError, Task, evaluate
 from merging.adapters.head import Head
 from merging.evaluation.accuracy import own_head
-from merging.services.shelf import Brought, bring, fitted, held_against, keep, overview, prepare
+from merging.services.shelf import Brought, bring, fitted, held_against, keep, overview, prepare, rehearsed
 
 
 def saved(folder: Path, seed: int, head: Head | None = None) -> Path:
@@ -55,6 +55,10 @@ def test_what_fits_and_what_does_not_stay_side_by_side(tmp_path: Path) -> None:
     assert nothing.adapter is None
     assert str(tmp_path) not in nothing.problem
     assert "encoder.layer.9" in elsewhere.problem
+    rows = rehearsed([good, again, nothing, elsewhere])
+    assert rows.module[:2].tolist() == ["empty", "deeper"]
+    assert rows.what.tolist() == ["refused"] * 2 + ["merged"] * len(MODULES)
+    assert rows.merged_from.iloc[-1] == "one, one (2)"
     table = overview([good, again, nothing, elsewhere])
     assert table["name"].tolist() == ["one", "one (2)", "empty", "deeper"]
     assert table["problem"].astype(bool).tolist() == [False, False, True, True]

@@ -20,10 +20,11 @@ from merging.services.session_file import (
     open_session,
     save_session,
 )
-from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview
+from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview, rehearsed
 from viz.panels.adapters.drop import divided, dropped_task, keep_task, label_order, matched, order_text, sorted_out
+from viz.panels.adapters.hub import fetched
 from viz.panels.adapters.session import AdaptersSession
-from viz.panels.adapters.shelf_table import table_html
+from viz.panels.adapters.shelf_table import modules_html, table_html
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
 from viz.panels.merge.controls import MOST_TASKS
@@ -137,14 +138,17 @@ class AdaptersHandlers:
         said = f"{len(zips)} adapters and {len(tasks)} tasks are here again, as they were saved."
         return values | {"note": f'<p role="status">{said}</p>', "vouched": saved.vouched}
 
-    def from_hub(self, session: AdaptersSession, name: str) -> Values:
-        """Load an adapter by its hub id, with an optional @revision."""
-        name = name.strip()
-        if not name:
-            return {"note": alert("Give a hub id such as user/adapter or user/adapter@revision.")}
-        if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            return {"note": alert(f"{name} is no hub id: it has the form user/adapter or user/adapter@revision.")}
-        return self._bring(session, [name])
+    def from_hub(self, session: AdaptersSession, name: str) -> Iterator[Values]:
+        """Load an adapter by its hub id, with an optional @revision: listed, downloaded, put on the shelf."""
+        try:
+            for step in fetched(name):
+                yield {"note": step[0]}
+        except MergeError as error:
+            yield {"note": alert(error)}
+            return
+        note, repository = step
+        added = self._bring(session, [repository])
+        yield added | {"note": added["note"] or note}
 
     def _bring(self, session: AdaptersSession, sources: Sequence[Any]) -> Values:
         model, _ = self.base(*session.base)
@@ -194,7 +198,8 @@ class AdaptersHandlers:
                     "interactive": usable,
                 }
             )
-        return {"table": table_html(table), "slots": slots}
+        modules = modules_html(rehearsed(session.shelf)) if session.shelf else ""
+        return {"table": table_html(table) + modules, "slots": slots}
 
     def _guess(self, brought: Brought, known: Sequence[tuple[str, str]]) -> str:
         """Return the own task of an adapter's name, else the one that it records, or whose labels its head has; else

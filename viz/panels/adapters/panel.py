@@ -186,9 +186,14 @@ def _wire(
     layout.files.upload(upload, dropped, [layout.files, layout.vouched, *shown], **QUIET)
     layout.vouched.input(lambda s, yes: send(panel.vouch(s, yes)), [state, layout.vouched], shown, **QUIET)
     gr.on([slot.change for slot in layout.slots], ordered, [state, *layout.slots], layout.orders, **NOW)
+
+    def from_hub(session: AdaptersSession, name: str) -> Iterator[list[Any]]:
+        for values in panel.from_hub(session, name):
+            yield send(values)
+
     hub = gr.on(
         [layout.add.click, layout.hub.submit],
-        lambda s, name: send(panel.from_hub(s, name)),
+        from_hub,
         [state, layout.hub],
         shown,
         **QUIET,

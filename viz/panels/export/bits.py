@@ -51,11 +51,11 @@ def bits_section(
         with gr.Column(visible=False) as drawn:
             figure = plot("ms-bits-figure", "What 4 and 8 bits leave of the merge")
 
-    def measure(task: str, *values: Any) -> Iterator[list[Any]]:
+    def measure(heads: list[str], *values: Any) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
         yield ['<p role="status">Merging.</p>', gr.skip(), gr.update(visible=False)]
         try:
-            for step in quantised(workbench, settings, task or None):
+            for step in quantised(workbench, settings, heads):
                 if isinstance(step, pd.DataFrame):
                     lines = "".join(f"<li>{escape(line)}</li>" for line in advice(step))
                     drawing = payload(surviving_update(step), CAPTION, step.rename(columns=HEADINGS), "quantisation")
@@ -67,5 +67,5 @@ def bits_section(
 
     inputs, shown = [head, *merging.form.values()], [note, figure, drawn]
     ask.click(measure, inputs, shown, concurrency_id="export", concurrency_limit=2, **QUIET)
-    kind.input(lambda form: gr.update(visible=form == "model"), kind, section, **NOW)
+    kind.change(lambda form: gr.update(visible=form == "model"), kind, section, **NOW)
     return note, drawn

@@ -100,7 +100,7 @@ def _card(card: Card, tables: Path) -> str:
     return (
         f'<details class="ms-card" id="ms-figure-{card.id}" data-card="{card.id}">'
         f'<summary><b>{title}</b> {name} <span class="ms-outcome" data-outcome="{mark}">{escape(card.outcome)}</span>'
-        f"</summary><dl>{said}</dl>{hand}{TEMPLATE.format(id=f'ms-gallery-{card.id}', title=name)}"
+        f"</summary><dl>{said}</dl>{hand}{TEMPLATE.format(id=f'ms-gallery-{card.id}', title=name, empty='')}"
         f'<p class="ms-gallery-links">Repeat it: <code>{escape(card.command)}</code> '
         f'<button type="button" data-lesson="{card.lesson}" data-step="{card.step}" '
         f'aria-label="Lesson of {title}">Its lesson</button> <a href="?figure={card.id}">Link to this figure</a></p>'
