@@ -309,7 +309,13 @@ def test_pairs_search_pages_and_sides_choose_among_the_rows(broke: BrokeHandlers
     assert "No row" in broke.show(session, search="(((nothing")["rows"]
     broke.show(session, search="")
     broke.show(session, page=99)
-    assert state.page == (everything - 1) // PAGE
+    last = (everything - 1) // PAGE
+    assert state.page == last
+    broke.pick(session, "page:next")
+    assert state.page == last
+    html = broke.pick(session, "page:previous")[0]["rows"]
+    assert state.page == last - 1
+    assert 'data-pick="page:next">Next' in html
     broke.show(session, against="pinned")
     truth = broke.playground.rows("papers", "trec", LIMIT)[1]
     pin = state.known[merging.pins[0].settings.canonical(), "trec", LIMIT]

@@ -19,6 +19,7 @@ from viz.panels.try_it.session import TrySession
 PAUSE = 0.3
 PAGE = 10
 AGAINST = {"own": "own adapter → merge", "pinned": "pinned → merge"}
+TURNS = {"previous": -1, "next": 1}
 KINDS = {"broken": "broken by the merge", "mended": "mended by the merge"}
 Stream = Callable[[str, dict[str, Any] | None, str, int], Iterator[Progress | Outcome]]
 """(pool, a merge as a dict or None for the own adapter, task, rows) -> progress, at last the outcome."""
@@ -157,8 +158,8 @@ class BrokeHandlers:
             if len(places) == 2 and max(places) < len(labels):
                 pair = labels[places[0]], labels[places[1]]
                 return self.show(session, pair=None if pair == broke.pair else pair), None
-        if what == "page" and rest.isdecimal():
-            return self.show(session, page=int(rest)), None
+        if what == "page" and rest in TURNS:
+            return self.show(session, page=broke.page + TURNS[rest]), None
         return {}, None
 
     def csv(self, session: TrySession) -> Path | None:

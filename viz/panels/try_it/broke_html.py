@@ -114,9 +114,10 @@ def rows_html(rows: pd.DataFrame, names: Sequence[str], page: int, last: int, co
             "</button>"
         )
         lines.append(f"<tr>{cells}<td>{button}</td></tr>")
+    turns = {"Previous": page == 0, "Next": page == last}  # the same names on every page: the focus stays
     turn = "".join(
-        f'<button type="button" data-pick="page:{to}"{" disabled" if not 0 <= to <= last else ""}>{word}</button> '
-        for word, to in (("Previous", page - 1), ("Next", page + 1))
+        f'<button type="button" data-pick="page:{word.lower()}"{" disabled" if ended else ""}>{word}</button> '
+        for word, ended in turns.items()
     )
     return (
         f'<div class="ms-scroll" tabindex="0" role="region" aria-label="Rows"><table><caption>{count} rows '
