@@ -31,10 +31,13 @@ import gradio as gr
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
+from merging.services.chat import Chat
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
+from merging.services.tuning import TunePlan, tune
 from merging.services.workbench import Workbench
+from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options
@@ -42,6 +45,7 @@ from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
 
 LONGEST = 120
@@ -123,6 +127,17 @@ def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, bas
     yield from prepare(working_copy(model, modules), tokenizer, chosen, tasks, Path(root))
 
 
+def tuning_seconds(plan: TunePlan) -> int:
+    """Estimate how long a search takes on a GPU."""
+    return min(LONGEST_TRAINING, 30 + int(plan.seconds))
+
+
+@on_gpu(tuning_seconds)
+def stream_tuning(plan: TunePlan) -> Iterator[Progress | Candidate]:
+    """Search for the best merge of a pool."""
+    yield from tune(workbench(), plan)
+
+
 @cache
 def playground() -> Playground:
     """Open what the Try it tab asks, once per process."""
@@ -156,8 +171,8 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     osrm = OsrmHandlers(bench.lab, bench, stream_training, stream_merge)
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
-    tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, bases)
+    tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter
 from .adapters.base_files import base_files
 from .adapters.lowrank import LowRank
+from .adapters.metadata import AdapterMetadata
 from .adapters.peft_format import is_saved
 from .adapters.pool import bare_names, common_config, embedding_names, outside_names, prefixes_of, trained_parts
 from .adapters.rounding import chosen_dtype, rounded
@@ -26,7 +27,7 @@ from .methods.trained import check_part, merged_part
 from .models.apply import added, check_fits, check_whole
 from .module_results import ModuleResults
 from .recipes.card import can_have_recipe, fidelity, head_owners, model_card
-from .recipes.recipe import Recipe
+from .recipes.recipe import Recipe, TunedEntry
 
 
 @dataclass(eq=False)
@@ -93,7 +94,7 @@ class Merged(ModuleResults):
         ----------
         owner : see `part`
         rank : None = exact, for methods that are exactly low-rank; a number = an approximation of at most that
-            rank per module (min(out, in) is exact); what it loses is in the adapter's metadata under "truncation":
+            rank per module (min(out, in) is exact); what it loses is in the adapter's ``metadata.truncation``:
             rank, error (relative, over the whole merge), modules (the same per module), and randomised (whether any
             came from a randomised SVD and is not the very best one)
         exact_svd : the best approximation also where that takes minutes, see `LowRank.nearest`
@@ -109,10 +110,10 @@ class Merged(ModuleResults):
         names = [module for module in self.modules if f"{module}.weight" not in whole]
         if rank is None:
             deltas = {module: self._exact(module) for module in names}
-            metadata = {}
+            metadata = AdapterMetadata()
         else:
             deltas, lost = truncated(((module, self.result(module)) for module in names), rank, exact_svd)
-            metadata = {"truncation": lost} if deltas else {}
+            metadata = AdapterMetadata(truncation=lost if deltas else None)
         first = self.adapters[0]
         base = base_files(first.base, first.config.get("task_type")) if self.parts else None
 
@@ -149,6 +150,7 @@ class Merged(ModuleResults):
         accuracy: Accuracy | None = None,
         dtype: str = "float32",
         exact_svd: bool = False,
+        tuned: TunedEntry | None = None,
     ) -> Path:
         """Write a PEFT adapter with ``recipe.yaml`` and a model card; the folder appears whole or not at all.
 
@@ -160,6 +162,7 @@ class Merged(ModuleResults):
         prefix : the architecture's prefix to write, needed if the adapters carry different ones
         accuracy : what was measured of this merge, for the card
         dtype : float32, bfloat16, float16, or "parents"; see `merging.adapters.rounding`
+        tuned : the search that chose this merge, for the recipe
 
         Raises
         ------
@@ -185,7 +188,7 @@ class Merged(ModuleResults):
         if can_have_recipe(self.adapters):
             kept = None if stored == torch.float32 else str(stored).removeprefix("torch.")
             best = True if exact_svd and rank is not None else None
-            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best).to_yaml()
+            recipe = Recipe.of(self.spec, self.adapters, rank, head, prefix, kept, best, tuned).to_yaml()
         card = model_card(
             self.spec,
             self.adapters,

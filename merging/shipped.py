@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .adapters.adapter import METADATA_FILE, Adapter
+from .adapters.metadata import AdapterMetadata
 from .errors import MergeError
 from .evaluation.accuracy import encode_task, evaluate, own_head
 from .evaluation.verbalisers import Verbaliser, default_verbaliser
@@ -221,17 +222,17 @@ def train_task(
         adapter = progress.adapter
         yield progress
     assert adapter is not None
-    metadata = dict(adapter.metadata) | {
-        "command": command or train_command(task.name, settings),
-        "versions": versions(),
-        "data_fingerprint": fingerprint(task),
-        "rows": {
+    metadata = adapter.metadata.changed(
+        command=command or train_command(task.name, settings),
+        versions=versions(),
+        data_fingerprint=fingerprint(task),
+        rows={
             "train": min(settings.rows, len(task.train)),
             "validation": min(settings.validation_rows, len(task.validation)),
             "test": min(test_rows or len(task.test), len(task.test)),
         },
-        "test_accuracy": test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
-    }
+        test_accuracy=test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
+    )
     replace(adapter, metadata=metadata).save(folder)
     for epoch, checkpoint in checkpoints.items():
         checkpoint.save(folder / f"epoch-{epoch}")
@@ -335,11 +336,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def settings_of(metadata: Mapping[str, Any]) -> TrainingSettings:
+def settings_of(metadata: AdapterMetadata) -> TrainingSettings:
     """Return the settings recorded in an adapter's metadata."""
-    stored = dict(metadata.get("training") or asdict(TrainingSettings()))
+    stored = metadata.training or asdict(TrainingSettings())
     # files from before heads could start from scratch; words have no head
-    stored |= {"head": stored.get("head", "scratch" if "verbaliser" in metadata else "probe")} | {
+    stored |= {"head": stored.get("head", "scratch" if metadata.verbaliser else "probe")} | {
         name: tuple(stored.get(name, ())) for name in ("modules", "checkpoints")
     }
     return TrainingSettings(**stored)

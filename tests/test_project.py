@@ -84,10 +84,10 @@ def test_a_shipped_adapter_says_how_it_was_made(pool: str, task: str) -> None:
     settings = settings_of(metadata)
     assert adapter.task == task
     assert settings == spec.settings(task)
-    assert metadata["command"] == train_command(task, settings, spec.base, spec.words)
-    assert metadata["data_fingerprint"] == data_fingerprint(Task.load(task))
-    assert set(metadata["versions"]) >= {"torch", "transformers", "peft"}
-    assert 0 < metadata["validation_accuracy"] <= 1
+    assert metadata.command == train_command(task, settings, spec.base, spec.words)
+    assert metadata.data_fingerprint == data_fingerprint(Task.load(task))
+    assert set(metadata.versions) >= {"torch", "transformers", "peft"}
+    assert 0 < metadata.validation_accuracy <= 1
     head, labels = own_head(adapter), Task.load(task).labels
     assert isinstance(head, Verbaliser) == spec.words
     assert tuple(head.words if isinstance(head, Verbaliser) else head.labels) == labels

@@ -159,9 +159,8 @@ def _mean(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def _card(figure: str, title: str) -> str:
-    return (
-        f'<div class="ms-card" data-figure="{figure}">{TEMPLATE.format(id=f"{figure}-card", title=escape(title))}</div>'
-    )
+    drawn = TEMPLATE.format(id=f"{figure}-card", title=escape(title), empty="")
+    return f'<div class="ms-card" data-figure="{figure}">{drawn}</div>'
 
 
 def _words(inspection: Inspection) -> str:

@@ -130,7 +130,11 @@
     const update = () => {
       if (!props.value) return;
       current = typeof props.value === "string" ? JSON.parse(props.value) : props.value;
-      if (caption.textContent !== current.caption) caption.textContent = current.caption; // an idle change costs a layout
+      if (caption.textContent !== current.caption) { // an idle change costs a layout
+        caption.textContent = current.caption;
+        window.mergescopeWords?.mark(caption); // a report that was saved has no glossary
+      }
+      find("figure").toggleAttribute("data-empty", !current.figure.data.length); // nothing to save
       if (details.open) fill(find("table"), current.table);
       draw();
     };

@@ -6,10 +6,8 @@ const FORMS = {
   yaml: { file: "recipe.yaml", label: "Recipe as YAML", hint: "Save it as a file: mergescope merge recipe.yaml -o folder makes the same adapter again." },
   python: { file: "merge.py", label: "Recipe as Python", hint: "The same merge from the library." },
 };
-const PAUSE = 400; // ms between two changes of the address: browsers refuse more than about three a second
 let card = null;
 let form = "yaml";
-let waiting = null;
 
 const show = () => {
   find("code").textContent = card[form];
@@ -21,21 +19,11 @@ const show = () => {
   }
 };
 
-/* The address keeps what Gradio's own keys say (__theme), and says what the controls say. */
-const follow = () => {
-  waiting = null;
-  const kept = new URLSearchParams([...new URLSearchParams(location.search)].filter(([key]) => key.startsWith("__")));
-  const query = [kept.toString(), card.query].filter(Boolean).join("&");
-  history.replaceState(history.state, "", `${location.pathname}${query && "?"}${query}${location.hash}`);
-};
-
 const update = () => {
   if (!props.value) return;
-  const opening = card === null; // the address that the page was opened with stays until something moves
-  const before = card?.query;
   card = JSON.parse(props.value);
   show();
-  if (!opening && card.query !== before) waiting ??= setTimeout(follow, PAUSE);
+  window.mergescopeAddress.merge(card.query);
 };
 
 /* In a Space's frame the address is the frame's own, which nobody should be sent to. */

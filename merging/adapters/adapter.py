@@ -28,8 +28,9 @@ from . import fetch
 from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
 from .experts import stacked
-from .head import Head, read_head, read_heads, read_metadata, write_heads
+from .head import Head, read_head, read_heads, write_heads
 from .lowrank import LowRank
+from .metadata import AdapterMetadata, read_metadata
 from .names import BELOW, ROOT, outside_of
 from .peft_format import EMBEDDINGS, WEIGHTS_FILE, factor_keys, is_saved, split_keys
 from .weights import all_finite, read_tensors
@@ -75,8 +76,8 @@ class Adapter:
         What the factors are stored in.
     base_fingerprint : str or None
         See `merging.models.layers.fingerprint`; None when nobody recorded one.
-    metadata : dict
-        Our own notes from ``mergescope.json``; ``metadata["source"]`` is what the hub said (repo, commit, license).
+    metadata : AdapterMetadata
+        Our own notes from ``mergescope.json``.
     path : Path or None
         The folder or zip file that it was read from.
     origin : str, tuple of str, or None
@@ -100,7 +101,7 @@ class Adapter:
     base_fingerprint: str | None = None
     base_vouched: bool = False
     scalings: Mapping[str, float] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: AdapterMetadata = field(default_factory=AdapterMetadata)
     path: Path | None = None
     origin: str | tuple[str, ...] | None = None
 
@@ -124,8 +125,7 @@ class Adapter:
     @property
     def source(self) -> dict[str, str]:
         """What the hub said when the adapter came from there (repo, commit, license, as far as known), else nothing."""
-        noted = self.metadata.get("source")
-        return {key: value for key, value in noted.items() if isinstance(value, str)} if isinstance(noted, dict) else {}
+        return {key: value for key, value in self.metadata.source.items() if value is not None}
 
     @classmethod
     def load(
@@ -180,13 +180,13 @@ class Adapter:
             beyond = outside_of(whole, parts.prefix, where)
             trained = {key if key in beyond else key.removeprefix(parts.prefix): t for key, t in whole.items()}
             own_head = parts.head
-            metadata = read_metadata(files)
-            head = read_head(files, metadata)
+            metadata = read_metadata(files.metadata, f"{where}: {METADATA_FILE}", files.provenance)
+            head = read_head(files, metadata.labels)
             if head is None and own_head:
                 head = Head("model", {key: t.clone() for key, t in own_head.items()})
             heads = read_heads(files)
         name = name or files.name
-        recorded_task = str(metadata.get("task") or name)
+        recorded_task = metadata.task or name
         if task is not None and task in heads:
             heads |= {} if head is None else {recorded_task: head}
             head = heads.pop(task)
@@ -204,7 +204,7 @@ class Adapter:
             bare=frozenset(short[full_name] for full_name in parts.bare),
             trained=trained,
             dtype=next(iter(parts.factors.values()))[1].dtype,
-            base_fingerprint=None if base else metadata.get("base_fingerprint"),
+            base_fingerprint=None if base else metadata.base_fingerprint,
             base_vouched=base is not None,
             scalings=scalings,
             metadata=metadata,
@@ -300,14 +300,14 @@ class Adapter:
         options = {**self.config, "ensure_weight_tying": tied}
         config = export_config(rank, modules, parameters, self.base, options, saved)
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        metadata = dict(self.metadata) | {"task": self.task}
+        noted: dict[str, Any] = {"task": self.task}
         if self.base_fingerprint:
-            metadata["base_fingerprint"] = self.base_fingerprint
+            noted["base_fingerprint"] = self.base_fingerprint
         if self.head is not None and self.head.kind != "model":
             save_file({key: t.contiguous() for key, t in self.head.tensors.items()}, work / HEAD_FILE)
-            metadata["labels"] = list(self.head.labels)
+            noted["labels"] = self.head.labels
         write_heads(work, self.heads)
-        (work / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        (work / METADATA_FILE).write_text(self.metadata.changed(**noted).to_json(), encoding="utf-8")
 
     def renamed(self, name: str) -> Adapter:
         """Return the same adapter under another name; its task stays."""

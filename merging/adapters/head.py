@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import MergeError
-from ..io.untrusted import check_safetensors, read_object
-from .fetch import HEAD_FILE, HEADS_FOLDER, METADATA_FILE, AdapterFiles
+from ..io.untrusted import check_safetensors
+from .fetch import HEAD_FILE, HEADS_FOLDER, AdapterFiles
 from .weights import all_finite
 
 LAST_LAYERS = ("classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight", "score.weight")
@@ -54,22 +54,11 @@ class Head:
             return torch.nn.functional.linear(pooled, weight, bias)
 
 
-def read_metadata(files: AdapterFiles) -> dict[str, Any]:
-    """Return what an adapter's own notes say, and what the hub says of it; raises MergeError if they are malformed."""
-    where = f"{files.where}: {METADATA_FILE}"
-    metadata = read_object(files.metadata, where) if files.metadata else {}
-    if not isinstance(metadata.get("labels", []), list) or not isinstance(metadata.get("base_fingerprint"), str | None):
-        raise MergeError(f"{where} should hold labels as a list and base_fingerprint as a text.")
-    if files.provenance is not None:  # what the hub says counts, not what a file in the repository says about itself
-        metadata["source"] = dict(files.provenance)
-    return metadata
-
-
-def read_head(files: AdapterFiles, metadata: Mapping[str, Any]) -> Head | None:
+def read_head(files: AdapterFiles, labels: tuple[str, ...]) -> Head | None:
     """Return the pooled head that lies beside an adapter, if one does; raises MergeError if it is malformed."""
     if files.head is None:
         return None
-    return Head("pooled", _tensors(files.head, f"{files.where}: {HEAD_FILE}", True), _labels(metadata))
+    return Head("pooled", _tensors(files.head, f"{files.where}: {HEAD_FILE}", True), labels)
 
 
 def read_heads(files: AdapterFiles) -> dict[str, Head]:

@@ -38,7 +38,7 @@ def chosen_dtype(name: str, adapters: Sequence[Adapter]) -> torch.dtype:
 
 
 def rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
-    """Return the adapter with balanced factors rounded to ``dtype``; metadata["rounding"] says the relative error of
+    """Return the adapter with balanced factors rounded to ``dtype``; ``metadata.rounding`` says the relative error of
     the whole update.
     """
     if dtype == torch.float32:
@@ -52,4 +52,4 @@ def rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
         deltas[module] = new
     error = math.sqrt(lost / total) if total else 0.0
     note = {"dtype": str(dtype).removeprefix("torch."), "error": error}
-    return replace(adapter, deltas=deltas, dtype=dtype, metadata={**adapter.metadata, "rounding": note})
+    return replace(adapter, deltas=deltas, dtype=dtype, metadata=adapter.metadata.changed(rounding=note))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import MergeError
 from .lowrank import LowRank, sketchable
+from .metadata import Truncation
 
 
 def check_rank(rank: int | None) -> None:
@@ -21,18 +21,13 @@ def check_rank(rank: int | None) -> None:
 
 def truncated(
     updates: Iterable[tuple[str, LowRank | Tensor]], rank: int, exact_svd: bool
-) -> tuple[dict[str, LowRank], dict[str, Any]]:
+) -> tuple[dict[str, LowRank], Truncation]:
     """Return ({module: approximation of at most ``rank``}, what is lost), one dense update at a time.
 
     Parameters
     ----------
     updates : (module, update), asked for one after the other
     exact_svd : see `LowRank.nearest`
-
-    Returns
-    -------
-    What is lost: rank, error (relative Frobenius, over all modules), modules (the same of each), and randomised where a
-    randomised SVD was used.
     """
     kept, errors, cut, total, randomised = {}, {}, 0.0, 0.0, False
     for module, update in updates:
@@ -43,5 +38,5 @@ def truncated(
             norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(update, dim=1).double()))
             randomised = randomised or (not exact_svd and sketchable(update.shape, rank))
         cut, total = cut + (errors[module] * norm) ** 2, total + norm**2
-    lost = {"rank": rank, "error": math.sqrt(cut / total) if total else 0.0, "modules": errors}
-    return kept, lost | ({"randomised": True} if randomised else {})
+    error = math.sqrt(cut / total) if total else 0.0
+    return kept, Truncation(rank=rank, error=error, modules=errors, randomised=randomised)

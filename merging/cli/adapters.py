@@ -41,8 +41,7 @@ def listed(sources: Sequence[str]) -> list[Source]:
 
 def vouched(adapter: Adapter, base: str | None) -> Adapter:
     """Return the adapter with the fingerprint that it records, whatever was said about its base's name."""
-    recorded = adapter.metadata.get("base_fingerprint")
-    return replace(adapter, base_fingerprint=recorded) if base else adapter
+    return replace(adapter, base_fingerprint=adapter.metadata.base_fingerprint) if base else adapter
 
 
 def base_called(base: str | None) -> str | None:

@@ -17,6 +17,7 @@ from .inspection import inspect_adapters
 from .merge import merge_adapters, show_methods, with_method_options
 from .playground import show_broken, try_text
 from .train import train_adapters
+from .tune import tune_merge
 
 # Before torch is imported: a waiting OpenMP thread must not spin, which makes small matrices ten times slower on a busy
 # machine.
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_text,
     "broke": show_broken,
     "train": train_adapters,
+    "tune": tune_merge,
     "sweep": sweep_scalings,
     "experiment": run_experiment,
     "correlations": print_correlations,

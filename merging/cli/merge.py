@@ -110,6 +110,7 @@ def merge_adapters(
         values = {name: value for name, value in params.items() if value is not None}
         spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
         readers = [partial(loaded_alone, source, base) for source in inputs]
+    tuned = recipe.tuned if recipe is not None else None
     options = {"rank": rank, "head": head or None, "prefix": prefix}
     if dry_run:
         _rehearse(readers, spec, options, base, full_model)
@@ -120,7 +121,9 @@ def merge_adapters(
     if full_model:
         _save_full_model(merged, base, output, head or None, dtype)
     else:
-        _report_saved(merged, merged.save(output, **options, dtype=dtype or "float32", exact_svd=exact_svd))
+        _report_saved(
+            merged, merged.save(output, **options, dtype=dtype or "float32", exact_svd=exact_svd, tuned=tuned)
+        )
 
 
 def _rehearse(

@@ -121,6 +121,7 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     from ..tasks.task import Task
 
     merged = merge_recipe(recipe, recipe_features(recipe, base))
+    written = merged if recipe.rank is None else merged.to_adapter(recipe.rank, exact_svd=bool(recipe.exact_svd))
     heads = _heads(merged.adapters)
     model, tokenizer = opened(merged.adapters, base)
     yield (
@@ -131,10 +132,10 @@ def evaluate_recipe(recipe: Recipe, split: str, rows: int | None, base: str | No
     marks: dict[str, dict[str, Values]] = {"merged": {}, "adapter": {}, "base": {}}
     for adapter, head in zip(merged.adapters, heads, strict=True):
         task = encode_task(tokenizer, Task.load(adapter.task), split, rows)
-        for column, subject in zip(marks, (merged, adapter, None), strict=True):
+        for column, subject in zip(marks, (written, adapter, None), strict=True):
             predicted = predictions(hits(model, tokenizer, subject, [task], heads={adapter.task: head}))[adapter.task]
             marks[column][task.name] = (predicted == task.labels).double().numpy()
-            if subject is merged:
+            if subject is written:
                 f1 = f1_score(task.labels, predicted, average="macro", zero_division=0.0)
                 correlation = matthews_corrcoef(task.labels, predicted)
         ours, alone, bare = (marks[column][task.name] for column in marks)

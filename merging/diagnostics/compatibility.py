@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -140,16 +140,10 @@ def _module_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
             update = adapter.deltas.get(module, LowRank.zero(shape))
             scaling = adapter.scalings.get(module, 1.0) if module in adapter.deltas else math.nan
             alpha = scaling * (math.sqrt(update.rank) if adapter.config.get("use_rslora") else update.rank)
-            relative = _relative_norms(adapter).get(module, math.nan if module in adapter.deltas else 0.0)
+            relative = adapter.metadata.relative_norms.get(module, math.nan if module in adapter.deltas else 0.0)
             rows.append((adapter.name, module, update.rank, alpha, scaling, *shape, update.norm(), relative))
     columns = ["adapter", "module", "rank", "alpha", "scaling", "out", "in", "norm", "relative_norm"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _relative_norms(adapter: Adapter) -> Mapping[str, float]:
-    """Return {module: ||ΔW|| / ||W_0||} as the trainer recorded it; the adapter alone does not know W_0."""
-    recorded = adapter.metadata.get("relative_norms")
-    return recorded if isinstance(recorded, Mapping) else {}
 
 
 def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
@@ -163,7 +157,7 @@ def _adapter_table(adapters: Sequence[Adapter]) -> pd.DataFrame:
         if adapter.head is not None and adapter.head.labels:
             head += f", {len(adapter.head.labels)} labels"
         counts = len(adapter.deltas), len(everything) - len(adapter.deltas)
-        recorded = _relative_norms(adapter)
+        recorded = adapter.metadata.relative_norms
         relative = statistics.fmean(recorded.values()) if recorded else math.nan
         rows.append((adapter.name, adapter.task, adapter.base, rank, *counts, norm, relative, head, adapter.prefix))
     columns = [

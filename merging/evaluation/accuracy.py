@@ -318,7 +318,7 @@ def own_head(adapter: Adapter) -> Head | Verbaliser | None:
     """Return what an adapter brings to classify with: its head with its labels' names, or the words that it was trained
     to write.
     """
-    return with_recorded_labels(adapter) or recorded_verbaliser(adapter.metadata, adapter.name)
+    return with_recorded_labels(adapter) or recorded_verbaliser(adapter.metadata)
 
 
 def _own_heads(subject: Subject | Adapter | None) -> dict[str, Head | Verbaliser]:

@@ -25,8 +25,8 @@ from ..models.layers import bare
 def classification_model(
     model: nn.Module, head: Head, classes: int, task: str = "", pad_token_id: int | None = None
 ) -> nn.Module:
-    """Return transformers' sequence-classification model that shares the encoder of ``model`` and has ``head`` of kind
-    "model".
+    """Return transformers' sequence- or image-classification model that shares the encoder of ``model`` and has
+    ``head`` of kind "model".
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def with_recorded_labels(adapter: Adapter) -> Head | None:
     head = adapter.head
     if head is None or head.labels:
         return head
-    recorded = adapter.metadata.get("labels") or _in_order(adapter.config.get("id2label"))
+    recorded = adapter.metadata.labels or _in_order(adapter.config.get("id2label"))
     return Head(head.kind, head.tensors, tuple(map(str, recorded))) if recorded else head
 
 
@@ -130,8 +130,13 @@ def _in_order(id2label: Any) -> list[str]:
 
 
 def _empty_classifier(encoder: nn.Module, classes: int, pad_token_id: int | None, task: str) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 - takes seconds
+    from transformers import (  # noqa: PLC0415 - takes seconds
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
 
+    sees = encoder.main_input_name == "pixel_values"
+    kind = AutoModelForImageClassification if sees else AutoModelForSequenceClassification
     config: Any = copy.deepcopy(encoder.config)
     config.num_labels = classes
     config.problem_type = None
@@ -139,7 +144,7 @@ def _empty_classifier(encoder: nn.Module, classes: int, pad_token_id: int | None
         config.pad_token_id = pad_token_id
     try:
         with torch.device("meta"):
-            wrapper: nn.Module = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            wrapper: nn.Module = kind.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise MergeError(
             f"The head of {task!r} belongs to a classification model, but transformers has none for "

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..adapters.metadata import AdapterMetadata
 from ..errors import MergeError
 from ..models.load import language_model_kind
 
@@ -83,17 +84,10 @@ def default_verbaliser(task: str, question: str, labels: Sequence[str], pairs: b
     return Verbaliser("{text}\n" + ("{pair}\n" if pairs else "") + f"{asked} Answer:", words)
 
 
-def recorded_verbaliser(metadata: Mapping[str, Any], name: str) -> Verbaliser | None:
-    """Return the verbaliser that an adapter's metadata record, if they do; raises MergeError if it is malformed."""
-    noted = metadata.get("verbaliser")
-    if noted is None:
-        return None
-    words = noted.get("words") if isinstance(noted, dict) else None
-    if not isinstance(words, dict) or not all(
-        isinstance(word, str) for word in (noted.get("template"), *words.values())
-    ):
-        raise MergeError(f"The verbaliser that {name} records should hold a template and words by label, as texts.")
-    return Verbaliser(noted["template"], words, bool(noted.get("normalised", False)))
+def recorded_verbaliser(metadata: AdapterMetadata) -> Verbaliser | None:
+    """Return the verbaliser that an adapter's metadata record, if they do."""
+    noted = metadata.verbaliser
+    return Verbaliser(noted.template, noted.words, noted.normalised) if noted else None
 
 
 def task_type(model: Any) -> str:
@@ -135,7 +129,7 @@ def label_scorer(
             return _seq2seq_scores(model, [sources[row] for row in picked], targets, verbaliser.normalised)
 
     else:
-        lead = _lead(tokenizer)
+        lead = lead_of(tokenizer)
         spans = [_spans(tokenizer, lead, prompt, words, task) for prompt in prompts]
         _check_length(model, max(len(ids) for _, sequences in spans for ids in sequences), task)
 
@@ -208,15 +202,16 @@ def _cut(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> Sequen
     ]
 
 
-def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of texts, with nothing before or behind them."""
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return ids
 
 
-def _lead(tokenizer: Any) -> list[int]:
+def lead_of(tokenizer: Any) -> list[int]:
     """Return what the tokenizer puts before a text (a BOS, where it has one), but not what it puts behind."""
     probe = "a"
-    whole, plain = tokenizer(probe)["input_ids"], _plain(tokenizer, [probe])[0]
+    whole, plain = tokenizer(probe)["input_ids"], plain_ids(tokenizer, [probe])[0]
     places = (place for place in range(len(whole) - len(plain) + 1) if whole[place : place + len(plain)] == plain)
     return list(whole[: next(places, 0)])
 
@@ -225,7 +220,7 @@ def _spans(
     tokenizer: Any, lead: list[int], prompt: str, words: Sequence[str], task: str
 ) -> tuple[int, list[list[int]]]:
     """Return (where the scored part begins, the whole sequence of each label)."""
-    start, *sequences = (lead + ids for ids in _plain(tokenizer, [prompt, *(prompt + word for word in words)]))
+    start, *sequences = (lead + ids for ids in plain_ids(tokenizer, [prompt, *(prompt + word for word in words)]))
     shared = _shared_start([start, *sequences])
     if any(len(ids) == shared for ids in sequences):
         raise MergeError(

@@ -22,6 +22,7 @@ import pandas as pd
 from torch import nn
 
 from ..adapters.adapter import METADATA_FILE, Adapter
+from ..adapters.metadata import read_metadata
 from ..diagnostics.measures import interference
 from ..errors import MergeError
 from ..evaluation.accuracy import EncodedTask, encode_task, own_head
@@ -123,7 +124,7 @@ class OsrmExperiment:
         if (
             pool
             and metadata.exists()
-            and settings_of(json.loads(metadata.read_text())) == self.experiment.settings(which, task)
+            and settings_of(read_metadata(metadata, str(metadata))) == self.experiment.settings(which, task)
         ):
             return metadata.parent
         return self.adapters / which.name / task
@@ -163,21 +164,21 @@ class OsrmExperiment:
             right[name] = marks[task].count("1")
             if self.ledger.lacks("test", **which.key, method=name, task=task):
                 self.ledger.append("test", as_rows(marks, name, 0.0).assign(**which.key))
-        metadata, norms = adapter.metadata, [float(rows.norm(dim=1).mean()) for rows in A.values()]
-        relative = list(metadata["relative_norms"].values())
+        noted, norms = adapter.metadata, [float(rows.norm(dim=1).mean()) for rows in A.values()]
+        relative = list(noted.relative_norms.values())
         return which.key | {
             "task": task,
             "seed": settings.seed,
-            "validation": metadata["validation_accuracy"],
+            "validation": noted.validation_accuracy,
             "correct": right[ALONE],
             "base_correct": right[BASE],
             "total": len(encoded[0].labels),
-            "drift_frobenius": metadata["drift"]["frobenius"],
-            "drift_procrustes": metadata["drift"]["procrustes"],
+            "drift_frobenius": noted.drift and noted.drift.frobenius,
+            "drift_procrustes": noted.drift and noted.drift.procrustes,
             "norm": sum(update.norm() ** 2 for update in adapter.deltas.values()) ** 0.5,
             "relative_norm": sum(relative) / len(relative),
             "row_norm": sum(norms) / len(norms),
-            "seconds": round(float(metadata.get("seconds", "nan")), 1),
+            "seconds": round(noted.seconds, 1) if noted.seconds is not None else float("nan"),
             "settings": json.dumps(asdict(settings)),
         }
 
@@ -246,4 +247,4 @@ def _run(which: AdapterSet) -> str:
 
 
 def _save(adapter: Adapter, folder: Path, seconds: float) -> None:
-    replace(adapter, metadata=dict(adapter.metadata) | {"seconds": seconds}).save(folder)
+    replace(adapter, metadata=adapter.metadata.changed(seconds=seconds)).save(folder)

@@ -125,7 +125,7 @@ def markdown_adapters(pools: Sequence[str] = tuple(POOLS)) -> str:
         "| task | probe | " + " | ".join(f"`{pool}` (base with its head)" for pool in pools) + " |",
         "|---|---|" + "---|" * len(pools),
     ]
-    measured = {pool: {a.task: a.metadata["test_accuracy"] for a in load_pool(pool)} for pool in pools}
+    measured = {pool: {a.task: a.metadata.test_accuracy for a in load_pool(pool)} for pool in pools}
     for task in measured[pools[0]]:
         cells = [f"{measured[pool][task]['adapter']:.3f} ({measured[pool][task]['base']:.3f})" for pool in pools]
         lines.append(f"| {task_title(task)} | {measured[pools[0]][task]['probe']:.3f} | {' | '.join(cells)} |")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .questions import Question, Reading
-from .weights import Weights, answers
+from .weights import Weights, answers, picture_answers
 
 COLUMNS = ["text", "task", "source", "label", "logit", "probability"]
 
@@ -41,6 +41,36 @@ def predictions(
     logits = answers(model, reading, [(task, sources[source][task]) for task, source in wanted])
     keys = [{"task": task, "source": source} for task, source in wanted]
     frame = as_frame(logits, [labels[task] for task, _ in wanted], keys)
+    return frame.sort_values("text", kind="stable", ignore_index=True)[COLUMNS]
+
+
+def picture_predictions(
+    model: nn.Module,
+    processor: Any,
+    pictures: Sequence[Any],
+    questions: Sequence[Question],
+    sources: Mapping[str, Mapping[str, Weights]],
+) -> pd.DataFrame:
+    """Return what every source answers to every picture, as `predictions` does; ``text`` is the picture's number.
+
+    Parameters
+    ----------
+    model : a vision base
+    processor : transformers' image processor of the base
+    pictures : in RGB, as the processor takes them
+    questions : of adapters with a classifier of their own
+
+    Raises
+    ------
+    MergeError
+        See `merging.playground.weights.picture_answers`.
+    """
+    pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+    labels = {question.task: question.labels for question in questions}
+    keys = [{"task": task, "source": name} for task in labels for name in sources if task in sources[name]]
+    wanted = {task: [sources[key["source"]][task] for key in keys if key["task"] == task] for task in labels}
+    logits = picture_answers(model, pixels, questions, wanted)
+    frame = as_frame(logits, [labels[key["task"]] for key in keys], keys)
     return frame.sort_values("text", kind="stable", ignore_index=True)[COLUMNS]
 
 

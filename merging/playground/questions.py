@@ -22,6 +22,14 @@ BETWEEN = "||"
 """Stands between the two texts of a task on pairs."""
 
 
+def require_characters(written: str) -> None:
+    """Raise MergeError for what holds half of a character, which no tokenizer reads."""
+    try:
+        written.encode()
+    except UnicodeEncodeError as error:
+        raise MergeError("There is half of a character in the text (a surrogate): type it again.") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """One task as a text of one's own meets it.
@@ -90,8 +98,9 @@ def question_of(adapter: Adapter, task: Task | None = None) -> Question:
     if isinstance(head, Verbaliser):
         return Question(adapter.task, head, tuple(head.words), pairs="{pair}" in head.template)
     labels = head.labels
-    if not labels and head.kind == "pooled":
-        labels = tuple(f"label {place}" for place in range(len(head.tensors["bias"])))
+    layers = [tensor for tensor in head.tensors.values() if tensor.ndim == 2]
+    if not labels and len(layers) == 1:  # in the order of its outputs
+        labels = tuple(f"label {place}" for place in range(len(layers[0])))
     if not labels:
         raise MergeError(f"The head of {adapter.name} does not name its labels: give the adapter its task.")
     return Question(adapter.task, head, labels)

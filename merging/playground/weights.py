@@ -7,7 +7,7 @@ many rows, and no copy of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from ..adapters.adapter import Adapter
 from ..adapters.lowrank import LowRank
 from ..errors import MergeError
 from ..evaluation.accuracy import applied, scorer
-from ..evaluation.heads import label_order
+from ..evaluation.heads import classification_model, label_order
 from ..evaluation.verbalisers import Verbaliser
 from ..merged import Merged
 from ..models.apply import added, check_fits
@@ -101,6 +101,15 @@ def weights_by_task(subject: Merged | Adapter | None, tasks: Sequence[str]) -> d
     return dict.fromkeys(tasks, weights_of(subject))
 
 
+def check_sets(model: nn.Module, sets: Iterable[Weights]) -> None:
+    """Raise MergeError unless the updates of all sets fit the model."""
+    left = {(name, _shape(update)) for weights in _unique(sets) for name, update in weights.updates.items()}
+    while left:  # one shape a module at a time: looking a model's layers up costs milliseconds
+        some = dict(left)
+        check_fits(model, some, None)
+        left -= {*some.items()}
+
+
 @torch.no_grad()
 def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weights]]) -> list[Tensor]:
     """Return for every (task, weights) the logits (texts, labels) that they give, float32, on the CPU.
@@ -116,8 +125,7 @@ def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weig
     """
     training = model.training
     model.eval()
-    for weights in {id(weights): weights for _, weights in wanted}.values():
-        check_fits(model, {name: _shape(update) for name, update in weights.updates.items()}, None)
+    check_sets(model, [weights for _, weights in wanted])
     found: dict[tuple[str, int], Tensor] = {}
     device = next(model.parameters()).device
     try:
@@ -149,6 +157,44 @@ def answers(model: nn.Module, reading: Reading, wanted: Sequence[tuple[str, Weig
     return [found[task, id(weights)] for task, weights in wanted]
 
 
+@torch.no_grad()
+def picture_answers(
+    model: nn.Module, pixels: Tensor, questions: Sequence[Question], wanted: Mapping[str, Sequence[Weights]]
+) -> list[Tensor]:
+    """Return for every task and its sets of weights the logits (pictures, labels) that they give, float32, on the CPU.
+
+    Parameters
+    ----------
+    model : a vision base; see `answers`
+    pixels : (pictures, channels, height, width), as the base's processor makes them
+    wanted : {task: sets of weights}
+
+    Raises
+    ------
+    MergeError
+        If updates or a head do not fit the model, or a task has no classifier of its own.
+    """
+    like = next(model.parameters())
+    pixels = pixels.to(like.device, like.dtype)
+    found: list[Tensor] = []
+    for question in questions:
+        head = question.head
+        if isinstance(head, Verbaliser) or head.kind != "model":
+            raise MergeError(f"{question.task!r} has no classifier for pictures: save it with the adapter.")
+        check_sets(model, wanted[question.task])
+        classifier: Any = classification_model(model, head, len(question.labels), question.task)
+        order = label_order(head, question.labels, question.task)
+
+        def scored(times: int, rows: Sequence[int], classifier: Any = classifier) -> Tensor:
+            logits: Tensor = classifier(pixel_values=pixels[[*rows] * times]).logits
+            return logits.float().cpu()
+
+        states = _under(model, wanted[question.task], len(pixels), scored)
+        scores = [states[id(weights)] for weights in wanted[question.task]]
+        found += scores if order is None else [each[:, order] for each in scores]
+    return found
+
+
 def _classified(question: Question, states: Tensor) -> Tensor:
     head = question.head
     assert not isinstance(head, Verbaliser)
@@ -161,7 +207,7 @@ def _classified(question: Question, states: Tensor) -> Tensor:
     return (logits if order is None else logits[:, order]).cpu()
 
 
-def _unique(sets: Iterator[Weights]) -> list[Weights]:
+def _unique(sets: Iterable[Weights]) -> list[Weights]:
     return list({id(weights): weights for weights in sets}.values())
 
 
@@ -181,9 +227,9 @@ def _under(
         for first in range(0, texts, step):
             rows = range(first, min(first + step, texts))
             try:
-                with _row_by_row(model, some, len(some) * len(rows)):
+                with row_by_row(model, some, len(some) * len(rows)):
                     parts = compute(len(some), rows).chunk(len(some))
-            except _OtherRowsError:  # a layer that reads something else than the batch (DeBERTa's positions)
+            except OtherRowsError:  # a layer that reads something else than the batch (DeBERTa's positions)
                 parts = tuple(_put_in(model, weights, compute, rows) for weights in some)
             for weights, part in zip(some, parts, strict=True):
                 found[id(weights)].append(part)
@@ -200,12 +246,12 @@ def _put_in(
         return torch.cat([compute(1, rows[start : start + MOST_ROWS]) for start in range(0, len(rows), MOST_ROWS)])
 
 
-class _OtherRowsError(Exception):
+class OtherRowsError(Exception):
     """A layer's input does not have the batch as its first dimension."""
 
 
 @contextmanager
-def _row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterator[None]:
+def row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterator[None]:
     """Let each of ``sets`` act on its part of a batch of ``rows``: the first on the first rows, and so on."""
     modules = {name for weights in sets for name in weights.updates}
     with ExitStack() as stack:
@@ -214,7 +260,7 @@ def _row_by_row(model: nn.Module, sets: Sequence[Weights], rows: int) -> Iterato
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, updates: Any = updates) -> Tensor:
                 if inputs[0].shape[0] != rows:
-                    raise _OtherRowsError
+                    raise OtherRowsError
                 parts = zip(updates, inputs[0].chunk(len(updates)), output.chunk(len(updates)), strict=True)
                 return torch.cat([out if u is None else out + _times(u, h) * by for (u, by), h, out in parts])
 

@@ -100,15 +100,15 @@ def model_card(
 
 def fidelity(adapter: Adapter) -> str:
     """Say how much of the merge an adapter made by `Merged.to_adapter` holds."""
-    truncation, rounding = adapter.metadata.get("truncation"), adapter.metadata.get("rounding")
-    few_bits = f"rounded to {rounding['dtype']}, relative error {rounding['error']:.2g}" if rounding else ""
+    truncation, rounding = adapter.metadata.truncation, adapter.metadata.rounding
+    few_bits = f"rounded to {rounding.dtype}, relative error {rounding.error:.2g}" if rounding else ""
     if truncation is None:
         return few_bits or "exact"
-    worst = max(truncation["modules"], key=truncation["modules"].__getitem__)
-    kind = "approximation (randomised SVD)" if truncation.get("randomised") else "best approximation"
+    worst = max(truncation.modules, key=truncation.modules.__getitem__)
+    kind = "approximation (randomised SVD)" if truncation.randomised else "best approximation"
     return (
-        f"{kind} of rank {truncation['rank']}, relative error {truncation['error']:.2g} "
-        f"(largest at {worst}: {truncation['modules'][worst]:.2g})"
+        f"{kind} of rank {truncation.rank}, relative error {truncation.error:.2g} "
+        f"(largest at {worst}: {truncation.modules[worst]:.2g})"
     ) + (f"; {few_bits}" if few_bits else "")
 
 

@@ -65,6 +65,18 @@ class DecoupleEntry(BaseModel):
     renormalise: bool = False
 
 
+class TunedEntry(BaseModel):
+    """The search that chose a recipe's values: its study, the number of the trial in it, its seed; they change
+    nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    study: str
+    trial: int
+    seed: int
+
+
 class Recipe(BaseModel):
     """A merge: adapters, method, parameters, plug-ins (none named = the method's own), seed, and how to export it.
 
@@ -90,6 +102,7 @@ class Recipe(BaseModel):
     prefix: str | None = None
     dtype: str | None = None
     exact_svd: bool | None = None
+    tuned: TunedEntry | None = None
 
     @staticmethod
     def of(
@@ -100,6 +113,7 @@ class Recipe(BaseModel):
         prefix: str | None = None,
         dtype: str | None = None,
         exact_svd: bool | None = None,
+        tuned: TunedEntry | None = None,
     ) -> Recipe:
         """Describe a merge of adapters that came from files or the hub.
 
@@ -140,6 +154,7 @@ class Recipe(BaseModel):
             prefix=prefix,
             dtype=dtype,
             exact_svd=exact_svd,
+            tuned=tuned,
         )
 
     @staticmethod

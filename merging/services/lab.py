@@ -218,16 +218,16 @@ class Lab:
         test = encode_task(tokenizer, task, "test", test_rows, MAX_LENGTH)
         heads = {task.name: adapter.head}
         single, base = ([*evaluate(model, tokenizer, s, [test], heads=heads)][-1] for s in (adapter, None))
-        metadata = dict(adapter.metadata) | {
-            "test_accuracy": {"adapter": single.accuracy, "base": base.accuracy},
-            "test_marks": {"adapter": single.marks, "base": base.marks},
-            "rows": {
+        metadata = adapter.metadata.changed(
+            test_accuracy={"adapter": single.accuracy, "base": base.accuracy},
+            test_marks={"adapter": single.marks, "base": base.marks},
+            rows={
                 "train": min(plan.rows, len(task.train)),
                 "validation": min(300, len(task.validation)),
                 "test": len(test.labels),
             },
-            "variant": plan.variant,
-        }
+            variant=plan.variant,
+        )
         folder = replace(adapter, metadata=metadata).save(root / task.name)
         return replace(
             self._event(plan, place, progress), folder=str(folder), single=single.accuracy, base=base.accuracy

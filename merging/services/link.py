@@ -7,6 +7,7 @@ starts from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import PurePath
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 LONGEST = 20_000
 """Characters of a recipe that is read from a stranger."""
+FOREIGN = re.compile(
+    r"__.*|view|deep_link|tab|[^.]+\..*|lesson|step|present|quiz|figure|utm_.*|mc_.*|fbclid|gclid|dclid|msclkid|igshid|ref"
+)
+"""Keys of a query that are not the merge's."""
 MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
 """Options of decouple beside its strength."""
 DEEPEST = 6
@@ -69,7 +74,8 @@ def to_query(settings: Settings, limit: int = LIMIT) -> str:
 def from_query(query: str, workbench: Workbench) -> tuple[Settings, int] | None:
     """Read a query back: (settings, test rows per task), or None where it holds no link.
 
-    Keys that begin with two underscores, ``view`` and ``deep_link`` belong to Gradio and its hosts and are passed over.
+    Others' keys are passed over: those of Gradio and its hosts, of the page's tabs, choices and lessons, and what
+    mailers and networks add to links; all of them, where no key is a merge's.
 
     Raises
     ------
@@ -77,8 +83,8 @@ def from_query(query: str, workbench: Workbench) -> tuple[Settings, int] | None:
         With one sentence that names the key, for what is unknown, twice there, no value, or outside its control's
         range.
     """
-    pairs = [(k, v) for k, v in parse_qsl(query, keep_blank_values=True) if not _hosts(k)]
-    if not pairs:
+    pairs = [(k, v) for k, v in parse_qsl(query, keep_blank_values=True) if not FOREIGN.fullmatch(k)]
+    if _keys().isdisjoint(key for key, _ in pairs):
         return None
     given: dict[str, str] = {}
     for key, text in pairs:
@@ -101,8 +107,10 @@ def require_shipped(settings: Settings) -> None:
         raise MergeError(ONLY_HERE)
 
 
-def _hosts(key: str) -> bool:
-    return key.startswith("__") or key in {"view", "deep_link"}
+@cache
+def _keys() -> set[str]:
+    """Return every key that a link of some method may have."""
+    return {"pool", *(name for method in METHODS.values() for name in _model(method).model_fields), "method"}
 
 
 def _chosen(given: dict[str, str], key: str, known: Mapping[str, Any]) -> str:

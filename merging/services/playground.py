@@ -19,14 +19,16 @@ from ..evaluation.accuracy import applied, hits
 from ..evaluation.verbalisers import Verbaliser
 from ..features.progress import Progress
 from ..models.layers import working_copy
-from ..playground.answers import predictions
+from ..models.shared import describe
+from ..playground.answers import picture_predictions, predictions
 from ..playground.blame import compared, loudness, up_to_layer
-from ..playground.questions import Question, question_of
+from ..playground.questions import Question, question_of, require_characters
 from ..playground.rows import Outcome, outcome
 from ..playground.scales import SCALINGS, over_scaling
 from ..playground.weights import BASE, Weights, weights_by_task, weights_of
 from ..plugins.base import Updates
 from ..recipes.spec import MergeSpec
+from ..shipped import SHIPPED
 from .results import PLAIN
 from .settings import Settings
 from .workbench import NO_TEXTS, Workbench
@@ -67,10 +69,7 @@ def texts_of(written: str) -> list[str]:
         raise MergeError(
             f"That is {len(texts)} lines; at most {MOST_TEXTS} are read at once, a text each: take a part."
         )
-    try:
-        written.encode()
-    except UnicodeEncodeError as error:
-        raise MergeError("There is half of a character in the text (a surrogate): type it again.") from error
+    require_characters(written)
     return texts
 
 
@@ -184,10 +183,22 @@ class Playground:
         ----------
         who : {name: a merge}; None for a name in `ENDS`
         """
+        return self._said(pool, texts, who, predictions)
+
+    def seen(self, pool: str, picture: Any, who: Mapping[str, Settings | None]) -> pd.DataFrame:
+        """Return what the sources answer to a picture (of PIL), see `merging.playground.picture_predictions`."""
+        return self._said(pool, [picture.convert("RGB")], who, picture_predictions)
+
+    def sees(self, pool: str) -> bool:
+        """Tell whether a pool's base reads pictures."""
+        return pool not in SHIPPED and describe(*self.workbench.base_of(pool)).kind == "vision"
+
+    def _said(self, pool: str, asked: Sequence[Any], who: Mapping[str, Settings | None], answer: Any) -> pd.DataFrame:
         questions, desk = self.questions(pool), self._desks(pool)
         sources = {name: self._ends(pool, name) if of is None else self.weights(of) for name, of in who.items()}
         with desk.lock:
-            return predictions(desk.model, desk.tokenizer, texts, [*questions.values()], sources)
+            found: pd.DataFrame = answer(desk.model, desk.tokenizer, asked, [*questions.values()], sources)
+        return found
 
     def _ends(self, pool: str, name: str) -> dict[str, Weights]:
         if name == "base":

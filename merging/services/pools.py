@@ -122,14 +122,15 @@ class Pools:
         return [self._published(adapter) for adapter in self.adapters(pool)]
 
     def _published(self, adapter: Adapter) -> Adapter:
-        noted, source = adapter.metadata.get("brought") or {}, adapter.source
+        noted, source = adapter.metadata.brought, adapter.source
         task = self.public_name(adapter.task)
-        files = tuple(noted.get("files") or [task])
+        files = noted.files if noted and noted.files else (task,)
         origin: str | tuple[str, ...] = files[0] if len(files) == 1 else files
         if source.get("repo"):
             origin = f"{source['repo']}@{source['commit']}" if source.get("commit") else str(source["repo"])
-        base = {"base": noted["base"], "base_vouched": True} if noted.get("base") else {}
-        return replace(adapter, name=noted.get("name") or task, task=task, origin=origin, **base)
+        if noted and noted.base:
+            adapter = replace(adapter, base=noted.base, base_vouched=True)
+        return replace(adapter, name=noted.name if noted else task, task=task, origin=origin)
 
     def public_name(self, task: str) -> str:
         """Return a task's name without the mark of the session that added it."""
@@ -163,7 +164,7 @@ class Pools:
     def starts(self, pool: str) -> set[str]:
         """Return how the A's of a pool's adapters started, as far as they record it: "default", "gaussian", "osrm"
         .."""
-        recorded = [adapter.metadata.get("training") for adapter in self.adapters(pool)]
+        recorded = [adapter.metadata.training for adapter in self.adapters(pool)]
         return {str(training["init"]) for training in recorded if training}
 
 

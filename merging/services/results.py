@@ -36,12 +36,12 @@ class Results(Pools):
         base, alone = ({r.task: unpacked(r) for r in table[table.method == end].itertuples()} for end in (BASE, ALONE))
         rows: list[tuple[Any, ...]] = []
         for adapter in self.adapters(pool):
-            nan, own = float("nan"), dict(adapter.metadata.get("test_marks") or {})
+            nan, own = float("nan"), adapter.metadata.test_marks
             marks = base.get(adapter.task, own.get("base", "")), alone.get(adapter.task, own.get("adapter", ""))
             measured = dict.fromkeys(("base", "adapter"), nan)
             if self.measured(pool):
-                measured = adapter.metadata["test_accuracy"]
-            count = adapter.metadata["rows"]["test"] if self.measured(pool) else 0
+                measured = adapter.metadata.test_accuracy
+            count = adapter.metadata.rows.test if self.measured(pool) else 0
             rows.append((adapter.task, measured["base"], measured["adapter"], count, *marks))
         return pd.DataFrame(rows, columns=["task", "base", "single", "rows", "base_marks", "single_marks"])
 

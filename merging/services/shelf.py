@@ -87,7 +87,6 @@ def held_against(brought: Brought, model: nn.Module, vouched: bool = False) -> B
         return brought
     try:
         check_fits(model, {module: update.shape for module, update in adapter.deltas.items()}, adapter.base_fingerprint)
-        recorded_verbaliser(adapter.metadata, adapter.name)
     except MergeError as error:
         return replace(brought, problem=str(error))
     ours = str(getattr(model, "name_or_path", ""))
@@ -162,10 +161,7 @@ def _head_text(adapter: Adapter) -> str:
     """Say for people what an adapter brings to classify with."""
     if adapter.head is not None:
         return ", ".join(adapter.head.labels) or "unnamed"
-    try:
-        words = recorded_verbaliser(adapter.metadata, adapter.name)
-    except MergeError:
-        return "malformed"  # its problem says more
+    words = recorded_verbaliser(adapter.metadata)
     return f"words: {', '.join(words.words)}" if words else "no head"
 
 
@@ -206,7 +202,7 @@ def prepare(
     adapters = _mergeable([*chosen.values()], "Choose tasks for two adapters or more: one alone is nothing to merge.")
     for place, (name, adapter) in enumerate(zip(chosen, adapters, strict=True), 1):
         task = tasks[name]
-        head: Head | Verbaliser | None = recorded_verbaliser(adapter.metadata, adapter.name)
+        head: Head | Verbaliser | None = recorded_verbaliser(adapter.metadata)
         if adapter.head is not None:
             head = fitted(adapter.head, task, adapter.name)
         elif head is None and answers(model):
@@ -231,10 +227,11 @@ def prepare(
                     len(chosen),
                     f"measuring {'the base' if subject is None else 'it alone'}: {estimate.done} of {estimate.total}",
                 )
-        measured = {"test_accuracy": accuracy, "test_marks": marks, "rows": {"test": len(test.encoded)}}
-        metadata = {**adapter.metadata, "task": name, **measured, **_brought(adapter)}
+        metadata = adapter.metadata.changed(
+            test_accuracy=accuracy, test_marks=marks, rows={"test": len(test.encoded)}, brought=_brought(adapter)
+        )
         if isinstance(head, Verbaliser):
-            ready = replace(adapter, name=name, task=name, metadata=metadata | {"verbaliser": asdict(head)})
+            ready = replace(adapter, name=name, task=name, metadata=metadata.changed(verbaliser=asdict(head)))
         else:
             ready = replace(adapter, name=name, task=name, head=head, metadata=metadata)
         yield Prepared(name, place, len(chosen), "done", str(ready.save(root / name)))
@@ -253,7 +250,7 @@ def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
     adapters = _mergeable(usable, "Bring two adapters or more that fit the base: one alone is nothing to merge.")
     folders = {}
     for place, adapter in enumerate(adapters):
-        ready = replace(adapter, task=adapter.name, metadata={**adapter.metadata, **_brought(adapter)})
+        ready = replace(adapter, task=adapter.name, metadata=adapter.metadata.changed(brought=_brought(adapter)))
         folders[adapter.name] = str(ready.save(root / str(place)))
     return folders
 
@@ -261,8 +258,8 @@ def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
 def _brought(adapter: Adapter) -> dict[str, Any]:
     """Return what its owner calls an adapter and its file; where the file lies on this machine is nobody's business."""
     origin = [adapter.origin] if isinstance(adapter.origin, str) else list(adapter.origin or ())
-    vouched = {"base": adapter.base} if adapter.base_vouched else {}
-    return {"brought": {"name": adapter.name, "files": [Path(part).name for part in origin]} | vouched}
+    base = adapter.base if adapter.base_vouched else None
+    return {"name": adapter.name, "files": [Path(part).name for part in origin], "base": base}
 
 
 def _mergeable(chosen: Sequence[Brought], too_few: str) -> list[Adapter]:

@@ -50,7 +50,7 @@ def full_fine_tune(
     -------
     Iterator of Progress
         The last one's adapter holds B = W - W_0 (out, in) and A = 1 (in, in) per module, so that whatever takes
-        adapters takes it; ``metadata["full"]`` is True. ``drift`` is None: there is no A that could move.
+        adapters takes it; ``metadata.full`` is True. ``drift`` is None: there is no A that could move.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def full_fine_tune(
             if progress.adapter is None:
                 yield progress
             else:
-                metadata = dict(progress.adapter.metadata) | {"full": True}
+                metadata = progress.adapter.metadata.changed(full=True)
                 yield replace(progress, adapter=replace(progress.adapter, metadata=metadata))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..adapters.adapter import Adapter
 from ..adapters.head import Head
 from ..adapters.lowrank import LowRank
+from ..adapters.metadata import AdapterMetadata
 from ..evaluation.verbalisers import Verbaliser, task_type
 from ..models.layers import fingerprint, relative_norms, target_names
 from ..tasks.batches import bucketed
@@ -165,17 +166,18 @@ class _Finished:
 
     def adapter(self, state: _State) -> Adapter:
         """Return the adapter of one state, with what a repetition needs in its metadata."""
-        metadata: dict[str, Any] = {
-            "task": self.task.name,
-            "labels": list(self.task.labels),
-            "training": asdict(self.settings),
-            "epoch": state.epoch,
-            "validation_accuracy": state.validation,
-            "steps": {"done": state.step, "planned": self.steps},
-            "relative_norms": relative_norms(self.model, state.updates),
-        }
-        if state.drift is not None:
-            metadata["drift"] = dict(zip(("frobenius", "procrustes"), state.drift, strict=True))
+        drift = state.drift and dict(zip(("frobenius", "procrustes"), state.drift, strict=True))
+        metadata = AdapterMetadata().changed(
+            task=self.task.name,
+            labels=self.task.labels,
+            training=asdict(self.settings),
+            epoch=state.epoch,
+            validation_accuracy=state.validation,
+            steps={"done": state.step, "planned": self.steps},
+            relative_norms=relative_norms(self.model, state.updates),
+            drift=drift,
+            verbaliser=asdict(state.head) if isinstance(state.head, Verbaliser) else None,
+        )
         words = isinstance(state.head, Verbaliser)
         return Adapter(
             name=self.task.name,
@@ -184,7 +186,7 @@ class _Finished:
             base=self.base_name,
             head=None if isinstance(state.head, Verbaliser) else state.head,
             base_fingerprint=self.base_hash,
-            metadata=metadata | ({"verbaliser": asdict(state.head)} if isinstance(state.head, Verbaliser) else {}),
+            metadata=metadata,
             # a language model's adapter is put on the model with its language-model head, where the names have its
             # prefix
             prefix=f"{self.model.base_model_prefix}." if words else "",

@@ -77,7 +77,7 @@ def test_it_tells_a_story_in_three_items_beside_the_pinned_sum(open_page) -> Non
     expect(story.first).to_contain_text("8 adapters, one model")
     [diamonds] = page.evaluate(PINNED)
     assert len(diamonds["x"]) == 8
-    expect(page.locator("#ms-sweep .ms-legend button", has_text="pinned")).to_be_visible()
+    expect(page.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_be_visible()
     # the numbers of the story are those of the figure
     for place, values in ((0, diamonds["x"]), (1, accuracies(page))):
         expect(story.nth(place)).to_contain_text(f"{sum(values) / 8:.0%}")
@@ -301,7 +301,7 @@ def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
 @pytest.mark.slow
 def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
     page = opened(open_page(rows=50))
-    pinned = page.locator("#ms-sweep .ms-legend button", has_text="pinned")
+    pinned = page.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")
     page.get_by_role("button", name="Pin this run").click()
     expect(pinned).to_be_visible()
     page.get_by_role("slider", name="Scaling λ").focus()
@@ -393,5 +393,5 @@ def test_two_visitors_do_not_disturb_each_other(open_page) -> None:
     one.get_by_role("button", name="Pin this run").click()
     wait_for_lambda(two, 2)
     assert figure(one, "sweep", "layout.shapes[0].x0") == value
-    expect(one.locator("#ms-sweep .ms-legend button", has_text="pinned")).to_be_visible()
-    expect(two.locator("#ms-sweep .ms-legend button", has_text="pinned")).to_have_count(0)
+    expect(one.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_be_visible()
+    expect(two.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_have_count(0)

@@ -42,8 +42,10 @@ def start(bench: Workbench) -> Settings:
 
 
 def opened(page: Page) -> Page:
-    """Go to the tab and wait until the figures on data are drawn."""
+    """Go to the tab, let it show every figure at once, and wait until those on data are drawn."""
     page.get_by_role("tab", name="Diagnose").click()
+    for question in ("question", "figure"):
+        page.locator(f"#ms-diagnose-{question} [data-key=all]").click()
     page.wait_for_function(
         f"() => {{ {PLOTS} return plots('error')?.data?.[0].x.some((value) => value > 0); }}", timeout=150_000
     )

@@ -87,7 +87,7 @@ def test_the_link_and_the_address_give_the_same_screen(open_page, app_url: str) 
     page.wait_for_function("query => location.search === `?__theme=light&${query}`", arg=query)
     fresh = drawn(open_page(theme=f"light&{query}"))
     assert (screen(fresh), recipe(fresh)) == (wanted, text)
-    expect(fresh.locator("#ms-notes [role=alert]")).to_have_count(0)
+    expect(fresh.locator("#ms-link-said [role=alert]")).to_have_count(0)
     expect(fresh.locator(DONE)).to_contain_text("up to 50 rows", timeout=120_000)
 
 
@@ -130,7 +130,7 @@ def test_a_broken_paste_is_an_alert_beside_the_box_and_changes_nothing(open_page
 def test_a_bad_link_says_so_and_opens_as_usual(open_page) -> None:
     usual = drawn(open_page())
     page = drawn(open_page(theme="light&pool=default&method=ties&density=3"))
-    expect(page.locator("#ms-notes [role=alert]")).to_contain_text("density = '3'")
+    expect(page.locator("#ms-link-said [role=alert]")).to_contain_text("density = '3'")
     assert (screen(page), recipe(page)) == (screen(usual), recipe(usual))
 
 

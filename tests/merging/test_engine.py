@@ -513,19 +513,17 @@ def test_a_rank_says_what_it_loses_in_every_module(method: str, tmp_path: Path) 
     for module in result.modules:
         whole = result.delta(module).double()
         difference = float((whole - adapter.deltas[module].dense()).norm())
-        assert adapter.metadata["truncation"]["modules"][module] == pytest.approx(
-            difference / float(whole.norm()), abs=1e-6
-        )
+        assert adapter.metadata.truncation.modules[module] == pytest.approx(difference / float(whole.norm()), abs=1e-6)
         lost, total = lost + difference**2, total + float(whole.norm()) ** 2
-    assert adapter.metadata["truncation"]["error"] == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+    assert adapter.metadata.truncation.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
     reloaded = Adapter.load(result.save(tmp_path / "out", rank=2))
-    assert reloaded.metadata["truncation"] == adapter.metadata["truncation"]
-    assert f"{adapter.metadata['truncation']['error']:.2g}" in (tmp_path / "out" / "README.md").read_text()
+    assert reloaded.metadata.truncation == adapter.metadata.truncation
+    assert f"{adapter.metadata.truncation.error:.2g}" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_full_rank_loses_nothing() -> None:
     result = merge(mixed_pool(), "ties")
-    assert result.to_adapter(max(min(shape) for shape in MODULES.values())).metadata["truncation"]["error"] == 0.0
+    assert result.to_adapter(max(min(shape) for shape in MODULES.values())).metadata.truncation.error == 0.0
 
 
 def test_for_task_refuses_tasks_that_no_adapter_or_two_have() -> None:

@@ -1,12 +1,14 @@
 """Pins have letters, stand in figures, tables and files, and are compared on the same rows; settings can be undone."""
 
 import json
+from html import escape
 
 import pytest
 from fake_workbench import TITLES, FakeWorkbench
 from test_merge_panel import EVERYWHERE, form, panel
 
 from merging.playground.paired import paired_table
+from viz.figures.theme import PINS
 from viz.panels.merge.session import Session
 
 
@@ -75,6 +77,35 @@ def test_a_pin_is_dropped_by_its_letter_which_is_free_again(compared) -> None:
     assert "<b>" not in session.sent["compare"]
     merge.unpin(session)
     assert session.pins == []
+
+
+def test_a_pin_has_one_colour_everywhere_and_a_name_of_ones_own(compared) -> None:
+    merge, session, _ = compared
+    values = merge.compare(session, "title:A:  my <b>best</b> " + "x" * 99)
+    pin, other = session.pins
+    assert pin.title == ("my <b>best</b> " + "x" * 99)[:40]
+    assert (pin.called, other.called) == (f"A: {pin.title}", f"B: {other.label}")
+    assert f'value="{escape(pin.title)}"' in values["compare"]
+    assert "<b>" not in values["compare"]
+    assert f"--pin:{PINS[0]}" in values["compare"]
+    for figure in ("accuracy", "sweep"):
+        packed = json.loads(values[figure])
+        colours = {t["name"]: t["marker"]["color"] for t in packed["figure"]["data"] if "diamond-open" in str(t)}
+        assert colours == {escape(pin.called, quote=False): PINS[0], other.called: PINS[1]}
+        assert pin.called in str(packed["table"])
+    merge.compare(session, "title:A:")
+    assert pin.called == f"A: {pin.label}"
+    assert merge.compare(session, "title:Z:nobody") == {}
+
+
+def test_the_table_tells_method_settings_and_seconds(compared) -> None:
+    _, session, values = compared
+    run = session.run
+    method, _, settings = run.label.partition(" · ")
+    assert f"<td>{method}</td><td>{settings}</td>" in values["compare"]
+    for name in ("name", "method", "settings", "average", "gap recovered", "seconds", *TITLES.values()):
+        assert f'<th scope="col">{name}</th>' in values["compare"]
+    assert f"<td>{run.seconds:.1f}</td>" in values["compare"]
 
 
 def test_settings_go_back_and_forward_again(workbench: FakeWorkbench) -> None:

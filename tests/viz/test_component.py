@@ -11,15 +11,18 @@ import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, FakeWorkbench
 
+from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
+from merging.services.chat import Chat
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme
-from viz.panels.kit.plot import DIAGNOSE, SCRIPTS, STYLES, TEMPLATE, payload
+from viz.panels.kit.plot import DIAGNOSE, EARLY, SCRIPTS, STYLES, TEMPLATE, payload
 from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.try_it.broke import BrokeHandlers
+from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
 
 READ_LATER = {
@@ -30,6 +33,10 @@ READ_LATER = {
     *(f"ms-task-of-{place}" for place in range(MOST_TASKS)),
     # how many rows of an own task are kept is read when it is used
     "ms-task-rows",
+    # how the chat answers is read when it is asked
+    *(f"ms-chat-{name}" for name in ("temperature", "most", "seed")),
+    # what a search is for is read when it begins
+    *(f"ms-tune-{name}" for name in ("goal", "seconds", "rows", "rank")),
 }
 """Controls that no handler follows while they move."""
 
@@ -41,13 +48,16 @@ def nothing(*arguments: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
     workbench = FakeWorkbench()
+    workbench.tables = assets_folder() / "tables"  # the lessons' numbers are of the shipped ones
     demand = Demand(workbench, nothing)
     lab = FakeLab()
     pools = FakePools(lab)
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     ground = SimpleNamespace(workbench=workbench)
-    tried = TryHandlers(ground), BrokeHandlers(ground, nothing)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried)
+    tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
+    blocks = page(
+        workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried, nothing
+    )
     yield blocks
     blocks.close()
 
@@ -66,7 +76,7 @@ def test_the_template_holds_nothing_that_gradio_would_run() -> None:
 
 
 def test_the_served_files_exist() -> None:
-    assert all(path.is_file() for path in (*STYLES, *SCRIPTS, DIAGNOSE))
+    assert all(path.is_file() for path in (*STYLES, *SCRIPTS, *EARLY, *DIAGNOSE))
 
 
 def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:

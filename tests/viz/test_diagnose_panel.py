@@ -325,7 +325,7 @@ NODE = shutil.which("node")
 SCRIPT = """
 globalThis.window = {};
 require("vm").runInThisContext(require("fs").readFileSync(process.argv[1], "utf8"));
-const { columnNorms, living, decoupled } = window.mergescopeDiagnose;
+const { columnNorms, living, decoupled } = window.mergescopeNorms;
 const news = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const all = columnNorms(news.norms.separated), width = all.length / news.tasks.length;
 const columns = news.tasks.map((_, i) => all.subarray(i * width, (i + 1) * width));
@@ -349,7 +349,7 @@ def test_the_browsers_arithmetic_leaves_the_same_columns_alone_as_python(strengt
     assert len(news["dead"][0]) >= 2 * len(news["modules"])
     assert not any(news["dead"][1:])
     news["at"]["decouple"] = strength
-    script = Path(__file__).parents[2] / "assets" / "js" / "diagnose.js"
+    script = Path(__file__).parents[2] / "assets" / "js" / "norms.js"
     done = subprocess.run(
         [NODE, "-e", SCRIPT, str(script)], input=json.dumps(news), capture_output=True, text=True, check=True
     )

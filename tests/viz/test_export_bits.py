@@ -26,7 +26,7 @@ def measured(bench: Workbench, heads: list[str], **changes: object) -> list[list
     values = {name: options.get("value") for name, options in restored(bench, CATALOGUE, settings).items()}
     with gr.Blocks() as demo:
         form = {name: gr.State(value) for name, value in values.items()}
-        tab = MergeTab(form, lambda event: None, lambda event: None, gr.State(Session()))
+        tab = MergeTab(form, form, lambda event: None, lambda event: None, gr.State(Session()))
         bits_section(bench, CATALOGUE, tab, gr.Radio(["adapter", "model"]), gr.Dropdown([""]))
     measure = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "measure")
     return [*measure(heads, *values.values())]

@@ -35,6 +35,7 @@ from viz.panels.export.push import (
     way,
 )
 from viz.panels.export.session import ExportSession, Pending, measured
+from viz.panels.kit.address import Address
 from viz.panels.merge.controls import opening, restored
 from viz.panels.merge.panel import MergeTab
 from viz.panels.merge.session import Run, Score, Session, gap_of
@@ -307,9 +308,13 @@ def test_the_panel_writes_the_accuracy_of_the_visitors_run_into_the_card(tmp_pat
         form = {name: gr.State(value) for name, value in values.items()}
         with gr.Tab("Export") as tab:
             export_panel(
-                tab, bench, CATALOGUE, MergeTab(form, lambda event: None, lambda event: None, gr.State(Session()))
+                tab,
+                Address(),
+                bench,
+                CATALOGUE,
+                MergeTab(form, form, lambda event: None, lambda event: None, gr.State(Session())),
             )
-    write = next(fn.fn for fn in demo.fns.values() if fn.fn.__name__ == "run")
+    write = next(fn.fn for fn in demo.fns.values() if fn.fn and fn.fn.__name__ == "run")
     visitor, exporting = Session(), ExportSession()
     tasks, marks = tuple(bench.tasks(settings.pool)), "1" * 28 + "0" * 4
     scores = {task: Score(0.875, 0.71, 0.953, 32, 32, marks) for task in tasks}

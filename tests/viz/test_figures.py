@@ -16,7 +16,7 @@ from viz.figures.quantisation import surviving_update
 from viz.figures.rank import rank_against_k
 from viz.figures.spectrum import seen_by_A, spectrum
 from viz.figures.sweep import average_against_scaling
-from viz.figures.theme import OKABE_ITO, axis, faint, task_colours
+from viz.figures.theme import OKABE_ITO, PINS, axis, faint, task_colours
 from viz.figures.training import drift_curve, loss_curve, validation_curve
 
 TASKS = ["question type", "SMS spam", "news topic"]
@@ -59,8 +59,9 @@ def figures() -> dict[str, dict]:
     columns = pd.DataFrame({"task": np.repeat(TASKS, 50), "log10_norm": np.linspace(-2, 0, 150)})
     pairs = pd.DataFrame({"adapter_a": [TASKS[0]], "adapter_b": [TASKS[1]], "overlap": [0.25]})
     curve = pd.DataFrame({"k": [5, 50, 100], "rank": [5, 50, 90], "energy_rank": [4, 20, 30]})
-    pins = pd.DataFrame({"name": ["A"], "run": ["one"], "task": [TASKS[0]], "accuracy": [0.7]})
-    pinned = pd.DataFrame({"run": ["one"], "scaling": [0.3], "average": [0.7], "low": [0.68], "high": [0.72]})
+    pins = pd.DataFrame({"name": ["A"], "run": ["one"], "colour": [PINS[0]], "task": [TASKS[0]], "accuracy": [0.7]})
+    columns_of_pins = ["run", "colour", "scaling", "average", "low", "high"]
+    pinned = pd.DataFrame([("one", PINS[0], 0.3, 0.7, 0.68, 0.72)], columns=columns_of_pins)
     return {
         "accuracy": accuracy_per_task(accuracy_table(), pd.Series({TASKS[2]: 0.9}), pins),
         "sweep": average_against_scaling(
@@ -259,12 +260,14 @@ def test_a_sweep_beyond_the_slider_squeezes_only_its_own_figure() -> None:
 
 def test_sweep_keeps_pinned_runs_and_shows_the_merge_itself() -> None:
     pins = pd.DataFrame(
-        {"run": ["a", "b"], "scaling": [0.2, 0.6], "average": [0.7, 0.75], "low": [0.69, 0.73], "high": [0.71, 0.77]}
+        [("a", PINS[0], 0.2, 0.7, 0.69, 0.71), ("b", PINS[1], 0.6, 0.75, 0.73, 0.77)],
+        columns=["run", "colour", "scaling", "average", "low", "high"],
     )
     traces = average_against_scaling(sweep_table(), "ties", TITLES, scaling=1.0, current=(0.8, 0.77, 0.82), pins=pins)[
         "data"
     ]
-    assert traces[-2]["x"] == [0.2, 0.6]
+    assert [(trace["name"], trace["x"]) for trace in traces[-3:-1]] == [("a", [0.2]), ("b", [0.6])]
+    assert [trace["marker"]["color"] for trace in traces[-3:-1]] == [*PINS[:2]]
     assert traces[-1]["x"] == [1.0]
     assert traces[-1]["y"] == [0.8]
     np.testing.assert_allclose(traces[-1]["error_y"]["arrayminus"], [0.03])

@@ -120,12 +120,12 @@ def test_pinned_runs_stay_in_the_figures_of_their_pool(workbench: FakeWorkbench)
     merge, session = panel(workbench), Session()
     merge.redraw(session, form(workbench), 100, EVERYWHERE)
     list(merge.evaluate(session))
-    assert "pinned, test" in merge.pin(session)["sweep"]
+    assert '"A: DO-Merging' in merge.pin(session)["sweep"]
     values = merge.redraw(session, form(workbench, slider_0=0.9), 100, EVERYWHERE)
-    assert "pinned, test" in values["sweep"]
-    assert "pinned, test" not in merge.redraw(session, form(workbench, pool="osrm"), 100, EVERYWHERE)["sweep"]
+    assert '"A: DO-Merging' in values["sweep"]
+    assert '"A: DO-Merging' not in merge.redraw(session, form(workbench, pool="osrm"), 100, EVERYWHERE)["sweep"]
     merge.redraw(session, form(workbench), 100, EVERYWHERE)
-    assert "pinned, test" not in merge.unpin(session)["sweep"]
+    assert '"A: DO-Merging' not in merge.unpin(session)["sweep"]
 
 
 def test_a_refused_merge_says_why_and_is_not_evaluated(workbench: FakeWorkbench) -> None:
@@ -364,7 +364,7 @@ def test_the_page_opens_finished_with_the_plain_sum_pinned(
         name: options.get("value") for name, options in choose(workbench, METHODS, "papers", "do_merging").items()
     }
     opened |= {"pool": "papers", "method": "do_merging", "k": 100, "seed": 0, "slider_0": 1.0}
-    values, _ = merge.open(session, opened, 200, EVERYWHERE, "")
+    values, _, _ = merge.open(session, opened, 200, EVERYWHERE, "")
     assert 'data-state="done"' in values["verdict"] and "measured before" in values["verdict"]
     assert [pin.settings.spec.method for pin in session.pins] == ["task_arithmetic"]
     assert list(merge.evaluate(session)) and workbench.started == []

@@ -10,7 +10,7 @@ from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.recipes.spec import MergeSpec
 from merging.services.link import from_query, settings_of_recipe, to_query
-from merging.services.settings import Settings
+from merging.services.settings import LIMIT, Settings
 from merging.services.workbench import Workbench
 from viz.panels.merge.controls import choose, opening, read, restored
 from viz.panels.merge.handlers import OUTPUTS, MergeHandlers
@@ -56,7 +56,7 @@ def test_an_automatic_rank_is_restored_too() -> None:
 
 def test_a_link_opens_on_its_merge() -> None:
     session, written = Session(), tuned("ties", "osrm", weights=(1.0, 1.0, 0.5, *(1.0,) * 5), k=30)
-    values, options = panel().open(session, form(), 200, EVERYWHERE, f"__theme=dark&{to_query(written, 350)}")
+    values, options, _ = panel().open(session, form(), 200, EVERYWHERE, f"__theme=dark&{to_query(written, 350)}")
     assert set(values) == set(OUTPUTS)
     assert (session.run.settings, session.run.limit) == (written, 350)
     assert options["limit"]["value"] == 350
@@ -67,27 +67,32 @@ def test_a_link_opens_on_its_merge() -> None:
 
 def test_an_address_without_a_link_leaves_the_controls() -> None:
     session = Session()
-    _, options = panel().open(session, form(), 200, EVERYWHERE, "__theme=dark")
+    _, options, _ = panel().open(session, form(), 200, EVERYWHERE, "__theme=dark")
     assert options == {}
     assert session.run.settings == START
 
 
 def test_a_link_that_means_nothing_is_said_and_the_page_opens_as_usual() -> None:
     merge, session = panel(), Session()
-    values, options = merge.open(session, form(), 200, EVERYWHERE, "pool=default&method=<b>")
+    values, options, said = merge.open(session, form(), 200, EVERYWHERE, "pool=default&method=<b>")
     assert options == {}
     assert session.run.settings == START
-    assert values["notes"].startswith(
+    assert said.startswith(
         '<p class="ms-error" role="alert">The link&#x27;s method = &#x27;&lt;b&gt;&#x27; is not one of'
     )
-    news = merge.redraw(session, form(START.changed(decouple=0.5)), 200, EVERYWHERE)
-    assert "ms-error" not in news["notes"]
+    assert "ms-error" not in values["notes"]
+
+
+def test_an_address_without_a_merge_brings_the_opening_back() -> None:
+    options, said = panel().restore("utm_source=mail")
+    assert (options, said) == (panel().restore(to_query(START, LIMIT))[0], "")
+    assert panel().restore("pool=default&method=<b>")[0] == {}
 
 
 def test_a_reloaded_page_is_sent_everything_again() -> None:
     merge, session = panel(), Session()
     merge.open(session, form(), 200, EVERYWHERE, "")
-    values, _ = merge.open(session, form(), 200, EVERYWHERE, "")
+    values, _, _ = merge.open(session, form(), 200, EVERYWHERE, "")
     assert set(values) == set(OUTPUTS)
 
 
@@ -168,7 +173,7 @@ def test_the_handlers_still_take_any_workbench() -> None:
     workbench = FakeWorkbench()
     values = {name: options.get("value") for name, options in choose(workbench, FAKE, "default", "do_merging").items()}
     merge = MergeHandlers(workbench, FAKE, lambda settings, limit: iter(()))
-    values, options = merge.open(
+    values, options, _ = merge.open(
         Session(), values | {"pool": "default", "method": "do_merging", "k": 100, "seed": 0}, 200, EVERYWHERE, ""
     )
     assert (set(values), options) == (set(OUTPUTS), {})

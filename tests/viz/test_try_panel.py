@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from builders import made_up_task
 
+from merging.adapters.metadata import AdapterMetadata, Rows
 from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.playground.rows import Outcome
@@ -84,7 +85,7 @@ def test_opening_takes_the_merge_and_the_pin_of_the_merge_tab(panel: TryHandlers
     session = TrySession()
     values, options = panel.open(session, start, merging)
     assert "Task Arithmetic" in values["about"]
-    assert f"Pinned: {escape(merging.pins[0].label)}" in values["about"]
+    assert f"Pinned: {escape(merging.pins[0].called)}" in values["about"]
     assert EMPTY in values["summary"]
     assert options["scaling"] == {"value": 1.0, "visible": True}
     assert len(options["task"]["choices"]) == 8
@@ -183,7 +184,7 @@ def test_two_visitors_do_not_see_each_other(panel: TryHandlers, start: Settings,
     assert "free money" not in json.dumps(a)
     assert "Louvre" not in json.dumps(b)
     mine.close()
-    assert (mine.texts, mine.said, mine.ends) == ((), None, None)
+    assert (mine.texts, mine.picture, mine.said, mine.ends) == ((), None, None, None)
     assert yours.texts == ("free money, call now",)
 
 
@@ -269,7 +270,7 @@ def test_the_counts_are_those_of_the_evaluation(broke: BrokeHandlers, panel: Try
     own = panel.workbench.references(session.settings.pool).set_index("task").single_marks["trec"][:LIMIT]
     mine = merging.run.scores["trec"].marks
     broken = sum(a == "1" and b == "0" for a, b in zip(own, mine, strict=True))
-    assert f"question type</button></th><td>{broken}</td>" in html
+    assert f'question type</button></th><td data-label="broken">{broken}</td>' in html
     assert "only pin" in html
     panel.scale(session, 0.3)
     assert "has not evaluated this very merge" in broke.counts(session, merging)
@@ -343,7 +344,7 @@ def test_a_task_that_a_visitor_brought_is_tried_and_broken_too(broke: BrokeHandl
         task = bench.lab.add(replace(made_up_task(name, 80), title=f"{name} <own>"), owner)
         own = next(a for a in bench.adapters("papers") if a.task == source)
         head = replace(own.head, labels=("cat", "dog"))
-        metadata = {"rows": {"test": 16}, "test_accuracy": {"base": 0.5, "adapter": 0.5}}
+        metadata = AdapterMetadata(rows=Rows(test=16), test_accuracy={"base": 0.5, "adapter": 0.5})
         saved = replace(own, head=head, name=name, task=task, metadata=metadata).save(tmp_path / name)
         folders[task] = str(saved)
     bench.add_pool(f"{owner}-pool", "Your own", folders, TextsOf(tuple(folders), ("query", "value")))

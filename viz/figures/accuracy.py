@@ -24,7 +24,7 @@ def accuracy_per_task(
     previous : Series, optional
         Accuracy of the settings before, by task title; drawn faintly until the task has a new estimate.
     pins : DataFrame, optional
-        `name` (a letter), `run`, `task`, `accuracy` of the pinned runs.
+        `name` (a letter), `run`, `colour`, `task`, `accuracy` of the pinned runs.
 
     Returns
     -------
@@ -119,10 +119,10 @@ def _pins(pins: pd.DataFrame) -> list[dict[str, Any]]:
             "mode": "markers+text",
             "showlegend": True,
             "name": f"{name}: {run}" if name else run,
-            "marker": {"size": 19, "symbol": "diamond-open", "color": INK, "line": {"width": 1.5}},
+            "marker": {"size": 19, "symbol": "diamond-open", "color": colour, "line": {"width": 2}},
             "hovertemplate": f"%{{y}}<br>{run}: %{{x:.3f}}<extra></extra>",
         }
-        for (name, run), rows in pins.groupby(["name", "run"], sort=False)
+        for (name, run, colour), rows in pins.groupby(["name", "run", "colour"], sort=False)
     ]
 
 

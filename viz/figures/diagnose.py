@@ -9,7 +9,20 @@ import numpy as np
 import pandas as pd
 
 from viz.figures.magnitude import magnitude_distribution
-from viz.figures.theme import ACCENT, DIVERGING, FONT_SIZE, INK, MUTED, SEQUENTIAL, Figure, axis, layout, task_colours
+from viz.figures.theme import (
+    ACCENT,
+    CELL_SIZE,
+    DIVERGING,
+    FONT_SIZE,
+    INK,
+    MUTED,
+    ON_SCALE,
+    SEQUENTIAL,
+    Figure,
+    axis,
+    layout,
+    task_colours,
+)
 
 NUMBERED = 8
 BAR = {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": FONT_SIZE}}
@@ -49,7 +62,7 @@ def _heatmap(x: Sequence[str], y: Sequence[str], numbered: bool) -> dict[str, An
         "hoverongaps": False,
         "text": [],
         "texttemplate": "%{text}" if numbered else "",
-        "textfont": {"size": FONT_SIZE},
+        "textfont": {"size": CELL_SIZE, "color": ON_SCALE},
         "colorbar": BAR,
     }
 

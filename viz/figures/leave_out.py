@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, FONT_SIZE, Figure, axis, layout
+from viz.figures.theme import ACCENT, CELL_SIZE, DIVERGING, FONT_SIZE, ON_SCALE, Figure, axis, layout
 
-BETTER_WITHOUT = [[0.0, "#D55E00"], [0.5, "#F2F2F2"], [1.0, "#0072B2"]]
+BETTER_WITHOUT = [[1 - place, colour] for place, colour in reversed(DIVERGING)]
 
 
 def change_per_task(changes: pd.DataFrame, left_out: Sequence[str], tasks: Sequence[str]) -> Figure:
@@ -36,7 +36,7 @@ def change_per_task(changes: pd.DataFrame, left_out: Sequence[str], tasks: Seque
         "hoverongaps": False,
         "text": [["" if value is None else f"{value:+.1f}" for value in row] for row in values],
         "texttemplate": "%{text}",
-        "textfont": {"size": FONT_SIZE, "color": "#1b1f24"},
+        "textfont": {"size": CELL_SIZE, "color": ON_SCALE},
         "colorbar": {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": FONT_SIZE}},
         "hovertemplate": "without %{y}<br>%{x}: %{z:+.2f} points<extra></extra>",
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from viz.figures.theme import FONT_SIZE, SEQUENTIAL, Figure, axis, layout
+from viz.figures.theme import CELL_SIZE, FONT_SIZE, ON_SCALE, SEQUENTIAL, Figure, axis, layout
 
 NUMBERED = 8  # up to so many adapters a cell has room for its number; beyond, a colour bar explains the colours
 
@@ -35,7 +35,7 @@ def subspace_overlap(matrix: pd.DataFrame) -> Figure:
         "hoverongaps": False,
         "text": [["" if value is None else f"{value:.2f}".lstrip("0") for value in row] for row in values],
         "texttemplate": "%{text}" if len(tasks) <= NUMBERED else "",
-        "textfont": {"size": FONT_SIZE},
+        "textfont": {"size": CELL_SIZE, "color": ON_SCALE},
         "showscale": len(tasks) > NUMBERED,
         "colorbar": {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": FONT_SIZE}, "tickvals": [0, 0.5, 1]},
         "hovertemplate": "%{y} and %{x}<br>overlap %{z:.3f}<extra></extra>",

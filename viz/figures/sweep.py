@@ -36,7 +36,7 @@ def average_against_scaling(
     current : tuple, optional
         Average of the merge on test so far, with the bounds of its interval; needs `scaling`.
     pins : DataFrame, optional
-        `run`, `scaling`, `average`, `low`, `high` of the pinned runs, on test.
+        `run`, `colour`, `scaling`, `average`, `low`, `high` of the pinned runs, on test; a trace each.
     levels : mapping, optional
         Name -> average on validation of what has no λ and is no merge: the base, the adapters alone.
 
@@ -58,10 +58,9 @@ def average_against_scaling(
     if len(mine):
         traces.append(_band(mine))
         traces.append(_curve(mine, titles.get(method, method), {"color": ACCENT, "width": 3}))
-    if pins is not None and len(pins):
-        traces.append(
-            _points(pins, "pinned, test", {"symbol": "diamond-open", "size": 10, "color": INK, "line": {"width": 1.5}})
-        )
+    for (run, colour), rows in pins.groupby(["run", "colour"], sort=False) if pins is not None else ():
+        marker = {"symbol": "diamond-open", "size": 11, "color": colour, "line": {"width": 2}}
+        traces.append(_points(rows, run, marker))
     if scaling is not None and current is not None:
         here = pd.DataFrame([["this merge", scaling, *current]], columns=["run", "scaling", "average", "low", "high"])
         traces.append(

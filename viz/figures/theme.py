@@ -16,15 +16,26 @@ Axis = dict[str, Any]
 INK, MUTED, LINE, ACCENT, CARD = (f"var(--ms-{name})" for name in ("ink", "muted", "line", "accent", "card"))
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
-SEQUENTIAL = "Cividis"
-DIVERGING = [[0.0, "#0072B2"], [0.5, "#F2F2F2"], [1.0, "#D55E00"]]
+PINS = ("#EE3377", "#0077BB", "#CC6600", "#009988", "#AA4499", "#7777DD", "#998833", "#888888")
+"""Of pinned runs, by letter: as clear on white as on the dark card."""
+SEQUENTIAL: list[list[Any]] = [[0.0, "#FFF4CC"], [0.5, "#F7C45C"], [1.0, "#E8873A"]]
+DIVERGING: list[list[Any]] = [[0.0, "#56A6DB"], [0.5, "#F2F2F2"], [1.0, "#F28E4E"]]
+ON_SCALE = "#1b1f24"
+"""Numbers in cells: on every colour of the scales their contrast is 4.5 : 1 or more, in light and dark."""
 
-FONT_SIZE = 12
+FONT_SIZE = 14
+CELL_SIZE = 12
+"""Of numbers in cells, which are in the table below, too."""
 
 
 def task_colours(tasks: Sequence[str]) -> dict[str, str]:
     """Give every task its colour by its place in the pool, so that it has the same one in every figure."""
     return {task: OKABE_ITO[place % len(OKABE_ITO)] for place, task in enumerate(tasks)}
+
+
+def pin_colour(letter: str) -> str:
+    """Give a pinned run the colour of its letter, the same in every table and figure."""
+    return PINS[(ord(letter) - ord("A")) % len(PINS)]
 
 
 def faint(colour: str, alpha: float) -> str:

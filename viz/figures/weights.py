@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from viz.figures.theme import ACCENT, DIVERGING, FONT_SIZE, MUTED, SEQUENTIAL, Figure, axis, layout, task_colours
+from viz.figures.theme import (
+    ACCENT,
+    CELL_SIZE,
+    DIVERGING,
+    FONT_SIZE,
+    MUTED,
+    ON_SCALE,
+    SEQUENTIAL,
+    Figure,
+    axis,
+    layout,
+    task_colours,
+)
 
 NUMBERED = 8  # up to so many adapters a cell has room for its number
 
@@ -51,7 +63,7 @@ def cosine_of_updates(matrix: pd.DataFrame) -> Figure:
         "hoverongaps": False,
         "text": [["" if value is None else f"{value:+.2f}" for value in row] for row in values],
         "texttemplate": "%{text}" if len(matrix) <= NUMBERED else "",
-        "textfont": {"size": FONT_SIZE, "color": "#1b1f24"},
+        "textfont": {"size": CELL_SIZE, "color": ON_SCALE},
         "colorbar": {"thickness": 8, "outlinewidth": 0, "tickfont": {"size": FONT_SIZE}},
         "hovertemplate": "%{y} and %{x}<br>cosine %{z:+.3f}<extra></extra>",
     }

@@ -15,18 +15,20 @@ from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers
 from viz.panels.diagnose.panel import diagnose_panel
 from viz.panels.export.panel import export_panel
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import QUIET
 from viz.panels.kit.look import header, header_html
 from viz.panels.kit.plot import serve_files
+from viz.panels.lessons.gallery import Drawings
+from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
 from viz.panels.merge.handlers import Stream
 from viz.panels.merge.panel import merge_panel
+from viz.panels.merge.tune import Tune
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
-from viz.panels.try_it.broke import BrokeHandlers
-from viz.panels.try_it.handlers import TryHandlers
-from viz.panels.try_it.panel import try_panel
+from viz.panels.try_it.panel import Handlers, try_panel
 
 
 def page(
@@ -37,7 +39,8 @@ def page(
     demand: Demand,
     osrm: OsrmHandlers,
     brought: AdaptersHandlers,
-    tried: tuple[TryHandlers, BrokeHandlers],
+    tried: Handlers,
+    tune: Tune,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -56,8 +59,10 @@ def page(
         The OSRM panel's services.
     brought : AdaptersHandlers
         The Adapters panel's.
-    tried : (TryHandlers, BrokeHandlers)
+    tried : Handlers
         The Try it panel's.
+    tune : callable
+        `tune(plan)` yields the steps of `merging.services.tuning.tune`.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -68,19 +73,23 @@ def page(
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
+        address = Address()
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
-                merging = merge_panel(demo, workbench, methods, plugins, stream)
+                merging = merge_panel(demo, address, workbench, methods, plugins, stream, tune)
+            with gr.Tab("Lessons", id="lessons"):
+                lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:
-                try_panel(tab, *tried, methods, merging)
+                try_panel(tab, tried, methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
                 adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:
-                diagnose_panel(tab, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
+                diagnose_panel(tab, address, DiagnoseHandlers(workbench, methods), demand, plugins, bank, merging)
             with gr.Tab("OSRM", id="osrm") as tab:
-                osrm_panel(demo, tab, osrm, found, merging.form["pool"])
+                osrm_panel(demo, tab, address, osrm, found, merging.form["pool"])
             with gr.Tab("Export", id="export") as tab:
-                export_panel(tab, workbench, methods, merging)
+                export_panel(tab, address, workbench, methods, merging)
+        lessons_card(workbench, methods, merging)
         pool = merging.form["pool"]
         about = {
             "fn": lambda key: header_html(workbench.device, workbench.base_title(key)),

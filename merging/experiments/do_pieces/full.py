@@ -145,7 +145,7 @@ def _choice(bench: Bench, rate: float, task: str) -> Unit:
         if not (bench.folder(name, task) / METADATA_FILE).exists():
             yield from train(bench, name, task, settings, full=True)
         if bench.ledger.lacks("rates", learning_rate=rate, task=task):
-            accuracy = Adapter.load(bench.folder(name, task)).metadata["validation_accuracy"]
+            accuracy = Adapter.load(bench.folder(name, task)).metadata.validation_accuracy
             row = {
                 "learning_rate": rate,
                 "task": task,

@@ -46,7 +46,7 @@ def train(bench: Bench, name: str, task: str, settings: TrainingSettings, full: 
     if not settings.checkpoints:
         last.save(bench.folder(name, task))
     rows = min(settings.rows, len(Task.load(task).train))
-    accuracy = last.metadata["validation_accuracy"]
+    accuracy = last.metadata.validation_accuracy
     row = {
         "set": name,
         "task": task,

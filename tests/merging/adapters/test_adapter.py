@@ -39,6 +39,7 @@ from torch import Tensor
 from merging import Adapter, LowRank, MergeError
 from merging.adapters.adapter import number_equal_names
 from merging.adapters.head import Head
+from merging.adapters.metadata import AdapterMetadata
 
 ALL_LINEAR = ["query", "key", "value", "dense"]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -213,13 +214,17 @@ def test_the_models_own_head_is_written_back(kind: str, tmp_path: Path) -> None:
 def test_our_own_head_and_metadata_are_read_back(tmp_path: Path) -> None:
     head = Head("pooled", {"weight": torch.randn(3, HIDDEN), "bias": torch.randn(3)}, ("no", "maybe", "yes"))
     adapter = replace(
-        random_adapter(1), head=head, task="trec", base_fingerprint="abc", metadata={"note": "from a test"}
+        random_adapter(1),
+        head=head,
+        task="trec",
+        base_fingerprint="abc",
+        metadata=AdapterMetadata.model_validate({"note": "from a test"}),
     )
     read = Adapter.load(adapter.save(tmp_path / "mine"))
     assert read.head is not None
     assert (read.head.kind, read.head.labels) == ("pooled", ("no", "maybe", "yes"))
     assert all(torch.equal(read.head.tensors[key], head.tensors[key]) for key in ("weight", "bias"))
-    assert (read.task, read.base_fingerprint, read.metadata["note"]) == ("trec", "abc", "from a test")
+    assert (read.task, read.base_fingerprint, read.metadata.note) == ("trec", "abc", "from a test")
     pooled = torch.randn(5, HIDDEN)
     assert torch.allclose(read.head.logits(pooled), pooled @ head.tensors["weight"].T + head.tensors["bias"], atol=1e-6)
 
@@ -251,7 +256,7 @@ def test_a_save_that_fails_leaves_the_old_adapter(tmp_path: Path) -> None:
     adapter.save(tmp_path / "place")
     before = (tmp_path / "place" / "adapter_model.safetensors").read_bytes()
     with pytest.raises(TypeError):
-        replace(adapter, metadata={"not JSON": object()}).save(tmp_path / "place")
+        replace(adapter, metadata=AdapterMetadata(training={"not JSON": object()})).save(tmp_path / "place")
     assert (tmp_path / "place" / "adapter_model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 

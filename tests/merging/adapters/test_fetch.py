@@ -362,7 +362,7 @@ def test_the_hub_gives_the_same_adapter_pinned_to_its_commit(hub: Hub, folder: P
     adapter = Adapter.load("me/mine")
     assert adapter.fingerprint == Adapter.load(folder).fingerprint
     assert (adapter.name, adapter.origin, adapter.path) == ("mine", f"me/mine@{commit}", None)
-    assert adapter.metadata["source"] == {"repo": "me/mine", "commit": commit, "license": "apache-2.0"}
+    assert adapter.metadata.source == {"repo": "me/mine", "commit": commit, "license": "apache-2.0"}
     assert hub.downloads() == [f"/me/mine/resolve/{commit}/{name}" for name in FILES]
 
 

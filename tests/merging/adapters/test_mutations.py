@@ -102,7 +102,7 @@ DTYPES = (
 def _edit_json(folder: Path, change: Callable[[dict[str, Any]], Any], name: str = CONFIG) -> None:
     try:
         content = json.loads((folder / name).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # what an earlier change has spoilt stays as it is
         return
     if isinstance(content, dict):
         (folder / name).write_text(json.dumps(change(content)), encoding="utf-8", errors="surrogatepass")
@@ -356,7 +356,7 @@ def test_what_comes_of_spoilt_files_is_pefts_reading_or_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(FEW, max_examples=2000, derandomize=False)
+@settings(FEW, max_examples=2000)
 @cases
 def test_two_thousand_others(spoilt: Path, kind: str, changes: list[Mutation]) -> None:
     check(spoilt, kind, changes)

@@ -262,7 +262,7 @@ def test_fewer_bits_are_written_and_what_they_cost_is_measured(name: str, most: 
         / sum(u.norm() ** 2 for u in adapter.deltas.values())
     ) ** 0.5
     assert 0 < error < most
-    assert short.metadata["rounding"]["error"] == pytest.approx(error, rel=1e-3)
+    assert short.metadata.rounding.error == pytest.approx(error, rel=1e-3)
     assert chosen_dtype("parents", [again, again]) == dtype
     assert chosen_dtype("parents", [again, adapter]) == torch.float32
 

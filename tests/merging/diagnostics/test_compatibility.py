@@ -22,6 +22,7 @@ from builders import (
 from builders import with_deltas as changed
 
 from merging import Adapter, LowRank, MergeError, compatibility, merge
+from merging.adapters.metadata import AdapterMetadata
 
 
 def blocked(adapters: list[Adapter], *words: str) -> bool:
@@ -177,7 +178,7 @@ def test_the_table_has_a_row_per_adapter_and_module() -> None:
 def test_the_tables_tell_the_recorded_size_of_an_update() -> None:
     first, second = mixed_pool()[:2]
     module = next(iter(first.deltas))
-    report = compatibility([replace(first, metadata={"relative_norms": {module: 0.25}}), second])
+    report = compatibility([replace(first, metadata=AdapterMetadata(relative_norms={module: 0.25})), second])
     sizes = report.modules.set_index(["adapter", "module"]).relative_norm
     assert sizes[first.name, module] == 0.25
     assert math.isnan(sizes[second.name, next(iter(second.deltas))])

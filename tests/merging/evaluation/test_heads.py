@@ -28,6 +28,7 @@ from transformers import BertForMaskedLM
 
 from merging import Adapter, MergeError, Task, merge
 from merging.adapters.head import Head
+from merging.adapters.metadata import AdapterMetadata
 from merging.evaluation.accuracy import encode_task, evaluate, hits, predictions, scorer
 from merging.evaluation.heads import label_order, order_warnings, with_recorded_labels
 from merging.models.apply import added
@@ -196,7 +197,7 @@ def test_outputs_are_matched_with_labels_by_name(tokenizer, tmp_path: Path) -> N
 def test_recorded_labels_are_found_and_what_is_not_recorded_is_warned_of() -> None:
     plain = replace(random_adapter(0), head=Head("model", {}))
     recorded = [
-        replace(plain, metadata={"labels": ["b", "a"]}),
+        replace(plain, metadata=AdapterMetadata(labels=("b", "a"))),
         replace(plain, config={"id2label": {"1": "a", "0": "b"}}),
     ]
     assert [with_recorded_labels(adapter).labels for adapter in recorded] == [("b", "a")] * 2
@@ -209,7 +210,7 @@ def test_recorded_labels_are_found_and_what_is_not_recorded_is_warned_of() -> No
 def test_recorded_labels_decide_an_evaluation(tokenizer, tmp_path: Path) -> None:
     adapter, task = written(tmp_path, "bert", 1)[0], tasks_of()[0]
     model = encoder("bert")
-    turned = replace(adapter, metadata={"labels": [*task.labels][::-1]})
+    turned = replace(adapter, metadata=AdapterMetadata(labels=task.labels[::-1]))
     straight, other = (predictions(hits(model, tokenizer, one, [task]))[task.name] for one in (adapter, turned))
     assert torch.equal(other, 1 - straight)
     *_, last = evaluate(model, tokenizer, turned, [task])

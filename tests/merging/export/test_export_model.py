@@ -52,6 +52,7 @@ from typer.testing import CliRunner, Result
 
 from merging import Adapter, Cancelled, Estimate, LowRank, MergeError, Recipe, SoftOSRM, merge
 from merging.adapters.head import Head
+from merging.adapters.metadata import AdapterMetadata
 from merging.cli.main import cli
 from merging.evaluation.intervals import Accuracy, Recovered
 from merging.export.full_model import save_full_model
@@ -525,7 +526,7 @@ def test_the_command_line_writes_the_whole_model_also_from_a_recipe(tmp_path: Pa
 
 def from_hub(adapter: Adapter, license_: str | None) -> Adapter:
     source = {"repo": f"me/{adapter.name}", "commit": "0123456789abcdef" * 2 + "01234567", "license": license_}
-    return replace(adapter, metadata={"source": source}, origin=f"me/{adapter.name}@{source['commit']}")
+    return replace(adapter, metadata=AdapterMetadata(source=source), origin=f"me/{adapter.name}@{source['commit']}")
 
 
 def test_a_card_names_parents_licences_method_plugins_weights_seed_accuracy_and_recipe(

@@ -360,7 +360,7 @@ def test_a_saved_merge_acts_in_peft_as_it_did_here(
     with dense_added(model, dense(smaller)) as oracle:
         assert torch.allclose(states, hidden(oracle), atol=1e-5)
     apart = {m: float((result.delta(m) - smaller.deltas[m].dense()).norm()) for m in result.modules}
-    for module, error in smaller.metadata["truncation"]["modules"].items():
+    for module, error in smaller.metadata.truncation.modules.items():
         assert apart[module] == pytest.approx(
             error * float(result.delta(module).norm()), abs=1e-5 * (1 + apart[module])
         )

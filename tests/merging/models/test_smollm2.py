@@ -54,8 +54,8 @@ def test_it_is_made_once(base) -> None:
 def test_an_adapter_answers_better_than_the_base(base) -> None:
     model, tokenizer = base
     adapter = next(one for one in load_pool("smollm2") if one.task == "trec")
-    measured = adapter.metadata["test_accuracy"]
-    [*_, own] = evaluate(model, tokenizer, adapter, [Task.load("trec")], limit=adapter.metadata["rows"]["test"])
+    measured = adapter.metadata.test_accuracy
+    [*_, own] = evaluate(model, tokenizer, adapter, [Task.load("trec")], limit=adapter.metadata.rows.test)
     assert own.accuracy == pytest.approx(
         measured["adapter"], abs=0.005
     )  # another processor may round a near tie otherwise

@@ -89,8 +89,8 @@ def test_every_task_of_a_plan_gets_an_adapter_that_loads_and_can_be_merged(
     for task, folder in folders.items():
         adapter = Adapter.load(folder)
         assert adapter.task == task
-        assert adapter.metadata["variant"] == variant
-        assert set(adapter.metadata["test_accuracy"]) == {"adapter", "base"}
+        assert adapter.metadata.variant == variant
+        assert set(adapter.metadata.test_accuracy) == {"adapter", "base"}
     *_, last = lab.merged_accuracy(folders, 0.5, rows=10)
     assert last[4] == last[5]
 
@@ -101,7 +101,7 @@ def test_a_stopped_training_keeps_what_is_done(lab: Lab, tmp_path: Path) -> None
         seen.append(event)
     assert seen[-1].folder is not None
     assert [path.name for path in tmp_path.iterdir()] == ["me-one"]
-    assert Adapter.load(tmp_path / "me-one").metadata["steps"]["done"] < seen[-1].steps
+    assert Adapter.load(tmp_path / "me-one").metadata.steps.done < seen[-1].steps
 
 
 def test_what_the_post_hoc_variant_would_leave_of_a_trained_adapter(lab: Lab) -> None:

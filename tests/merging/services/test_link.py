@@ -147,6 +147,18 @@ def test_what_belongs_to_gradio_is_no_link() -> None:
     assert from_query("__theme=dark&pool=osrm&method=average", BENCH) == (tuned("average", "osrm"), 200)
 
 
+@pytest.mark.parametrize(
+    "foreign", ["utm_source=mail&utm_medium=x", "fbclid=1&fbclid=2", "lesson=interference&step=3", "x=1"]
+)
+def test_what_others_add_to_a_link_is_passed_over(foreign: str) -> None:
+    assert from_query(foreign, BENCH) is None
+    if foreign != "x=1":
+        assert from_query(f"pool=osrm&{foreign}&method=average&tab=osrm&osrm.k=50", BENCH) == (
+            tuned("average", "osrm"),
+            200,
+        )
+
+
 def test_no_parameter_of_a_method_hides_behind_another_key() -> None:
     for method in METHODS:
         keys = [key for key, _ in parse_qsl(to_query(tuned(method)))]

@@ -13,6 +13,7 @@ import torch
 from builders import made_up_task
 
 from merging import Adapter, MergeError, Recipe, evaluate, merge_recipe
+from merging.adapters.metadata import AdapterMetadata
 from merging.features.store import TextsOf
 from merging.models.layers import working_copy
 from merging.recipes.spec import MergeSpec
@@ -30,7 +31,7 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root, made = tmp_path_factory.mktemp("server"), {}
     for pool, name in (("default", "cats vs dogs"), ("papers", "Tone")):
         adapter = Adapter.load(Path("assets/adapters") / pool / "movie")
-        replace(adapter, head=None, metadata={}).save(root / name)
+        replace(adapter, head=None, metadata=AdapterMetadata()).save(root / name)
         made[name] = Path(shutil.make_archive(str(root / name), "zip", root, name))
         shutil.rmtree(root / name)
     return made

@@ -92,8 +92,8 @@ def test_a_pool_is_measured_and_a_missing_head_is_fitted(tmp_path: Path, tokeniz
         adapter = Adapter.load(folder)
         assert adapter.task == name
         *_, last = evaluate(model, tokenizer, adapter, [tasks[name]])
-        assert adapter.metadata["test_accuracy"]["adapter"] == last.accuracy
-        assert adapter.metadata["rows"]["test"] == last.total
+        assert adapter.metadata.test_accuracy["adapter"] == last.accuracy
+        assert adapter.metadata.rows.test == last.total
 
 
 def test_a_head_is_put_into_the_order_of_the_task() -> None:
@@ -135,7 +135,7 @@ def test_a_language_model_answers_with_the_names_of_the_labels(tmp_path: Path, t
             [*_, last] = evaluate(
                 model, tokenizer, subject, [tasks[adapter.task]], limit=1000, heads={adapter.task: head}
             )
-            assert last.accuracy == adapter.metadata["test_accuracy"][what]
+            assert last.accuracy == adapter.metadata.test_accuracy[what]
     assert overview([replace(chosen["cats"], adapter=again[0])])["labels"][0].startswith("words:")
 
 
@@ -213,8 +213,9 @@ def test_a_folder_of_the_server_that_a_stranger_names_is_not_looked_into(tmp_pat
     assert bring(str(folder), model).adapter.trained
 
 
-def test_an_adapter_whose_words_are_malformed_is_shown_with_its_reason() -> None:
-    adapter = replace(random_adapter(0), base="", metadata={"verbaliser": {"words": 5}})
-    brought = held_against(Brought("one", adapter), tiny_model())
-    assert "template" in brought.problem
-    assert overview([brought])["labels"].tolist() == ["malformed"]
+def test_an_adapter_whose_words_are_malformed_is_shown_with_its_reason(tmp_path: Path) -> None:
+    folder = random_adapter(0).save(tmp_path / "one")
+    (folder / "mergescope.json").write_text('{"verbaliser": {"words": {}}}')
+    brought = bring(str(folder), tiny_model())
+    assert "verbaliser.template is wrong" in brought.problem
+    assert overview([brought])["problem"].tolist() == [brought.problem]

@@ -69,8 +69,8 @@ def test_the_update_has_the_accuracy_that_training_reported(model, tokenizer, ta
     for adapter in (last.adapter, again):
         *_, estimate = evaluate(model, tokenizer, adapter, [task], split="validation", limit=None)
         assert estimate.accuracy == pytest.approx(last.validation)
-    assert again.metadata["full"]
-    assert "drift" not in again.metadata
+    assert again.metadata.full
+    assert again.metadata.drift is None
     assert all(torch.equal(again.deltas[m].dense(), last.adapter.deltas[m].dense()) for m in MODULES)
 
 
@@ -141,7 +141,7 @@ def test_every_architecture_trains_its_query_and_value_weights(kind: str, tokeni
     assert unchanged(model, before)
     assert adapter.base_fingerprint == mark
     [*_, alone] = evaluate(model, tokenizer, adapter, [task], split="validation")
-    assert alone.accuracy == adapter.metadata["validation_accuracy"]
+    assert alone.accuracy == adapter.metadata.validation_accuracy
 
 
 def test_a_layer_that_stores_its_weight_transposed_gives_its_update_the_usual_way_round(tokenizer, task) -> None:
@@ -150,13 +150,13 @@ def test_a_layer_that_stores_its_weight_transposed_gives_its_update_the_usual_wa
     [update] = adapter.deltas.values()
     assert update.shape == (96, 32)
     [*_, alone] = evaluate(model, tokenizer, adapter, [task], split="validation")
-    assert alone.accuracy == adapter.metadata["validation_accuracy"]
+    assert alone.accuracy == adapter.metadata.validation_accuracy
 
 
 def test_stopping_early_keeps_the_best_so_far(model, tokenizer, task) -> None:
     before, steps = state(model), []
     *_, last = full_fine_tune(model, tokenizer, task, SETTINGS, stop=lambda: bool(steps.append(1)) or len(steps) >= 3)
-    assert last.adapter.metadata["steps"]["done"] == 3
+    assert last.adapter.metadata.steps.done == 3
     assert unchanged(model, before)
 
 

@@ -2,6 +2,7 @@
 model.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from builders import HIDDEN, WORDS, made_up_task, one_sentence, state, tiny_toke
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from merging import Adapter, MergeError, evaluate
+from merging.adapters.metadata import read_metadata
 from merging.evaluation.accuracy import own_head
-from merging.evaluation.verbalisers import Verbaliser, default_verbaliser, recorded_verbaliser
+from merging.evaluation.verbalisers import Verbaliser, default_verbaliser
 from merging.training.objectives import LabelWords
 from merging.training.settings import TrainingSettings
 from merging.training.trainer import fine_tune
@@ -65,7 +67,7 @@ def test_an_adapter_learns_the_words_and_pefts_model_says_the_same(writer, tmp_p
     assert adapter.head is None
     assert own_head(adapter) == verbaliser
     [*_, last] = evaluate(writer, tokenizer, adapter, [task], split="validation", limit=12)
-    assert last.accuracy == pytest.approx(adapter.metadata["validation_accuracy"])
+    assert last.accuracy == pytest.approx(adapter.metadata.validation_accuracy)
 
     writer.save_pretrained(tmp_path / "base")
     folder = adapter.save(tmp_path / "adapter")
@@ -102,7 +104,8 @@ def test_the_usual_question_ends_at_its_mark_and_names_the_labels() -> None:
 @pytest.mark.parametrize(
     "noted", ["yes", {"template": 3, "words": {}}, {"template": "{text}", "words": ["a"]}, {"words": {"a": "b"}}]
 )
-def test_a_malformed_record_of_words_is_refused(noted) -> None:
+def test_a_malformed_record_of_words_is_refused(noted, tmp_path) -> None:
+    (tmp_path / "mergescope.json").write_text(json.dumps({"verbaliser": noted}))
     with pytest.raises(MergeError) as refused:
-        recorded_verbaliser({"verbaliser": noted}, "mine")
-    assert one_sentence(refused.value, "mine", "template")
+        read_metadata(tmp_path / "mergescope.json", "mine")
+    assert one_sentence(refused.value, "mine", "verbaliser")

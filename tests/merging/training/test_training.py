@@ -92,7 +92,7 @@ def test_checkpoints_are_the_states_of_one_run(model, tokenizer, task) -> None:
     found = {step.epoch + 1: step.checkpoint for step in steps if step.checkpoint is not None}
     assert set(found) == {1, 3}
     assert found[1].fingerprint != found[3].fingerprint
-    assert found[1].metadata["epoch"] == 1
+    assert found[1].metadata.epoch == 1
     # the run itself is the same with and without them
     assert (
         steps[-1].adapter.fingerprint == trained(model, tokenizer, task, replace(settings, checkpoints=())).fingerprint
@@ -114,9 +114,7 @@ def test_the_size_of_an_update_is_told_in_shares_of_the_base(model, tokenizer, t
     adapter = trained(model, tokenizer, task)
     for module in MODULES:
         base = float(model.get_submodule(module).weight.norm())
-        assert adapter.metadata["relative_norms"][module] == pytest.approx(
-            adapter.deltas[module].norm() / base, rel=1e-5
-        )
+        assert adapter.metadata.relative_norms[module] == pytest.approx(adapter.deltas[module].norm() / base, rel=1e-5)
 
 
 def test_modules_start_apart_from_each_other(model, tokenizer, task) -> None:
@@ -214,7 +212,7 @@ def test_the_adapter_has_the_accuracy_that_training_reported(model, tokenizer, t
     *_, last = fine_tune(model, tokenizer, task, SETTINGS)
     *_, estimate = evaluate(model, tokenizer, last.adapter, [task], split="validation", limit=None)
     assert estimate.accuracy == pytest.approx(last.validation)
-    assert last.adapter.metadata["validation_accuracy"] == last.validation
+    assert last.adapter.metadata.validation_accuracy == last.validation
 
 
 def test_the_adapter_says_what_it_is_and_survives_saving(model, tokenizer, task, tmp_path) -> None:
@@ -257,7 +255,7 @@ def test_every_architecture_trains_its_query_and_value_projections(kind: str, to
     assert all(update.norm() > 0 for update in adapter.deltas.values())
     assert adapter.base_fingerprint == fingerprint(model)
     [*_, alone] = evaluate(model, tokenizer, adapter, [task], split="validation")
-    assert alone.accuracy == adapter.metadata["validation_accuracy"]
+    assert alone.accuracy == adapter.metadata.validation_accuracy
 
 
 @pytest.mark.parametrize("options", [{"checkpointing": True}, {"bf16": True}])
@@ -281,11 +279,11 @@ def test_texts_are_cut_at_the_shorter_of_both_limits(model, tokenizer, task) -> 
 
 def test_a_frozen_a_does_not_drift_and_a_free_one_does(model, tokenizer, task) -> None:
     settings = replace(SETTINGS, init="orthonormal")
-    frozen = trained(model, tokenizer, task, replace(settings, freeze_A=True)).metadata["drift"]
-    free = trained(model, tokenizer, task, settings).metadata["drift"]
-    assert frozen["frobenius"] == 0.0
-    assert frozen["procrustes"] == pytest.approx(0.0, abs=1e-6)
-    assert 0.0 < free["procrustes"] <= free["frobenius"]
+    frozen = trained(model, tokenizer, task, replace(settings, freeze_A=True)).metadata.drift
+    free = trained(model, tokenizer, task, settings).metadata.drift
+    assert frozen.frobenius == 0.0
+    assert frozen.procrustes == pytest.approx(0.0, abs=1e-6)
+    assert 0.0 < free.procrustes <= free.frobenius
 
 
 def test_drift_is_reported_after_every_epoch(model, tokenizer, task) -> None:

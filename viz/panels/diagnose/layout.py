@@ -12,6 +12,7 @@ from merging.plugins.orthogonalize import MODES
 from merging.recipes.spec import K
 from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.do_views import DoViews, heading
+from viz.panels.kit.one_of import one_of, part_of
 from viz.panels.kit.plot import DIAGNOSE_HEAD, TEMPLATE, plot
 from viz.panels.merge.controls import MOST_TASKS, PLUGIN_SLIDERS, Plugins, plugin_slider
 
@@ -24,7 +25,24 @@ TITLES = {
     "spectra": "Energy kept after truncation",
     "signs": "Sign conflict",
 }
-WIDE = ("pairs", "map", "error", "magnitude")
+QUESTIONS = (
+    ("Who disturbs whom?", "who"),
+    ("What does it cost?", "cost"),
+    ("How do updates differ?", "updates"),
+    ("Do diagnostics predict?", "predict"),
+    ("DO-Merging's figures", "papers"),
+    ("All", "all"),
+)
+UPDATES = (
+    ("Magnitude", "magnitude"),
+    ("Variance", "variance"),
+    ("Spectrum", "spectra"),
+    ("Signs", "signs"),
+    ("Side by side", "all"),
+)
+LINKED = ("who", "cost", "updates")
+ANSWERS = {"pairs": "who", "map": "who", "error": "cost"}
+"""Linked figure -> the question that it answers; the others are of the updates."""
 SELECTS = (
     ("metric", "Measure", ()),
     (
@@ -43,9 +61,11 @@ SELECTS = (
     ("layer", "Layer", ()),
     ("kind", "Module", ()),
 )
+ASKED = {"metric": ("who",), "view": ("who",), "above": ("updates",)}
+"""Select -> the questions that it is of; the others are of all linked ones."""
 BUTTONS = (("pin", "Pin as A"), ("unpin", "Clear pin"), ("clear", "Clear selection (Esc)"))
 CELL = (
-    '<div class="ms-card ms-cell"><div class="ms-scroll" tabindex="0" role="region" aria-label="The selected '
+    '<div class="ms-card ms-cell {classes}"><div class="ms-scroll" tabindex="0" role="region" aria-label="The selected '
     'cell"><table><caption></caption>'
     '<thead><tr><th scope="col">measure</th><th scope="col">this cell</th><th scope="col">this module, all pairs</th>'
     '<th scope="col">this pair, all modules</th><th '
@@ -62,6 +82,7 @@ class Layout:
     note: gr.HTML
     use: gr.Button
     settled: gr.Button
+    question: gr.HTML
     linked: gr.HTML
     on_demand: dict[str, Any]
     found: dict[str, Any]
@@ -71,22 +92,30 @@ class Layout:
 def template() -> str:
     """Write the linked figures' part of the page; assets/js/diagnose.js fills it."""
     selects = "".join(
-        f'<label>{label}<select data-choice="{name}">'
+        f'<label class="{" ".join(part_of("diagnose", "question", *ASKED.get(name, LINKED)))}">{label}<select '
+        f'data-choice="{name}">'
         + "".join(f'<option value="{value}">{text}</option>' for value, text in options)
         + "</select></label>"
         for name, label, options in SELECTS
     )
     buttons = "".join(f'<button type="button" data-do="{name}">{escape(text)}</button>' for name, text in BUTTONS)
     cards = "".join(
-        f'<div class="ms-card {"ms-half" if name in WIDE else ""}" data-figure="{name}">'
-        f"{TEMPLATE.format(id=f'ms-diag-{name}', title=escape(title))}</div>"
+        f'<div class="{" ".join(("ms-card", "ms-half", *_parts(name)))}" data-figure="{name}">'
+        f"{TEMPLATE.format(id=f'ms-diag-{name}', title=escape(title), empty='')}</div>"
         for name, title in TITLES.items()
     )
+    linked, who = (" ".join(part_of("diagnose", "question", *keys)) for keys in (LINKED, ("who",)))
     tools = (
-        '<div class="ms-card ms-full ms-linked-tools" role="group" aria-label="What the figures '
+        f'<div class="ms-card ms-full ms-linked-tools {linked}" role="group" aria-label="What the figures '
         f'show">{selects}<span>{buttons}</span></div>'
     )
-    return f'<div class="ms-linked">{tools}{cards}{CELL}</div>'
+    return f'<div class="ms-linked {linked}">{tools}{cards}{CELL.format(classes=who)}</div>'
+
+
+def _parts(figure: str) -> list[str]:
+    if figure in ANSWERS:
+        return part_of("diagnose", "question", ANSWERS[figure])
+    return [*part_of("diagnose", "question", "updates"), *part_of("diagnose", "figure", figure)]
 
 
 def lay_out(plugins: Plugins, found: BankViews) -> Layout:
@@ -144,6 +173,8 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
             settled = gr.Button("The sliders rest", size="sm", elem_id="ms-diag-settled")
             note = html("ms-diag-note")
         with gr.Column(elem_id="ms-diag-figures"):
+            question = one_of("diagnose", "question", "Question", QUESTIONS)
+            one_of("diagnose", "figure", "Figure", UPDATES, part_of("diagnose", "question", "updates"))
             linked = gr.HTML(
                 html_template=template(),
                 js_on_load="window.mergescopeDiagnose(element, props, watch)",
@@ -157,12 +188,13 @@ def lay_out(plugins: Plugins, found: BankViews) -> Layout:
             on_demand = _on_demand(html)
             shown = _found(found, html)
             do_merging = _do_merging(found.do_merging, html)
-    return Layout(form, about, note, use, settled, linked, on_demand, shown, do_merging)
+    return Layout(form, about, note, use, settled, question, linked, on_demand, shown, do_merging)
 
 
 def _on_demand(html: Any) -> dict[str, Any]:
     """Lay out what costs evaluations: what leaving something out does."""
-    with gr.Column(elem_classes=["ms-section", "ms-full"]):
+    part = part_of("diagnose", "question", "cost")
+    with gr.Column(elem_classes=["ms-section", "ms-full", *part]):
         html("ms-demand", "<h2>On demand: measured, not estimated</h2>")
         with gr.Row(elem_classes="ms-buttons"):
             parts: dict[str, Any] = {
@@ -170,19 +202,22 @@ def _on_demand(html: Any) -> dict[str, Any]:
                 "layers": gr.Button("Leave one layer out", size="sm", elem_id="ms-leave-layer"),
                 "cancel": gr.Button("Cancel", size="sm", elem_id="ms-cancel-demand", interactive=False),
             }
-    with gr.Column(elem_classes=["ms-card", "ms-full"]):
-        parts["left_out"] = plot("ms-left-out", "What leaving one out changes")
+    with gr.Column(elem_classes=["ms-card", "ms-full", *part]):
+        parts["left_out"] = plot(
+            "ms-left-out", "What leaving one out changes", "Leave something out with a button above: it takes a minute."
+        )
     return parts
 
 
 def _found(found: BankViews, html: Any) -> dict[str, Any]:
     """Lay out what the bank of merges says about the diagnostics themselves."""
-    with gr.Column(elem_classes=["ms-section", "ms-full"]):
+    part = part_of("diagnose", "question", "predict")
+    with gr.Column(elem_classes=["ms-section", "ms-full", *part]):
         html("ms-bank", "<h2>Do the diagnostics mean anything?</h2>")
         parts: dict[str, Any] = {"sentence": html("ms-bank-sentence")}
-    with gr.Column(elem_classes=["ms-card", "ms-half"]):
+    with gr.Column(elem_classes=["ms-card", "ms-half", *part]):
         parts["forest"] = plot("ms-bank-forest", "Which diagnostics go with the gap recovered")
-    with gr.Column(elem_classes=["ms-card", "ms-half"]):
+    with gr.Column(elem_classes=["ms-card", "ms-half", *part]):
         parts["scatter"] = plot("ms-bank-scatter", "One diagnostic against the gap recovered")
         names = found.diagnostics
         first = next((name for _, name in names if name == "magnitude_variance"), names[0][1] if names else None)
@@ -195,10 +230,11 @@ def _found(found: BankViews, html: Any) -> dict[str, Any]:
 
 def _do_merging(views: DoViews, html: Any) -> dict[str, Any]:
     """Lay out the paper's figures as measured here, one at a time."""
-    with gr.Column(elem_classes=["ms-section", "ms-full"]):
+    part = part_of("diagnose", "question", "papers")
+    with gr.Column(elem_classes=["ms-section", "ms-full", *part]):
         html("ms-do-heading", heading())
         with gr.Row(elem_classes="ms-choices"):
             choice = gr.Dropdown(views.choices, value=views.first, label="Figure", elem_id="ms-do-choice")
-    with gr.Column(elem_classes=["ms-card", "ms-full"]):
+    with gr.Column(elem_classes=["ms-card", "ms-full", *part]):
         figure = plot("ms-do-figure", "DO-Merging's figure, measured")
     return {"choice": choice, "figure": figure}

@@ -9,6 +9,7 @@ from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
 from viz.panels.diagnose.layout import Layout, lay_out
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Plugins, read
 from viz.panels.merge.panel import MergeTab, said
@@ -18,16 +19,20 @@ FOUND = ("sentence", "forest", "scatter")
 
 
 def diagnose_panel(
-    tab: gr.Tab, panel: DiagnoseHandlers, demand: Demand, plugins: Plugins, found: BankViews, merging: MergeTab
+    tab: gr.Tab,
+    address: Address,
+    panel: DiagnoseHandlers,
+    demand: Demand,
+    plugins: Plugins,
+    found: BankViews,
+    merging: MergeTab,
 ) -> None:
     """Lay the panel out inside `tab` and wire it; it looks at the merge that the Merge tab shows."""
     layout = lay_out(plugins, found)
     state = gr.State(DiagnoseSession())
     _wire_merge(tab, layout, panel, merging, state)
     _wire_demand(layout, panel, demand, state)
-    _wire_found(tab, layout, found)
-    shown = layout.do_merging
-    gr.on([tab.select, shown["choice"].input], found.do_merging.show, shown["choice"], shown["figure"], **QUIET)
+    _wire_found(address, layout, found)
 
 
 def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State) -> None:
@@ -96,11 +101,25 @@ def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state:
     parts["cancel"].click(lambda session: send(demand.cancel(session)), state, outputs, **NOW)
 
 
-def _wire_found(tab: gr.Tab, layout: Layout, found: BankViews) -> None:
-    parts = layout.found
+def _wire_found(address: Address, layout: Layout, found: BankViews) -> None:
+    """Draw what ships when its question is asked, and another choice of it."""
+    bank, papers = layout.found, layout.do_merging
 
-    def views(diagnostic: str | None) -> list[str]:
-        return [f"<p>{found.sentence}</p>", found.forest(), found.scatter(diagnostic or "")]
+    def asked(diagnostic: str | None, figure: str | None, event: gr.EventData) -> list[Any]:
+        views = [gr.skip()] * (len(FOUND) + 1)
+        if event.name in {"predict", "all"}:
+            views[:-1] = [f"<p>{found.sentence}</p>", found.forest(), found.scatter(diagnostic or "")]
+        if event.name in {"papers", "all"}:
+            views[-1] = found.do_merging.show(figure)
+        return views
 
-    tab.select(views, parts["choice"], [parts[name] for name in FOUND], **QUIET)
-    parts["choice"].input(found.scatter, parts["choice"], parts["scatter"], **NOW)
+    choices = [bank["choice"], papers["choice"]]
+    layout.question.pick(asked, choices, [*(bank[name] for name in FOUND), papers["figure"]], **QUIET)
+    bank["choice"].input(found.scatter, bank["choice"], bank["scatter"], **NOW)
+    papers["choice"].input(found.do_merging.show, papers["choice"], papers["figure"], **QUIET)
+
+    def views(event: Any) -> None:
+        event.then(found.do_merging.show, papers["choice"], papers["figure"], **QUIET)
+        event.then(found.scatter, bank["choice"], bank["scatter"], **QUIET)
+
+    address.keep("diagnose", {"do_figure": papers["choice"], "diagnostic": bank["choice"]}, views)

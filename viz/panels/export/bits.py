@@ -67,5 +67,5 @@ def bits_section(
 
     inputs, shown = [head, *merging.form.values()], [note, figure, drawn]
     ask.click(measure, inputs, shown, concurrency_id="export", concurrency_limit=2, **QUIET)
-    kind.input(lambda form: gr.update(visible=form == "model"), kind, section, **NOW)
+    kind.change(lambda form: gr.update(visible=form == "model"), kind, section, **NOW)
     return note, drawn

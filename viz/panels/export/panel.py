@@ -13,6 +13,7 @@ from merging.services.workbench import Workbench
 from viz.panels.export.bits import bits_section
 from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
+from viz.panels.kit.address import Address
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Catalogue, read
@@ -23,9 +24,9 @@ from viz.panels.osrm.plan import html
 FORMATS = [("LoRA adapter (PEFT)", "adapter"), ("full model (transformers)", "model")]
 
 
-def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
+def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it."""
-    state = gr.State(ExportSession())
+    state, form = gr.State(ExportSession()), list(merging.form.values())
     with gr.Row(elem_id="ms-export"):
         with gr.Column(elem_classes=["ms-card", "ms-full"]):
             html("ms-export-heading", "<h2>Take the merge with you</h2>")
@@ -35,12 +36,12 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             )
             head = gr.Dropdown([], value=[], multiselect=True, label="Heads of tasks", elem_id="ms-export-head")
             rank = gr.Number(0, precision=0, minimum=0, label="Rank (0 = exact)", elem_id="ms-export-rank")
-            help_line = (
+            html(
+                "ms-export-help",
                 "<p>A lower rank keeps an approximation, the best or nearly so; its error is written into the model "
                 "card. A full model needs no rank. Without a head the merge is one of the bare encoder; one head goes "
-                "into the file, several lie beside it, and the model card shows how each is used.</p>"
+                "into the file, several lie beside it, and the model card shows how each is used.</p>",
             )
-            html("ms-export-help", help_line)
             with gr.Row(elem_classes="ms-buttons"):
                 write = gr.Button("Write it", variant="primary", size="sm", elem_id="ms-export-write")
                 download = gr.DownloadButton("Download zip", interactive=False, size="sm", elem_id="ms-export-download")
@@ -53,18 +54,22 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
         session.outdated()
         return [SHUT, "", SHUT, ""]
 
-    def opened(session: ExportSession, *values: Any) -> list[Any]:
+    def opened(session: ExportSession, heads: list[str], *values: Any) -> list[Any]:
         with said():
             settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
-            tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
-        text = f"{settings.spec.words()}, as the Merge tab shows it."
-        choices = gr.update(choices=tasks, value=[])
-        return [f"<p>{escape(text)}</p>", choices, "", "", gr.update(visible=False), *outdated(session)]
+            choices = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
+        text = f"<p>{escape(settings.spec.words())}, as the Merge tab shows it.</p>"
+        if session.turn(settings):
+            kept = [task for _, task in choices if task in heads]
+            return [text, gr.update(choices=choices, value=kept), "", "", gr.update(visible=False), *outdated(session)]
+        # a slow opening that ends after "Write it" must not take the file away
+        return [text, gr.update(choices=choices), *[gr.skip()] * 7]
 
     def run(
         session: ExportSession, merge: Session, form: str, heads: list[str], cut: float, *values: Any
     ) -> Iterator[list[Any]]:
         settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
+        session.turn(settings)
         size = int(cut or 0) if form == "adapter" else 0
         references = workbench.references(settings.pool)
         known = measured(merge.run, settings, methods, bool(size), heads[0] if heads else None, references)
@@ -82,9 +87,20 @@ def export_panel(tab: gr.Tab, workbench: Workbench, methods: Catalogue, merging:
             yield [alert(error), SHUT, *kept]
         yield [gr.skip(), gr.skip(), *kept]
 
-    form = list(merging.form.values())
-    tab.select(opened, [state, *form], [about, head, note, bits, drawn, *stale], **NOW)
-    inputs = [state, merging.session, kind, head, rank, *form]
-    write.click(run, inputs, [note, *stale], concurrency_id="export", concurrency_limit=2, **QUIET)
-    kind.input(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
+    shown = [about, head, note, bits, drawn, *stale]
+    tab.select(opened, [state, head, *form], shown, **NOW)
+    address.keep(
+        "export",
+        {"format": kind, "head": head, "rank": rank},
+        lambda event: event.then(outdated, state, stale, **NOW).then(opened, [state, head, *form], shown, **NOW),
+    )
+    write.click(
+        run,
+        [state, merging.session, kind, head, rank, *form],
+        [note, *stale],
+        concurrency_id="export",
+        concurrency_limit=2,
+        **QUIET,
+    )
+    kind.change(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)
     gr.on([kind.input, head.input, rank.input], outdated, state, stale, **NOW)

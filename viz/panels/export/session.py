@@ -30,12 +30,14 @@ class Pending:
 
 @dataclass
 class ExportSession:
-    """One visitor's files; they live in the visitor's folder."""
+    """One visitor's files; they live in the visitor's folder. ``merge`` is what the panel was last opened or written
+    with."""
 
     number: int = 0
     files: list[Path] = field(default_factory=list)
     current: Path | None = None
     pending: Pending | None = None
+    merge: Settings | None = None
     visitor: Visitor = field(default_factory=Visitor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportSession":
@@ -54,6 +56,11 @@ class ExportSession:
         """Take up a file that has been written."""
         self.files.append(file)
         self.current = file
+
+    def turn(self, merge: Settings) -> bool:
+        """Note the merge that the panel is of; returns whether it is another one than before."""
+        same, self.merge = self.merge == merge, merge
+        return not same
 
     def outdated(self) -> None:
         """Note that the form has moved on: no file is of it, and no push has been shown."""

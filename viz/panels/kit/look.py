@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils import fonts
 
-from viz.panels.kit.plot import SCRIPTS, STYLES, address
+from viz.panels.kit.glossary import as_json
+from viz.panels.kit.plot import EARLY, SCRIPTS, STYLES, address
 
 # Gradio's stock blue and orange are too pale for text on white (WCAG AA).
 BLUE = gr.themes.Color(
@@ -22,6 +23,15 @@ BLUE = gr.themes.Color(
     c800="#083f77",
     c900="#072f59",
     c950="#051f3b",
+)
+
+
+HINT = (
+    '<aside id="ms-hint" hidden aria-label="First visit"><p>Here adapters that were trained for one task each are '
+    "added up into one model, and you see what every task loses. Move a slider: the figures follow at once, the "
+    "accuracy a moment later. Dotted words explain themselves when you point at them, tap them or go to them by Tab."
+    "</p>"
+    '<button type="button">Got it</button></aside>'
 )
 
 
@@ -71,8 +81,9 @@ def header_html(device: str, base: str) -> str:
     """Write the header with what the app runs on and the base of the adapters that are open."""
     chips = "".join(f'<span class="ms-chip">{escape(text)}</span>' for text in (device, base))
     return (
+        f'<a class="ms-skip" href="#ms-tabs">Skip to the content</a>'
         f'<header class="ms-header"><h1>Mergescope</h1><p>see why LoRA merges fail, and merge them well</p>'
-        f'<div class="ms-chips">{chips}</div></header>'
+        f'<div class="ms-chips">{chips}</div></header>{HINT}'
     )
 
 
@@ -80,7 +91,9 @@ def head() -> str:
     """Write what goes into the page's head: the style sheets as they are (`css_paths` would rewrite its selectors),
     early scripts.
     """
-    scripts = "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
+    scripts = f'<script type="application/json" id="ms-glossary">{as_json()}</script>'
+    scripts += "".join(f'<script src="{address(path)}"></script>' for path in EARLY)
+    scripts += "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 

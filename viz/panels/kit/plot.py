@@ -16,9 +16,15 @@ import plotly
 from viz.figures.theme import Figure
 
 ASSETS = Path(__file__).parents[3] / "assets"
-STYLES = tuple(ASSETS / "css" / f"{name}.css" for name in ("page", "merge", "diagnose", "adapters", "osrm", "try"))
+STYLES = tuple(
+    ASSETS / "css" / f"{name}.css"
+    for name in ("page", "merge", "tune", "diagnose", "adapters", "osrm", "try", "lessons")
+)
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
-DIAGNOSE = ASSETS / "js" / "diagnose.js"
+DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
+LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "handout", "gallery"))
+EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access"))
+"""Scripts that run before any component does."""
 
 
 def address(path: Path) -> str:
@@ -27,12 +33,14 @@ def address(path: Path) -> str:
 
 
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
-DIAGNOSE_HEAD = f'{HEAD}<script src="{address(DIAGNOSE)}"></script>'
+LESSON_HEAD = "".join(f'<script src="{address(path)}"></script>' for path in LESSON)
+GALLERY_HEAD = f"{HEAD}{LESSON_HEAD}"
+DIAGNOSE_HEAD = HEAD + "".join(f'<script src="{address(path)}"></script>' for path in DIAGNOSE)
 
 TEMPLATE = """
-<figure class="ms-figure" aria-labelledby="{id}-title">
+<figure class="ms-figure" data-empty aria-labelledby="{id}-title">
   <h2 id="{id}-title">{title}</h2>
-  <figcaption></figcaption>
+  <figcaption>{empty}</figcaption>
   <div class="ms-legend"></div>
   <div class="ms-plot"></div>
   <details class="ms-data">
@@ -47,10 +55,10 @@ TEMPLATE = """
 """
 
 
-def plot(elem_id: str, title: str) -> gr.HTML:
-    """Make an empty plot component; give it values made by :func:`payload`."""
+def plot(elem_id: str, title: str, empty: str = "") -> gr.HTML:
+    """Make a plot component that says `empty`; give it values made by :func:`payload`."""
     return gr.HTML(
-        html_template=TEMPLATE.format(id=elem_id, title=escape(title)),
+        html_template=TEMPLATE.format(id=elem_id, title=escape(title), empty=escape(empty)),
         js_on_load="window.mergescopePlot(element, props, watch)",
         head=HEAD,
         elem_id=elem_id,
@@ -82,4 +90,4 @@ def payload(figure: Figure, caption: str, table: pd.DataFrame, filename: str) ->
 
 def serve_files() -> None:
     """Let Gradio hand out the scripts and the style sheet (and nothing beside them)."""
-    gr.set_static_paths([*STYLES, *SCRIPTS, DIAGNOSE])
+    gr.set_static_paths([*STYLES, *SCRIPTS, *EARLY, *DIAGNOSE, *LESSON])

@@ -7,8 +7,10 @@ from math import isnan
 import pandas as pd
 
 from merging.playground.paired import AVERAGE, paired_table
-from viz.panels.merge.session import Run, summarise
+from viz.figures.theme import pin_colour
+from viz.panels.merge.session import LONGEST_TITLE, Run, summarise
 
+NOW = "now"
 Title = Callable[[str], str]
 
 
@@ -28,9 +30,9 @@ def compare_html(run: Run, pins: Sequence[Run], references: pd.DataFrame, title:
 
 def _runs(run: Run, pins: Sequence[Run], references: pd.DataFrame, title: Title, other: Run) -> str:
     tasks = list(references["task"])
-    names = ["", "merge", "", "average", "gap recovered", "seconds", *(title(task) for task in tasks)]
+    names = ["", "name", "method", "settings", "", "average", "gap recovered", "seconds", *map(title, tasks)]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    lines = [_run("now", run, references, tasks, "")]
+    lines = [_run(NOW, run, references, tasks, "")]
     for pin in (pin for pin in pins if pin is not run):
         pressed = str(pin is other).lower()
         buttons = (
@@ -57,7 +59,16 @@ def _run(name: str, run: Run, references: pd.DataFrame, tasks: Sequence[str], bu
     cells.append("shipped" if run.shipped else "–" if run.seconds is None else f"{run.seconds:.1f}")
     cells += [f"{run.scores[task].accuracy:.3f}" if task in run.scores else "–" for task in tasks]
     row = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{name}</th><td>{escape(run.label)}</td><td>{buttons}</td>{row}</tr>'
+    method, _, settings = run.label.partition(" · ")
+    pin, called = "", ""
+    if name != NOW:
+        pin = f' class="ms-pin" style="--pin:{pin_colour(name)}"'
+        called = (
+            f'<input type="text" data-text="title:{name}" value="{escape(run.title)}" maxlength="{LONGEST_TITLE}" '
+            f'placeholder="give it a name" aria-label="Name of pin {name}">'
+        )
+    start = f'<th scope="row"{pin}>{name}</th><td>{called}</td><td>{escape(method)}</td><td>{escape(settings)}</td>'
+    return f"<tr>{start}<td>{buttons}</td>{row}</tr>"
 
 
 def _against(run: Run, other: Run, title: Title) -> str:
@@ -81,7 +92,7 @@ def _against(run: Run, other: Run, title: Title) -> str:
         lines.append(f'<tr{certain}><th scope="row">{name}</th>{row_html}</tr>')
     return (
         f'<div class="ms-scroll" tabindex="0" role="region" aria-label="Now against {other.name}"><table><caption>Now '
-        f"against {other.name}, {escape(other.label)}: on the same test rows; p is McNemar's, exact; bold where the "
+        f"against {escape(other.called)}: on the same test rows; p is McNemar's, exact; bold where the "
         f"95 % interval leaves 0 out</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
         "</div>"
     )

@@ -47,10 +47,10 @@ class MergeHandlers:
 
     def open(
         self, session: Session, form: dict[str, Any], limit: int, part: tuple[str, str, str], query: str
-    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]], str]:
         """Draw a page that shows nothing yet; give also what its controls become where its address holds a link.
 
-        A link that means nothing here is said, and the page opens as without it.
+        Of a link that means nothing here the third value says why, and the page opens as without it.
         """
         session.forget_page()
         options, said = {}, ""
@@ -62,14 +62,25 @@ class MergeHandlers:
             if link is None:
                 self._pin_reference(session, limit)
             else:
-                settings, limit = link
-                options = restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
+                options, limit = self._shown(*link), link[1]
         values = self.redraw(
             session, form | {name: o["value"] for name, o in options.items() if "value" in o}, limit, part
         )
-        if said:
-            values["notes"] = session.sent["notes"] = said + values["notes"]
-        return values, options
+        return values, options, said
+
+    def restore(self, query: str) -> tuple[dict[str, dict[str, Any]], str]:
+        """Give what the controls become where Back or Forward bring another merge, and why they cannot.
+
+        An address without a merge is that of the opening.
+        """
+        try:
+            link = from_query(query, self.workbench)
+        except MergeError as error:
+            return {}, alert(error)
+        return self._shown(*(link or (opening(self.workbench, self.methods), LIMIT))), ""
+
+    def _shown(self, settings: Settings, limit: int) -> dict[str, dict[str, Any]]:
+        return restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
 
     def paste(self, text: str) -> tuple[dict[str, dict[str, Any]], str]:
         """Give what the controls become for a pasted recipe, and what to say about it."""
@@ -203,12 +214,14 @@ class MergeHandlers:
         return self.compare(session, "unpin:")
 
     def compare(self, session: Session, name: str) -> dict[str, str]:
-        """Do what a button of the comparison says: `against:A` or `unpin:A` (no letter: all)."""
+        """Do what the comparison says: `against:A`, `unpin:A` (no letter: all) or `title:A:what it is called`."""
         what, _, letter = name.partition(":")
         if what == "unpin":
             session.unpin(letter)
         elif what == "against":
             session.against = letter
+        elif what == "title":
+            session.rename(*letter.partition(":")[::2])
         return session.changed(**self.accuracy(session, session.run)) if session.run else {}
 
     def turn(self, session: Session, back: bool) -> dict[str, dict[str, Any]]:
@@ -216,8 +229,7 @@ class MergeHandlers:
         found = session.turn(back)
         if found is None:
             return {}
-        settings, limit = found
-        return restored(self.workbench, self.methods, settings) | {"limit": {"value": limit}}
+        return self._shown(*found)
 
     def accuracy(self, session: Session, run: Run) -> dict[str, str]:
         """Draw what depends on the accuracy of a run."""

@@ -10,6 +10,7 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
 from merging.services.workbench import Workbench
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
@@ -18,6 +19,7 @@ from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, cont
 from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
 from viz.panels.merge.recipe import Paste, paste_box, recipe
 from viz.panels.merge.session import Session
+from viz.panels.merge.tune import Tune, TuneCard, tune_card, wire_tune
 from viz.panels.merge.verdict import verdict
 
 
@@ -33,29 +35,40 @@ class Layout:
     part: list[Any]
     rank: gr.HTML
     rank_choice: list[Any]
+    tune: TuneCard
 
 
 @dataclass(frozen=True)
 class MergeTab:
     """What other panels may use of this one.
 
-    `form` are the controls that decide the merge; `after(event)` merges and evaluates again when an event has changed
-    them, `opened(event)` takes the tuned values of the chosen pool first. `session` holds the visitor's `Session`, with
-    the current run.
+    `form` are the controls that decide the merge, `controls` those and how many rows are tested; `after(event)` merges
+    and evaluates again when an event has changed them, `opened(event)` takes the tuned values of the chosen pool first.
+    `session` holds the visitor's `Session`, with the current run.
     """
 
     form: dict[str, Any]
+    controls: dict[str, Any]
     after: Callable[[Any], None]
     opened: Callable[[Any], None]
     session: gr.State
 
 
 def merge_panel(
-    demo: gr.Blocks, workbench: Workbench, methods: Catalogue, plugins: Plugins, stream: Stream
+    demo: gr.Blocks,
+    address: Address,
+    workbench: Workbench,
+    methods: Catalogue,
+    plugins: Plugins,
+    stream: Stream,
+    tune: Tune,
 ) -> MergeTab:
     """Lay the panel out inside `demo` and wire it."""
     panel = MergeHandlers(workbench, methods, stream)
-    return _wire(demo, _layout(workbench, methods, plugins, panel.story()), panel)
+    layout = _layout(workbench, methods, plugins, panel.story())
+    merging = _wire(demo, address, layout, panel)
+    wire_tune(layout.tune, workbench, methods, tune, merging.form, merging.after)
+    return merging
 
 
 def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: str) -> Layout:
@@ -78,6 +91,7 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 outputs["sweep"] = plot("ms-sweep", "Average accuracy against λ")
             with gr.Column(elem_classes=["ms-card", "ms-full"]):
                 outputs["compare"] = picked("ms-compare")
+            card = tune_card()
             with gr.Column(elem_classes="ms-card"):
                 outputs["magnitude"] = plot("ms-magnitude", "Magnitude distribution")
             with gr.Column(elem_classes="ms-card"):
@@ -103,7 +117,7 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
                 outputs["recipe"] = recipe()
                 paste = paste_box()
     outputs |= {"teaches": settings.teaches, "about": settings.about, "page": settings.page, "notes": settings.notes}
-    return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part])
+    return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part], card)
 
 
 @contextmanager
@@ -115,14 +129,14 @@ def said() -> Iterator[None]:
         raise gr.Error(str(error)) from error
 
 
-def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
+def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandlers) -> MergeTab:
     state = gr.State(Session())
     form, part = layout.controls.form, layout.part
     controls = form | {"limit": layout.controls.limit}
     outputs = [layout.outputs[name] for name in OUTPUTS]
     figures = [layout.outputs[name] for name in ACCURACY]
     streamed = [layout.outputs[name] for name in STREAMED]
-    inputs = [state, layout.controls.limit, *part, *form.values()]
+    weights, inputs = layout.controls.weights, [state, layout.controls.limit, *part, *form.values()]
 
     def send(values: dict[str, str], names: tuple[str, ...] = OUTPUTS) -> list[Any]:
         return [values.get(name, gr.skip()) for name in names]
@@ -142,8 +156,10 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     ) -> list[Any]:
         with said():
             start = dict(zip(form, values, strict=True))
-            news, options = panel.open(session, start, int(limit), (side, layer, kind), str(request.query_params))
-        return [*send(news), *become(controls, options)]
+            news, options, wrong = panel.open(
+                session, start, int(limit), (side, layer, kind), str(request.query_params)
+            )
+        return [wrong, *send(news), *become(controls, options)]
 
     def tuned(pool: str, method: str) -> list[Any]:
         with said():
@@ -169,7 +185,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     mode = form["orthogonalize"]
     moving = [component for component in form.values() if component not in (*chosen, mode)]
     moved = [component.input for component in [*moving, layout.controls.limit, *part]]
-    loaded = demo.load(opened, inputs, [*outputs, *controls.values()], **clock)
+    loaded = demo.load(opened, inputs, [address.link, *outputs, *controls.values()], **clock)
     applied = _wire_paste(layout.paste, panel, controls)
     follow(loaded)
     after(applied)
@@ -177,8 +193,7 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     choosing = [component.input for component in chosen] + [layout.controls.tuned.click]
     after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
     after(mode.input(default_penalty, mode, form["penalty"], queue=False, **QUIET))
-    ones = f"() => Array({len(layout.controls.weights)}).fill(1)"
-    after(layout.controls.equal.click(None, None, layout.controls.weights, js=ones, **QUIET))
+    after(layout.controls.equal.click(None, None, weights, js=f"() => Array({len(weights)}).fill(1)", **QUIET))
     stopped = layout.cancel.click(
         lambda session: send(panel.cancel(session), ACCURACY), state, figures, queue=False, **QUIET
     )
@@ -191,8 +206,13 @@ def _wire(demo: gr.Blocks, layout: Layout, panel: MergeHandlers) -> MergeTab:
     _wire_compare(layout, panel, state, figures)
     _wire_turns(layout, panel, state, controls, after)
     _wire_rank(layout, panel, loaded, applied)
+    _wire_address(address, layout, panel, controls, loaded, after)
     return MergeTab(
-        form, after, lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)), state
+        form,
+        controls,
+        after,
+        lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)),
+        state,
     )
 
 
@@ -224,6 +244,31 @@ def _wire_turns(
 
     for button, back in ((layout.controls.undo, True), (layout.controls.redo, False)):
         after(button.click(turned(back), state, list(controls.values()), **NOW))
+
+
+def _wire_address(
+    address: Address,
+    layout: Layout,
+    panel: MergeHandlers,
+    controls: dict[str, Any],
+    loaded: Any,
+    after: Callable[[Any], None],
+) -> None:
+    """Let the address bring a merge, and keep what is chosen below the figures."""
+
+    def restore(event: gr.EventData) -> list[Any]:
+        with said():
+            options, news = panel.restore(event.query)
+        return [news, *become(controls, options)]
+
+    back = address.restore(restore, [address.link, *controls.values()])
+    after(back)
+    address.arrive(back)
+    parts = dict(zip(("factor", "layer", "module"), layout.part, strict=True))
+    address.keep(
+        "merge", parts | dict(zip(("task", "rank_layer", "rank_module"), layout.rank_choice, strict=True)), after
+    )
+    address.start(loaded)
 
 
 def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from merging.services.settings import Settings
 
 REMEMBERED = 256
 DRAG = 1.0  # seconds within which moves are one for undo
+LONGEST_TITLE = 40
 DRAWS = 300  # of the bootstrap behind a number that is drawn again many times a second
 
 
@@ -37,7 +38,8 @@ class Run:
 
     `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it,
     `shipped` that its accuracy comes from the tables that ship, `live` that the visitor wants it measured here all the
-    same, `error` why it failed, `name` the letter under which it is pinned, `seconds` how long it took here.
+    same, `error` why it failed, `name` the letter under which it is pinned, `title` what the visitor calls the pin,
+    `seconds` how long it took here.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Run:
     live: bool = False
     error: str = ""
     name: str = ""
+    title: str = ""
     seconds: float | None = None
 
     def take(self, step: Progress | Estimate) -> bool:
@@ -68,6 +71,11 @@ class Run:
     def stage(self) -> str:
         """What is going on: reading, merging or evaluating."""
         return self.progress.what if self.progress else "evaluating"
+
+    @property
+    def called(self) -> str:
+        """The pin's letter, and what the visitor calls it or else what it is."""
+        return f"{self.name}: {self.title or self.label}"
 
     @property
     def scaling(self) -> float | None:
@@ -264,6 +272,12 @@ class Session:
     def unpin(self, name: str) -> None:
         """Forget the pin of that letter; all, for no letter."""
         self.pins = [pin for pin in self.pins if name and pin.name != name]
+
+    def rename(self, name: str, title: str) -> None:
+        """Call the pin of that letter something else; nothing = what it is."""
+        for pin in self.pins:
+            if pin.name == name:
+                pin.title = " ".join(title.split())[:LONGEST_TITLE]
 
     def visit(self, settings: Settings, limit: int) -> None:
         """Note what the controls say now; what they said before can be gone back to."""

@@ -75,7 +75,7 @@ def _numbers(summary: Summary | None, tasks: int, title: Callable[[str], str], u
         counted = f"{tasks} tasks" if summary.tasks == tasks else f"{summary.tasks} of {tasks} tasks"
         note = f"base {summary.base:.3f} · adapters alone {summary.single:.3f}"
     return (
-        f"<div><small>gap recovered, base → adapters</small>"
+        f'<div><small><dfn class="ms-term" tabindex="0">gap recovered</dfn>, base → adapters</small>'
         f'<strong class="ms-big {tone}" data-value="recovered">{recovered}</strong>'
         f'<small class="ms-note">{share}</small></div>'
         f"<div><small>average accuracy, {counted}</small>"

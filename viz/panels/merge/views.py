@@ -16,7 +16,7 @@ from viz.figures.magnitude import magnitude_distribution, magnitude_quantiles
 from viz.figures.overlap import overlap_matrix, subspace_overlap
 from viz.figures.rank import rank_against_k
 from viz.figures.sweep import average_against_scaling
-from viz.figures.theme import task_colours
+from viz.figures.theme import pin_colour, task_colours
 from viz.panels.kit.plot import payload
 from viz.panels.merge.controls import Catalogue
 from viz.panels.merge.session import Run, Score, on_same_rows, summarise
@@ -49,17 +49,18 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
         previous = pd.Series(
             {label(workbench, task): score.accuracy for task, score in before.scores.items()}, dtype=float
         )
+    titles = {pin.name: escape(pin.title or pin.label, quote=False) for pin in pins}
     pinned = pd.DataFrame(
         [
-            (pin.name, escape(pin.label, quote=False), label(workbench, task), score.accuracy)
+            (pin.name, titles[pin.name], pin_colour(pin.name), label(workbench, task), score.accuracy)
             for pin in pins
             for task, score in pin.scores.items()
         ],
-        columns=["name", "run", "task", "accuracy"],
+        columns=["name", "run", "colour", "task", "accuracy"],
     )
     for pin in pins:
         known = [pin.scores[task].accuracy if task in pin.scores else float("nan") for task in table["task"]]
-        table[f"{pin.name}: {pin.label}"] = known
+        table[pin.called] = known
     caption = (
         "Grey: the base with the task's head. Ring: the task's own adapter. Dot: the merge, with its 95 % interval; "
         "the gap to the ring is the price of sharing one model. All on the same "
@@ -89,9 +90,9 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
     for pin in pins:
         result = summarise(pin.scores, references)
         if result is not None and result.tasks == len(pin.tasks) and pin.scaling is not None:
-            pinned.append(
-                (f"{pin.name}: {escape(pin.label, quote=False)}", pin.scaling, result.average, result.low, result.high)
-            )
+            run_of = (pin.called, pin_colour(pin.name), pin.scaling)
+            pinned.append((*run_of, result.average, result.low, result.high))
+    points = pd.DataFrame(pinned, columns=["run", "colour", "scaling", "average", "low", "high"])
     result = summarise(run.scores, references)
     complete = result is not None and result.tasks == len(run.tasks)
     figure = average_against_scaling(
@@ -100,7 +101,7 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         {name: method.title for name, method in methods.items()},
         scaling=run.scaling,
         current=(result.average, result.low, result.high) if complete and result else None,
-        pins=pd.DataFrame(pinned, columns=["run", "scaling", "average", "low", "high"]),
+        pins=points.assign(run=points["run"].map(lambda name: escape(name, quote=False))),
         levels={ENDS[end]: float(values.iloc[0]) for end, values in ends.items() if len(values)},
     )
     caption = (
@@ -113,7 +114,8 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
             "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to "
             "compare several λ."
         )
-    return payload(figure, caption, sweep, filename(settings, "sweep"))
+    table = sweep if points.empty else pd.concat([sweep, points.drop(columns="colour")], ignore_index=True)
+    return payload(figure, caption, table, filename(settings, "sweep"))
 
 
 def _know_more(methods: Catalogue, sweep: pd.DataFrame) -> str:

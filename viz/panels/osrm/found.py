@@ -5,7 +5,7 @@ Any table may be missing or unfinished, since the experiment fills them for hour
 rest it is said that it is not measured yet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -81,16 +81,16 @@ class Found:
         )
         return " ".join([*found, done])
 
-    def views(self, method: str | None) -> dict[str, str]:
-        """Draw all figures; those on accuracy for one merging method."""
-        return {
-            "found_arms": self.arms(method),
-            "found_effects": self.effects(method),
-            "found_scaling": self.scaling(method),
-            "found_drift": self.drift(),
-            "found_interference": self.interference(),
-            **{name: self.along(name, method) for name in AXES},
+    def views(self, method: str | None, names: Sequence[str] = FOUND) -> dict[str, str]:
+        """Draw figures; those on accuracy for one merging method."""
+        drawn: dict[str, Callable[[], str]] = {
+            "found_arms": lambda: self.arms(method),
+            "found_effects": lambda: self.effects(method),
+            "found_scaling": lambda: self.scaling(method),
+            "found_drift": self.drift,
+            "found_interference": self.interference,
         }
+        return {name: self.along(name, method) if name in AXES else drawn[name]() for name in names}
 
     def arms(self, method: str | None) -> str:
         """Gap recovered by the merge of each arm, at the scalings that papers fix and at the best."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from viz.panels.kit.one_of import one_of, part_of
 from viz.panels.kit.plot import plot
 from viz.panels.osrm.found import FOUND, Found
 from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
@@ -30,6 +31,28 @@ TITLES = {
 }
 
 
+QUESTIONS = (
+    ("Where does A start?", "start"),
+    ("How does it train, and merge?", "training"),
+    ("What was found?", "found"),
+    ("All", "all"),
+)
+SHORT = {
+    "found_arms": "By initialisation",
+    "found_effects": "What each change brings",
+    "found_scaling": "Against λ",
+    "found_drift": "Drift of A",
+    "found_interference": "Interference",
+    "found_tasks": "Number of tasks",
+    "found_k": "k",
+    "found_rank": "Rank",
+    "found_epochs": "Training time",
+    "found_frozen": "A frozen",
+    "all": "All",
+}
+START, TRAINED, SHOWN = (part_of("osrm", "question", key) for key in ("start", "training", "found"))
+
+
 @dataclass(frozen=True)
 class Layout:
     """The components of the panel, by what they do."""
@@ -42,6 +65,8 @@ class Layout:
     choice: gr.Dropdown
     download: gr.DownloadButton
     method: gr.Dropdown
+    question: gr.HTML
+    figure: gr.HTML
 
 
 def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
@@ -59,7 +84,8 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
             outputs["training"] = html("ms-training")
             cancel = gr.Button("Cancel training", size="sm", elem_id="ms-cancel-training")
         with gr.Column(elem_id="ms-osrm-figures"):
-            with gr.Column(elem_classes=["ms-section", "ms-full"]):
+            question = one_of("osrm", "question", "Question", QUESTIONS)
+            with gr.Column(elem_classes=["ms-section", "ms-full", *START]):
                 html("ms-before", "<h2>Before training: where A starts</h2>")
                 with gr.Row(elem_classes="ms-choices"):
                     parts = [
@@ -67,12 +93,12 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
                         for place, label in enumerate(("A of task", "Layer", "Input of"))
                     ]
             for name in SUBSPACE:
-                card(name)
+                card(name, *START)
             _section("ms-during", "While it trains")
             for name in CURVES:
-                card(name)
+                card(name, *TRAINED)
             _section("ms-after", "Your sets")
-            with gr.Column(elem_classes=["ms-card", "ms-full"]):
+            with gr.Column(elem_classes=["ms-card", "ms-full", *TRAINED]):
                 outputs["sets"] = html("ms-sets")
                 with gr.Row(elem_classes="ms-sets-tools"):
                     info = "Task Arithmetic adds up all adapters of a set, times λ; moving it merges every set again."
@@ -90,7 +116,7 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
                     download = gr.DownloadButton(
                         "Download as zip", interactive=False, size="sm", elem_id="ms-sets-download"
                     )
-            with gr.Column(elem_classes=["ms-section", "ms-full"]):
+            with gr.Column(elem_classes=["ms-section", "ms-full", *SHOWN]):
                 html("ms-found", "<h2>What was found</h2>")
                 outputs["found"] = html("ms-found-sentence")
                 with gr.Row(elem_classes="ms-choices"):
@@ -102,13 +128,15 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
                         elem_id="ms-found-method",
                         visible=bool(swept),
                     )
+            figure = one_of("osrm", "figure", "Figure", [(title, key) for key, title in SHORT.items()], SHOWN)
             for name in FOUND:
-                card(name, "ms-found", "ms-full" if name == "found_effects" else "ms-half")
+                wide = "ms-full" if name == "found_effects" else "ms-half"
+                card(name, "ms-found", wide, *SHOWN, *part_of("osrm", "figure", name))
     outputs |= {"note": controls.note}
-    return Layout(controls, parts, outputs, cancel, scaling, choice, download, method)
+    return Layout(controls, parts, outputs, cancel, scaling, choice, download, method, question, figure)
 
 
 def _section(elem_id: str, title: str) -> None:
-    """Begin a section of the figures."""
-    with gr.Column(elem_classes=["ms-section", "ms-full"]):
+    """Begin a section of the training's figures."""
+    with gr.Column(elem_classes=["ms-section", "ms-full", *TRAINED]):
         html(elem_id, f"<h2>{title}</h2>")

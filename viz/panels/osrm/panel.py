@@ -2,11 +2,12 @@
 osrm_training.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.osrm.found import FOUND, Found
 from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
@@ -19,16 +20,25 @@ PLAN = (*SUBSPACE, "note")
 TRAINING = ("training", *CURVES, "sets")
 
 
-def osrm_panel(demo: gr.Blocks, tab: gr.Tab, panel: OsrmHandlers, found: Found, pool: gr.Radio) -> None:
+def osrm_panel(
+    demo: gr.Blocks, tab: gr.Tab, address: Address, panel: OsrmHandlers, found: Found, pool: gr.Radio
+) -> None:
     """Lay the panel out inside `tab` and wire it; `pool` is the Merge panel's choice, to which own sets are added."""
-    _wire(demo, tab, lay_out(panel, found), panel, found, pool)
+    _wire(demo, tab, address, lay_out(panel, found), panel, found, pool)
 
 
-def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, found: Found, pool: gr.Radio) -> None:
+def _wire(
+    demo: gr.Blocks,
+    tab: gr.Tab,
+    address: Address,
+    layout: Layout,
+    panel: OsrmHandlers,
+    found: Found,
+    pool: gr.Radio,
+) -> None:
     state = gr.State(OsrmSession())
     form = layout.plan.form
     inputs = [state, *layout.parts, *form.values()]
-    shipped = list(pool.choices)
 
     def components(names: tuple[str, ...]) -> list[Any]:
         return [layout.outputs[name] for name in names]
@@ -40,7 +50,10 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
 
     def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
         news = session.changed(
-            **panel.training(session), **panel.sets(session), **found.views(method), found=_sentence(found)
+            **panel.training(session),
+            **panel.sets(session),
+            **found.views(method, _seen(session)),
+            found=_sentence(found),
         )
         tasks = gr.update(choices=[(title, name) for name, title in panel.titles(session).items()])
         return [*_send(news, (*TRAINING, *FOUND, "found")), *redraw(session, *values), tasks]
@@ -53,21 +66,6 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
                 session.changed(**news)["note"] if session.sent.get("note") != news["note"] else gr.skip(),
             ]
         return [gr.update(choices=news["tasks"], value=[*chosen, news["added"]]), gr.skip()]
-
-    def start(session: OsrmSession, *values: Any) -> list[Any]:
-        news: dict[str, Any] = panel.start(session, dict(zip(form, values, strict=True)))
-        return _send(news, (*TRAINING, "note"))
-
-    def train(session: OsrmSession) -> Iterator[list[Any]]:
-        for values in panel.train(session):
-            offered = [gr.skip()] * 3
-            if values.get("choice"):
-                newest = values["choice"][0][1]
-                file = gr.update(value=panel.archive(session, newest), interactive=True)
-                choices = gr.update(choices=[*shipped, *values["pools"]])
-                offered = [choices, gr.update(choices=values["choice"], value=newest), file]
-            yield [*_send(values, TRAINING), *offered]
-        yield [gr.skip()] * (len(TRAINING) + 3)
 
     # -- the plan and the figures that answer to it
     planned = [*components(PLAN), *layout.parts]
@@ -99,8 +97,34 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
     again = layout.plan.read.click(panel.read_again, state, **NOW)
     look(again.then(redraw, inputs, planned, **NOW))
 
-    # -- training and what comes of it
+    _wire_training(layout, panel, state, pool)
+    _wire_found(address, layout, found, state, lambda event: look(event.then(redraw, inputs, planned, **NOW)))
+
+
+def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: gr.Radio) -> None:
+    """Train what the plan says; offer what comes of it."""
+    form, shipped = layout.plan.form, list(pool.choices)
+
+    def components(names: tuple[str, ...]) -> list[Any]:
+        return [layout.outputs[name] for name in names]
+
+    def start(session: OsrmSession, *values: Any) -> list[Any]:
+        news: dict[str, Any] = panel.start(session, dict(zip(form, values, strict=True)))
+        return _send(news, (*TRAINING, "note"))
+
+    def train(session: OsrmSession) -> Iterator[list[Any]]:
+        for values in panel.train(session):
+            offered = [gr.skip()] * 3
+            if values.get("choice"):
+                newest = values["choice"][0][1]
+                file = gr.update(value=panel.archive(session, newest), interactive=True)
+                choices = gr.update(choices=[*shipped, *values["pools"]])
+                offered = [choices, gr.update(choices=values["choice"], value=newest), file]
+            yield [*_send(values, TRAINING), *offered]
+        yield [gr.skip()] * (len(TRAINING) + 3)
+
     begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
+    begun.then(None, None, None, js="() => window.mergescopeShow('osrm.question', 'training')", **QUIET)
     offered = [pool, layout.choice, layout.download]
     trained = begun.then(
         train, state, [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
@@ -109,7 +133,33 @@ def _wire(demo: gr.Blocks, tab: gr.Tab, layout: Layout, panel: OsrmHandlers, fou
         lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW
     )
     _wire_sets(layout, panel, state, trained)
-    layout.method.input(lambda method: _send(found.views(method), FOUND), layout.method, components(FOUND), **NOW)
+
+
+def _wire_found(address: Address, layout: Layout, found: Found, state: gr.State, replan: Callable[[Any], None]) -> None:
+    """Draw what was found as far as it is seen; keep the panel's choices in the page's address."""
+    outputs = [layout.outputs[name] for name in FOUND]
+    inputs = [state, layout.method]
+
+    def drawn(session: OsrmSession, method: str | None) -> list[Any]:
+        return list(_send(found.views(method, _seen(session)), FOUND))
+
+    def asked(session: OsrmSession, method: str | None, event: gr.EventData) -> list[Any]:
+        session.question = event.name
+        return drawn(session, method)
+
+    def picked(session: OsrmSession, method: str | None, event: gr.EventData) -> list[Any]:
+        session.figure = event.name
+        return drawn(session, method)
+
+    def views(event: Any) -> None:
+        replan(event)
+        event.then(drawn, inputs, outputs, **NOW)
+
+    layout.question.pick(asked, inputs, outputs, **NOW)
+    layout.figure.pick(picked, inputs, outputs, **NOW)
+    layout.method.input(drawn, inputs, outputs, **NOW)
+    chosen = dict(zip(("task", "layer", "part"), layout.parts, strict=True)) | {"method": layout.method}
+    address.keep("osrm", layout.plan.form | chosen, views)
 
 
 def _wire_sets(layout: Layout, panel: OsrmHandlers, state: gr.State, trained: Any) -> None:
@@ -135,6 +185,13 @@ def _rebased(panel: OsrmHandlers) -> Callable[[str], list[Any]]:
         return [gr.skip(), news["note"]] if "note" in news else [gr.update(**news), gr.skip()]
 
     return rebased
+
+
+def _seen(session: OsrmSession) -> Sequence[str]:
+    """Name the figures of what was found that are seen."""
+    if session.question not in {"found", "all"}:
+        return ()
+    return FOUND if session.figure == "all" else [session.figure if session.figure in FOUND else FOUND[0]]
 
 
 def _sentence(found: Found) -> str:

@@ -125,6 +125,7 @@ class OsrmSession:
         self.scaling = 0.5
         self.made = 0
         self.measuring = 0  # counts measurements: a newer one replaces an older
+        self.question, self.figure = "", ""  # what is seen; nothing was picked yet
         self.sent: dict[str, Any] = {}
         self.visitor = Visitor()  # the page puts the tabs' common one in its place
 

@@ -29,9 +29,8 @@ def p_value(p: float) -> str:
 def counts_html(titles: Mapping[str, str], rows: Sequence[Count] | None, task: str) -> str:
     """Write the counts per task; each task's button shows its rows."""
     known = {row.task: row for row in rows or ()}
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("task", "broken", "mended", "against the own adapter", "pin")
-    )
+    names = ("broken", "mended", "against the own adapter", "pin")
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", *names))
     lines = []
     for name, title in titles.items():
         row = known.get(name)
@@ -42,14 +41,16 @@ def counts_html(titles: Mapping[str, str], rows: Sequence[Count] | None, task: s
             cells[3] = f"only pin {row.pinned[0]}, only merge {row.pinned[1]}, {p_value(mcnemar(*row.pinned))}"
         pressed = str(name == task).lower()
         button = f'<button type="button" data-pick="{escape(name)}" aria-pressed="{pressed}">{escape(title)}</button>'
-        lines.append(f'<tr><th scope="row">{button}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+        labelled = "".join(f'<td data-label="{n}">{cell}</td>' for n, cell in zip(names, cells, strict=True))
+        lines.append(f'<tr><th scope="row">{button}</th>{labelled}</tr>')
     note = (
         "Rows of the Merge tab's evaluation that only one of two gets right, with McNemar's exact p that they are "
         "equally good. Choose a task to see them."
     )
     if rows is None:
         note = "The Merge tab has not evaluated this very merge. Choose a task, and its test rows are answered here."
-    return f"<p>{note}</p><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    body = "".join(lines)
+    return f'<p>{note}</p><table class="ms-counts"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def working_html(sentence: str) -> str:

@@ -29,6 +29,7 @@ PAUSE = 0.3
 FAST = ("bars", "summary", "note")
 SLOW = ("labels", "story", "layers", "loudness", "blame", "work")
 OUTPUTS = ("about", *FAST, *SLOW)
+PICTURE = "picture"
 EMPTY = "Write a text, or choose an example: every task answers it."
 Options = dict[str, dict[str, Any]]
 
@@ -55,7 +56,7 @@ class TryHandlers:
         if session.taken != settings:
             session.settings = session.taken = settings
         pins = [pin for pin in merging.pins if pin.settings.pool == settings.pool]
-        session.pinned = (pins[-1].label, pins[-1].settings) if pins else None
+        session.pinned = (pins[-1].called, pins[-1].settings) if pins else None
         titles = self.titles_of(settings)
         if session.task not in titles:
             session.task = next(iter(titles))
@@ -65,7 +66,11 @@ class TryHandlers:
             "task": {"choices": [(title, task) for task, title in titles.items()], "value": session.task},
             "scaling": {"value": scaling, "visible": True} if scaling is not None else {"visible": False},
             "use": {"visible": scaling is not None},
+            "picture": {"visible": self.playground.sees(settings.pool)},
         }
+        if self.playground.sees(settings.pool) != (session.picture is not None):
+            session.texts, session.picture = (), None
+            options["picture"] |= {"value": None}
         options |= self._examples(settings)
         session.said = None  # answered anew by `explain`, as the merge may be another one
         blank = {} if session.texts else self._blank("")
@@ -113,6 +118,13 @@ class TryHandlers:
         if session.truth is not None and session.truth[0] not in texts:
             session.truth = None
         return self.ask(session), {"text": self._texts(session)}
+
+    def look(self, session: TrySession, picture: Any) -> dict[str, str]:
+        """Take up a picture (of PIL), or that there is none any more."""
+        session.texts, session.picture, session.chosen, session.ends = (), None, 0, None
+        if picture is not None:
+            session.texts, session.picture = (PICTURE,), picture
+        return self.ask(session)
 
     @staticmethod
     def _texts(session: TrySession) -> dict[str, Any]:
@@ -164,6 +176,8 @@ class TryHandlers:
         who = {"merge": settings} if self._can_merge(settings) else {}
         if session.pinned and self._can_merge(session.pinned[1]):
             who["pinned"] = session.pinned[1]
+        if session.picture is not None:
+            return self.playground.seen(settings.pool, session.picture, {"base": None, "own": None, **who})
         if session.ends is None or session.ends[0] != key:
             everybody = self.playground.said(settings.pool, texts, {"base": None, "own": None, **who})
             session.ends = key, everybody[everybody["source"].isin(["base", "own"])]
@@ -192,7 +206,7 @@ class TryHandlers:
         }
 
     def _notes(self, session: TrySession, settings: Settings, titles: dict[str, str]) -> str:
-        cut = self.playground.reads(settings.pool, session.text)
+        cut = self.playground.reads(settings.pool, session.text) if session.picture is None else {}
         notes = []
         if cut:
             limits, tokens = sorted({limit for limit, _ in cut.values()}), max(count for _, count in cut.values())
@@ -226,6 +240,14 @@ class TryHandlers:
             token = session.explained = session.token
         if not session.text or session.said is None:
             yield session.changed({"work": ""})
+            return
+        yield from self._reasons(session, settings, token)
+
+    def _reasons(self, session: TrySession, settings: Settings, token: int) -> Iterator[dict[str, str]]:
+        if session.picture is not None:
+            why = "Reasons are told of texts only."
+            others = {name: nothing(why, f"mergescope_{name}") for name in ("story", "layers", "loudness", "blame")}
+            yield session.changed({"labels": self._labels(session, settings), "work": "", **others})
             return
         drawn = {
             "labels": self._labels,

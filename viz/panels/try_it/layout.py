@@ -41,6 +41,9 @@ def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, 
                 placeholder="Where is the Louvre?",
                 elem_id="ms-try-text",
             )
+            controls["picture"] = gr.Image(
+                type="pil", label="A picture", sources=["upload", "clipboard"], visible=False, elem_id="ms-try-picture"
+            )
             controls["text"] = gr.Dropdown([], label="Text that is looked at", visible=False, elem_id="ms-try-which")
             controls["task"] = gr.Dropdown([], label="Task that is looked at", elem_id="ms-try-task")
             controls["examples"] = gr.Dropdown([], label="Examples (test rows)", elem_id="ms-try-examples")

@@ -11,15 +11,19 @@ from viz.panels.merge.panel import MergeTab, become, said
 from viz.panels.merge.session import Session
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.broke_panel import Section, lay_out_broke, wire_broke
+from viz.panels.try_it.chat import ChatHandlers
+from viz.panels.try_it.chat_panel import ChatSection, lay_out_chat, wire_chat
 from viz.panels.try_it.handlers import OUTPUTS, Options, TryHandlers
 from viz.panels.try_it.layout import Layout, lay_out
 from viz.panels.try_it.session import TrySession
 
+Handlers = tuple[TryHandlers, BrokeHandlers, ChatHandlers]
 
-def try_panel(tab: gr.Tab, panel: TryHandlers, broke: BrokeHandlers, methods: Catalogue, merging: MergeTab) -> None:
+
+def try_panel(tab: gr.Tab, tried: Handlers, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it; it asks the merge that the Merge tab shows."""
-    layout, section = lay_out(_slider(methods), lay_out_broke)
-    _wire(tab, layout, section, panel, broke, methods, merging, gr.State(TrySession()))
+    layout, sections = lay_out(_slider(methods), lambda: (lay_out_chat(), lay_out_broke()))
+    _wire(tab, layout, sections, tried, methods, merging, gr.State(TrySession()))
 
 
 def _slider(methods: Catalogue) -> dict[str, Any]:
@@ -31,13 +35,13 @@ def _slider(methods: Catalogue) -> dict[str, Any]:
 def _wire(
     tab: gr.Tab,
     layout: Layout,
-    section: Section,
-    panel: TryHandlers,
-    broke: BrokeHandlers,
+    sections: tuple[ChatSection, Section],
+    tried: Handlers,
     methods: Catalogue,
     merging: MergeTab,
     state: gr.State,
 ) -> None:
+    panel, broke, chat = tried
     outputs, controls = list(layout.outputs.values()), layout.controls
     names = list(layout.outputs)
     assert set(names) == set(OUTPUTS)
@@ -69,6 +73,9 @@ def _wire(
     def placed(text: str, values: dict[str, str], options: Options) -> list[Any]:
         return [text, *both(values, options)]
 
+    def looked(session: TrySession, picture: Any) -> list[Any]:
+        return both(panel.look(session, picture), {})
+
     def drawn(session: TrySession) -> list[Any]:
         with said():
             return placed(*panel.random(session))
@@ -81,9 +88,6 @@ def _wire(
 
     def chosen_task(session: TrySession, task: str) -> list[Any]:
         return both(panel.choose(session, task=task), {})
-
-    def chosen_text(session: TrySession, text: int) -> list[Any]:
-        return both(panel.choose(session, text=text), {})
 
     def clicked(session: TrySession, event: gr.EventData) -> list[Any]:
         if session.settings is None or event.name not in panel.titles_of(session.settings):
@@ -108,15 +112,24 @@ def _wire(
         return placed(*panel.put(session, *row))
 
     taken = tab.select(opened, [state, merging.session, *merging.form.values()], everything, **NOW)
-    wire_broke(section, broke, merging, state, taken, put, [written, *everything], follow)
+    wire_chat(sections[0], chat, state, taken)
+    wire_broke(sections[1], broke, merging, state, taken, put, [written, *everything], follow)
     follow(taken)
     # not `input`, which Gradio gives for keys alone and not for a paste
     follow(written.change(typed, [state, written], everything, **NOW))
     follow(layout.clear.click(cleared, state, [written, *everything], **NOW))
     follow(controls["random"].click(drawn, state, [written, *everything], **NOW))
     follow(controls["examples"].input(example, [state, controls["examples"]], [written, *everything], **NOW))
+    follow(controls["picture"].change(looked, [state, controls["picture"]], everything, **NOW))
     follow(controls["scaling"].input(moved, [state, controls["scaling"]], everything, **NOW))
     follow(controls["task"].input(chosen_task, [state, controls["task"]], everything, **NOW))
-    follow(controls["text"].input(chosen_text, [state, controls["text"]], everything, **NOW))
+    follow(
+        controls["text"].input(
+            lambda session, place: both(panel.choose(session, text=place), {}),
+            [state, controls["text"]],
+            everything,
+            **NOW,
+        )
+    )
     follow(layout.outputs["bars"].pick(clicked, state, everything, **NOW))
     merging.after(controls["use"].click(use, state, list(merging.form.values()), **NOW))

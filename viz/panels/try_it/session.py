@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from merging.services.settings import Settings
 from merging.services.visitor import Visitor
 from viz.panels.try_it.broke_session import Broke
+from viz.panels.try_it.chat_session import Talk
 
 SOURCES = {"base": "base + head", "own": "own adapter", "merge": "merge", "pinned": "pinned"}
 """Who answers, and what the screen calls them; in their order."""
@@ -21,11 +23,13 @@ class TrySession:
     ----------
     taken : what was last taken over from the Merge tab
     pinned : (label, the merge that was pinned there last), of the same pool
+    picture : of PIL, where the base reads pictures; `texts` is then one word that stands for it
     chosen, task : which text and which task is looked at closely
     truth : (text, task, label) of a test row that was put into the box
     said : the answers to all texts
     ends : (pool and texts, what base and adapters say to them)
     broke : which rows of a task are looked at
+    talk : what was asked in the chat
     examples_of : the pool whose examples are in the list
     token : counts what is asked; an answer to an earlier question is dropped
     explained : the question whose reasons have been asked for
@@ -36,6 +40,7 @@ class TrySession:
     taken: Settings | None = None
     pinned: tuple[str, Settings] | None = None
     texts: tuple[str, ...] = ()
+    picture: Any = None
     chosen: int = 0
     task: str = ""
     label: str = ""
@@ -46,6 +51,7 @@ class TrySession:
     ends: tuple[tuple[str, tuple[str, ...]], pd.DataFrame] | None = None
     examples_of: str = ""
     broke: Broke = field(default_factory=Broke)
+    talk: Talk = field(default_factory=Talk)
     sent: dict[str, str] = field(default_factory=dict)
 
     def ask(self) -> int:
@@ -56,7 +62,9 @@ class TrySession:
     def close(self) -> None:
         """Forget the texts: the visitor has gone."""
         self.ask()
-        self.texts, self.truth, self.said, self.ends = (), None, None, None
+        self.talk.next()
+        self.talk.turns = []
+        self.texts, self.picture, self.truth, self.said, self.ends = (), None, None, None, None
         self.broke = Broke()
         self.sent.clear()
 

@@ -1,0 +1,74 @@
+"""The search for a pool's best merge, as the Merge tab asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..errors import MergeError
+from ..experiments.sweep import best_scalings, measure_ends, read_table, unpacked
+from ..features.progress import Progress
+from ..models.layers import working_copy
+from ..recipes.spec import MergeSpec
+from ..tuning.goal import Goal, as_marks
+from ..tuning.search import Candidate, Search
+from ..tuning.space import Space
+from .settings import Settings
+from .workbench import NO_TEXTS, Workbench
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """What a visitor asks a search for; plain values, which can cross a process boundary.
+
+    Attributes
+    ----------
+    goal : one of `merging.tuning.goal.KINDS`
+    seconds, rows : begin no candidate after so many seconds; validation rows per task
+    groups, texts, task_identity, rank : see `merging.tuning.space.Space`
+    """
+
+    pool: str
+    start: MergeSpec
+    goal: str = "average"
+    seconds: float = 60.0
+    rows: int = 100
+    groups: tuple[str, ...] = ("method", "params", "plugins")
+    texts: bool = False
+    task_identity: bool = False
+    rank: int | None = None
+    seed: int = 0
+
+
+def tune(bench: Workbench, plan: TunePlan, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress | Candidate]:
+    """Yield how far the reading of texts is, then one candidate after the other; see `merging.tuning.search.Search`.
+
+    Raises
+    ------
+    MergeError
+        If the pool has no tasks, a task no validation rows, or the plan leaves nothing to choose from.
+    """
+    if not bench.measured(plan.pool):
+        raise MergeError(f"A search {NO_TEXTS}")
+    adapters, settings = bench.adapters(plan.pool), Settings(plan.pool, plan.start)
+    space = Space(frozenset(plan.groups), plan.start, (), plan.texts, plan.task_identity, plan.rank)
+    tasks = [bench.encoded(plan.pool, adapter.task, "validation").first(plan.rows) for adapter in adapters]
+    empty = next((task.name for task in tasks if not len(task.labels)), None)
+    if empty is not None:
+        raise MergeError(
+            f"{bench.title(empty)} has no validation rows, on which a search measures: add some to its file."
+        )
+    if plan.texts or plan.start.needs_data:
+        yield from bench.read_moments(settings)
+    base, tokenizer = bench.base(*bench.base_of(plan.pool))
+    model = working_copy(base, bench.modules(plan.pool))
+    ends = []
+    if plan.goal == "gap":
+        for done, frame in enumerate(measure_ends(model, tokenizer, adapters, tasks), 1):
+            yield Progress("measuring", done, 2)
+            ends.append(as_marks({str(row.task): unpacked(row) for row in frame.itertuples()}))
+    features = bench.texts(plan.pool, plan.start.k) if plan.texts or plan.start.needs_data else None
+    tuned = best_scalings(read_table(bench.tables / f"sweep_{plan.pool}.csv")) if plan.pool in bench.pools else {}
+    goal = Goal.of(plan.goal, [task.name for task in tasks], None, *ends)
+    search = Search(model, tokenizer, adapters, tasks, space, goal, plan.seed, features, tuned)
+    yield from search.run(seconds=plan.seconds, stop=stop)

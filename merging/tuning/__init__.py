@@ -1,0 +1,1 @@
+"""Searching for the best merge by measured accuracy, with Optuna."""

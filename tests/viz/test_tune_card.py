@@ -1,0 +1,48 @@
+"""The search's figures and ranking show what was found, and a candidate sets the controls to its very merge."""
+
+from __future__ import annotations
+
+import pytest
+
+from merging import MergeError
+from merging.recipes.spec import MergeSpec
+from merging.services.tuning import TunePlan, tune
+from merging.services.workbench import Workbench
+from merging.tuning.search import Candidate, ranked
+from viz.figures.tuning import average_against_worst, candidates_tried
+from viz.panels.merge.tune import ranking
+
+FOUND = [
+    Candidate(0, MergeSpec.of("task_arithmetic"), "measured", 0.6, 0.6, 0.4, 200, 1.0),
+    Candidate(1, MergeSpec.of("ties", {"scaling": 0.5}), "measured", 0.8, 0.8, 0.5, 200, 2.0),
+    Candidate(2, MergeSpec.of("tsv"), "stopped", 0.3, 0.3, 0.2, 80, 0.5),
+    Candidate(3, MergeSpec.of("svd"), "measured", 0.7, 0.7, 0.6, 200, 1.5),
+]
+
+
+def test_the_figures_show_every_candidate_and_the_front() -> None:
+    table = ranked(FOUND)
+    assert table.trial.tolist() == [1, 3, 0, 2]
+    best, measured, stopped = candidates_tried(table)["data"]
+    assert best["y"] == [0.6, 0.8, 0.8]
+    assert (measured["x"], stopped["x"]) == ([0, 1, 3], [2])
+    dots, front = average_against_worst(table)["data"]
+    assert len(dots["x"]) == 3
+    assert list(zip(front["x"], front["y"], strict=True)) == [(0.7, 0.6), (0.8, 0.5)]
+
+
+def test_only_what_was_measured_can_be_used() -> None:
+    html = ranking(ranked(FOUND))
+    assert [f"use:{number}" in html for number in range(4)] == [True, True, False, True]
+    assert html.index("use:1") < html.index("use:3") < html.index("use:0")
+
+
+def test_the_workbench_searches_a_pool() -> None:
+    bench = Workbench()
+    plan = TunePlan("default", MergeSpec.of("task_arithmetic"), "average", 0.01, 8, ("params",))
+    steps = [*tune(bench, plan)]
+    [found] = steps
+    assert isinstance(found, Candidate)
+    assert found.spec.canonical() == plan.start.canonical()
+    with pytest.raises(MergeError, match="No method is left"):
+        next(tune(bench, TunePlan("default", MergeSpec.of("emr"), groups=())))
