@@ -45,7 +45,7 @@ def test_files_are_listed_with_sizes_then_downloaded_one_by_one(
     for name in FILES:
         size = (tmp_path / "mine" / name).stat().st_size
         assert f'<td>{name}</td><td class="ms-number">{size:,}</td><td>to come</td>' in first
-    assert f"me/mine@{commit}" in first
+    assert f"me/mine at commit {commit[:7]}:" in first
     assert next(steps)["note"].count("<td>here</td>") == 1
     assert len(hub.downloads()) == 1
     *_, last = steps

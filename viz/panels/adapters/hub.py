@@ -38,7 +38,7 @@ def _listing(repository: Repository, done: int) -> str:
         for place, (file, size) in enumerate(sizes.items(), 1)
     )
     here, total = sum(list(sizes.values())[:done]), sum(sizes.values())
-    said = f"{escape(repository.pinned)}: {here / 1e6:.1f} of {total / 1e6:.1f} MB"
+    said = f"{escape(repository.repo)} at commit {repository.commit[:7]}: {here / 1e6:.1f} of {total / 1e6:.1f} MB"
     return (
         f'<p role="status">{said}</p><div class="ms-scroll"><table><thead><tr><th>file</th><th>bytes</th><th></th></tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
