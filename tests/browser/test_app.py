@@ -77,7 +77,7 @@ def test_it_tells_a_story_in_three_items_beside_the_pinned_sum(open_page) -> Non
     expect(story.first).to_contain_text("8 adapters, one model")
     [diamonds] = page.evaluate(PINNED)
     assert len(diamonds["x"]) == 8
-    expect(page.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_be_visible()
+    expect(page.locator("#ms-sweep .ms-legend button", has_text="A: Task Arithmetic")).to_be_visible()
     # the numbers of the story are those of the figure
     for place, values in ((0, diamonds["x"]), (1, accuracies(page))):
         expect(story.nth(place)).to_contain_text(f"{sum(values) / 8:.0%}")

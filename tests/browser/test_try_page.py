@@ -71,7 +71,10 @@ def tab_to(page: Page, selector: str) -> None:
 def test_the_same_by_keyboard_alone(open_page) -> None:
     page = open_page()
     expect(page.locator('#ms-verdict [data-state="done"]')).to_be_visible()
-    tab_to(page, '[role=tab][data-tab-id="try"]')
+    tab_to(page, '[role=tab][data-tab-id="merge"]')
+    for name in ("lessons", "try"):  # tabs are one stop, with arrows inside
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(f'[role=tab][data-tab-id="{name}"]')).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#ms-try-summary")).to_contain_text("Write a text")
     tab_to(page, "#ms-try-text textarea")
@@ -133,7 +136,7 @@ def test_phone_and_dark_fit_and_are_accessible(open_page, width: int, theme: str
     write(page, TEXT)
     blamed(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("#ms-tabs [role=tab]").count() == 6, "no tab hides in a menu"
+    assert page.locator("#ms-tabs [role=tab]").count() == 7, "no tab hides in a menu"
     for cell in page.locator("#ms-broke-counts tbody tr").first.locator("td").all():
         assert cell.bounding_box()["width"] > 100, "no column is squeezed"
     found = Axe().run(page, context="#ms-try", options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]

@@ -49,7 +49,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatHandlers]:
         peft_folder(root / f"peft-{task}", language_model(), seed=seed, **options)
         adapter = Adapter.load(root / f"peft-{task}", name=task, task=task, base=str(root / "base"))
         if task == "trec":
-            adapter = replace(adapter, metadata=adapter.metadata | {"verbaliser": VERBALISER})
+            adapter = replace(adapter, metadata=adapter.metadata.changed(verbaliser=VERBALISER))
         folders[task] = str(adapter.save(root / task))
     texts = TextsOf(tuple(folders), ("q_proj", "v_proj"), str(root / "base"))
     bench.add_pool(POOL, "Writers", folders, texts, measured=False)

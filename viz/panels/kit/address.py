@@ -13,6 +13,7 @@ import orjson
 from merging.errors import MergeError
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.plot import EARLY_HEAD
 
 PANELS = ("merge", "diagnose", "osrm", "export")
 RESTORE = "restore"
@@ -31,7 +32,7 @@ class Address:
         bare: dict[str, Any] = {"apply_default_css": False, "container": False, "padding": False}
         self.link = gr.HTML(elem_id="ms-link-said", **bare)
         listen = f"window.mergescopeAddress.connect(trigger, {_js(RESTORE)}, {_js(PANELS)})"
-        self.said = gr.HTML(js_on_load=listen, elem_id="ms-address", **bare)
+        self.said = gr.HTML(js_on_load=listen, head=EARLY_HEAD, elem_id="ms-address", **bare)
 
     def restore(self, work: Callable[[gr.EventData], list[Any]], outputs: list[Any]) -> Any:
         """Call `work` when Back or Forward bring another merge, the event's `query`; give the event."""

@@ -89,11 +89,11 @@ def header_html(device: str, base: str) -> str:
 
 def head() -> str:
     """Write what goes into the page's head: the style sheets as they are (`css_paths` would rewrite its selectors),
-    early scripts.
+    the glossary, and which scripts to fetch first.
     """
     scripts = f'<script type="application/json" id="ms-glossary">{as_json()}</script>'
-    scripts += "".join(f'<script src="{address(path)}"></script>' for path in EARLY)
-    scripts += "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in SCRIPTS)
+    # the components that need them put them in, and wait for them
+    scripts += "".join(f'<link rel="preload" as="script" href="{address(path)}">' for path in (*EARLY, *SCRIPTS))
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 

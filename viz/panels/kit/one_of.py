@@ -5,6 +5,8 @@ from html import escape
 
 import gradio as gr
 
+from viz.panels.kit.plot import EARLY_HEAD
+
 TEMPLATE = """
 <style>{rule}</style>
 <div class="ms-one-of" role="radiogroup" aria-label="{label}" data-part="{part}" data-shown="{first}">{buttons}</div>
@@ -31,6 +33,7 @@ def one_of(
     return gr.HTML(
         html_template=TEMPLATE.format(rule=rule, label=escape(label), part=part, first=first, buttons=buttons),
         js_on_load=f'window.mergescopeOneOf(element, (name) => trigger("pick", {{ name }}), "{panel}.{name}")',
+        head=EARLY_HEAD,
         elem_id=part,
         elem_classes=["ms-full", *classes],
         apply_default_css=False,

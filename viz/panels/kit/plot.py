@@ -35,7 +35,9 @@ def address(path: Path) -> str:
 HEAD = "".join(f'<script src="{address(path)}"></script>' for path in SCRIPTS)
 LESSON_HEAD = "".join(f'<script src="{address(path)}"></script>' for path in LESSON)
 GALLERY_HEAD = f"{HEAD}{LESSON_HEAD}"
-DIAGNOSE_HEAD = HEAD + "".join(f'<script src="{address(path)}"></script>' for path in DIAGNOSE)
+EARLY_HEAD = "".join(f'<script src="{address(path)}"></script>' for path in EARLY)
+"""For the components that need them: Gradio waits for the scripts of a component's head, not of the page's."""
+DIAGNOSE_HEAD = EARLY_HEAD + HEAD + "".join(f'<script src="{address(path)}"></script>' for path in DIAGNOSE)
 
 TEMPLATE = """
 <figure class="ms-figure" data-empty aria-labelledby="{id}-title">

@@ -16,7 +16,7 @@ from merging.services.link import LONGEST, exact_rank, runnable, to_query
 from merging.services.program import snippet
 from merging.services.settings import Settings
 from merging.services.workbench import Workbench
-from viz.panels.kit.plot import ASSETS
+from viz.panels.kit.plot import ASSETS, EARLY_HEAD
 
 SPACE = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -55,6 +55,7 @@ def recipe() -> gr.HTML:
     return gr.HTML(
         html_template=TEMPLATE.format(outer=escape(outer_address())),
         js_on_load=(ASSETS / "js" / "recipe.js").read_text(encoding="utf-8"),
+        head=EARLY_HEAD,
         elem_id="ms-recipe",
         apply_default_css=False,
         container=False,

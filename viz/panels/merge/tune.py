@@ -87,8 +87,12 @@ def tune_card() -> TuneCard:
         with gr.Row(elem_classes="ms-choices"):
             form = {
                 "goal": gr.Dropdown(GOALS, value="average", label="Best in", elem_id="ms-tune-goal"),
-                "seconds": gr.Slider(10, LONGEST, 60, step=10, label="Seconds", elem_id="ms-tune-seconds"),
-                "rows": gr.Slider(20, 300, 100, step=10, label="Rows per task", elem_id="ms-tune-rows"),
+                "seconds": gr.Slider(
+                    10, LONGEST, 60, step=10, label="Seconds", elem_id="ms-tune-seconds", elem_classes="ms-slider"
+                ),
+                "rows": gr.Slider(
+                    20, 300, 100, step=10, label="Rows per task", elem_id="ms-tune-rows", elem_classes="ms-slider"
+                ),
                 "rank": gr.Number(0, precision=0, minimum=0, label="Rank at most (0 = any)", elem_id="ms-tune-rank"),
             }
         with gr.Row(elem_classes="ms-choices"):
