@@ -105,7 +105,8 @@
         listeners.push({ panel, tell: (values) => { pending.add(panel); trigger(panel, { values }); } });
       }
       ask = (query) => { pending.add("restore"); trigger(restore, { query }); };
-      new MutationObserver(followTabs).observe(document.querySelector("#ms-tabs"), { subtree: true, attributeFilter: ["aria-selected"] });
+      // of the body: the tabs may not be there yet
+      new MutationObserver(followTabs).observe(document.body, { subtree: true, attributeFilter: ["aria-selected"] });
     },
     /** Say at the top of the page what a link asks for and cannot get. */
     refuse(name, text) {

