@@ -91,7 +91,7 @@ def test_brought_adapters_are_merged_measured_and_taken_home(open_page, files: d
     expect(rows.nth(0)).to_contain_text("films")
     expect(rows.nth(0)).to_contain_text("yes")
     expect(rows.nth(1)).to_contain_text("no head")
-    page.get_by_text("What a merge would do: 12 modules merged.").click()
+    page.get_by_text("What a merge would do: 12 modules merged").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download as CSV").click()
     assert download.value.suggested_filename == "mergescope_dry_run.csv"
