@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import METADATA_FILE, Adapter
 from .adapters.metadata import AdapterMetadata
+from .adapters.rounding import rounded
 from .errors import MergeError
 from .evaluation.accuracy import encode_task, evaluate, own_head
 from .evaluation.verbalisers import Verbaliser, default_verbaliser
@@ -28,7 +30,10 @@ from .training.trainer import fine_tune, probe
 
 TRAINING = TrainingSettings(epochs=3, rows=1500, validation_rows=300, learning_rate=1e-3, bf16=True)
 """How the pools on the encoder are trained, where they don't say otherwise."""
-WORDS_TRAINING = TrainingSettings(epochs=2, rows=1500, validation_rows=300, batch_size=16, max_length=48, modules=())
+WORDS_TRAINING = TrainingSettings(
+    epochs=2, rows=800, validation_rows=200, batch_size=16, max_length=48, modules=(), bf16=True
+)
+"""How the pools on the language model are trained."""
 BUDGETS: dict[str, dict[str, Any]] = {
     "trec": {"rows": 600, "learning_rate": 5e-4},
     "sms_spam": {"rows": 150, "learning_rate": 2e-3},
@@ -56,6 +61,7 @@ class PoolSpec:
     base : see `merging.models.load.load_base`
     words : the base is a language model that learns to write the label; else adapters come with a classifier
     test_rows : on which the adapters are measured alone; None = all
+    dtype : what the factors are stored in
     """
 
     name: str
@@ -68,6 +74,7 @@ class PoolSpec:
     tasks: tuple[str, ...] = DEFAULT_TASKS
     words: bool = False
     test_rows: int | None = None
+    dtype: torch.dtype = torch.float32
 
     def seed(self, task: str) -> int:
         """Return the seed of one task's run."""
@@ -78,7 +85,7 @@ class PoolSpec:
         return replace(self.training, seed=self.seed(task), **self.budgets.get(task, {}))
 
 
-WORD_TASKS = ("trec", "sms_spam", "movie")
+WORD_TASKS = ("trec", "sms_spam", "movie", "bbc", "tweets3", "newspaper")
 POOLS: dict[str, PoolSpec] = {
     spec.name: spec
     for spec in (
@@ -135,6 +142,19 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
             tasks=WORD_TASKS,
             words=True,
             test_rows=400,
+            dtype=torch.bfloat16,
+        ),
+        PoolSpec(
+            "smollm2_osrm",
+            "SmolLM2-135M, OSRM's init",
+            "The same tasks in words, each A started where the other tasks' texts have least energy: OSRM on a "
+            "language model.",
+            replace(WORDS_TRAINING, init="osrm"),
+            base="smollm2",
+            tasks=WORD_TASKS,
+            words=True,
+            test_rows=400,
+            dtype=torch.bfloat16,
         ),
     )
 }
@@ -194,6 +214,7 @@ def train_task(
     command: str | None = None,
     head: Verbaliser | None = None,
     test_rows: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Progress]:
     """Fine-tune one adapter and write it with its provenance and accuracies; yields the trainer's progress.
 
@@ -207,6 +228,7 @@ def train_task(
     features : see `collect_for_osrm`; collected here when OSRM needs them and they are not given
     head : what a language model should write; None = a classifier on pooled states
     test_rows : on which the accuracies are measured; None = all
+    dtype : what the factors are stored in; the accuracies are those of the rounded ones
     """
     A_init: dict[str, Tensor] | None = None
     if settings.init == "osrm":
@@ -222,6 +244,7 @@ def train_task(
         adapter = progress.adapter
         yield progress
     assert adapter is not None
+    adapter = rounded(adapter, dtype)
     metadata = adapter.metadata.changed(
         command=command or train_command(task.name, settings),
         versions=versions(),
@@ -233,9 +256,9 @@ def train_task(
         },
         test_accuracy=test_accuracies(model, tokenizer, task, adapter, settings.rows, limit=test_rows),
     )
-    replace(adapter, metadata=metadata).save(folder)
+    replace(adapter, metadata=metadata).save(folder, dtype=dtype)
     for epoch, checkpoint in checkpoints.items():
-        checkpoint.save(folder / f"epoch-{epoch}")
+        checkpoint.save(folder / f"epoch-{epoch}", dtype=dtype)
 
 
 def test_accuracies(
@@ -276,7 +299,7 @@ def train_pool(
         head = default_verbaliser(name, task.description, task.labels) if spec.words else None
         command = train_command(name, own, spec.base, spec.words)
         for progress in train_task(
-            model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows
+            model, tokenizer, task, own, folder, spec.tasks, features, command, head, spec.test_rows, spec.dtype
         ):
             if progress.adapter is None:
                 report(f"{spec.name}/{name}", progress)

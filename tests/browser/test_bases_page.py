@@ -137,7 +137,7 @@ def test_base_adapters_and_merge_chat_side_by_side(open_page, bases: dict[str, P
     expect(cards).to_have_count(4)
     expect(page.locator("#ms-chat-status [role=status]")).to_contain_text("tokens/s")
     assert [card.locator("h4").inner_text() for card in cards.all()] == ["base", "a", "b", "merge"]
-    expect(page.locator("#ms-chat .ms-asked")).to_have_text(f"{MARKUP} cat")
+    expect(page.locator("#ms-chat .ms-prompt")).to_have_text(f"{MARKUP} cat")
     assert page.title() == title
     assert page.locator("#ms-chat img").count() == 0
     page.locator("#ms-chat-most input[type=number]").fill("128")

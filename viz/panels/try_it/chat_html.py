@@ -48,7 +48,7 @@ def _turn(turn: Turn, task: str) -> str:
     )
     notes = [f"at most {turn.decoding.most} tokens", how, *(["chat template"] if turn.template else [])]
     return (
-        f'<section class="ms-turn"><h3 class="ms-asked" dir="auto">{escape(turn.prompt)}</h3>'
+        f'<section class="ms-turn"><h3 class="ms-prompt" dir="auto">{escape(turn.prompt)}</h3>'
         f"<small>{escape(', '.join(notes))}</small>"
         f'<div class="ms-voices">{cards}</div></section>'
     )
