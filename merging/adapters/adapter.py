@@ -286,6 +286,10 @@ class Adapter:
                     f"{key} holds NaN or infinite values, so nothing was written: is a scaling or weight too large, "
                     f"or {dtype} too small?"
                 )
+        if broken := next((module for module, update in self.deltas.items() if update.may_overflow()), None):
+            raise MergeError(
+                f"The update of {broken} would be infinite, so nothing was written: is a scaling or weight too large?"
+            )
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         entries = self.config.get("modules_to_save") or ()
         saved = {entry for entry in entries if any(is_saved(key, [entry]) for key in whole)}

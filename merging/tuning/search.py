@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,22 @@ class Search:
         with warnings.catch_warnings():  # Optuna calls ``group`` experimental: methods have parameters of their own
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+        ask = study.ask
+
+        def ask_alone(*args: Any, **options: Any) -> Trial:
+            with self._lock:
+                return ask(*args, **options)
+
+        study.ask = ask_alone  # type: ignore[method-assign]
         self.study = study
+
+    @property
+    def _lock(self) -> AbstractContextManager[Any]:
+        """A lock between processes where the storage is an SQLite file, which locks no rows: two would take one
+        waiting trial.
+        """
+        shared = self.storage is not None and not self.storage.endswith(".log") and "://" not in self.storage
+        return FileLock(f"{self.storage}.lock") if shared else nullcontext()
 
     def run(
         self, trials: int | None = None, seconds: float | None = None, stop: Callable[[], bool] = lambda: False
@@ -196,11 +211,8 @@ class Search:
         return as_marks(best.user_attrs["marks"]) if best else None
 
     def _take_up_lost(self) -> None:
-        """Queue what killed workers have left, one process at a time: SQLite locks no rows, and two would both queue
-        it.
-        """
-        shared = self.storage is not None and not self.storage.endswith(".log") and "://" not in self.storage
-        with FileLock(f"{self.storage}.lock") if shared else nullcontext(), warnings.catch_warnings():
+        """Queue what killed workers have left, one process at a time: two would both queue it."""
+        with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.study)
 

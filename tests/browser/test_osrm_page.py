@@ -131,7 +131,7 @@ def test_a_set_is_trained_downloaded_and_merged_and_stays_over_a_switch_of_tabs(
     page.get_by_role("tab", name="OSRM").click()
     expect(page.locator("#ms-sets")).to_contain_text("λ 0.55")
     expect(page.locator("#ms-plan-rows input")).to_have_value("64")
-    expect(page.locator("#ms-spectrum .main-svg").first).to_be_visible()
+    expect(page.locator("#ms-loss .main-svg").first).to_be_visible()  # the question that was open stays so
 
 
 def test_a_cancelled_training_says_what_it_kept(open_page) -> None:
