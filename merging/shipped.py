@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from .features.reading import collect_features
 from .io.assets import assets_folder
 from .models.layers import bare, target_names
 from .tasks.task import DEFAULT_TASKS, Task, fingerprint
+from .training.command import train_command
 from .training.lora import osrm_start
 from .training.settings import Progress, TrainingSettings
 from .training.trainer import fine_tune, probe
@@ -138,18 +138,6 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
             "A language model that must write the label: its base can hardly answer, so the merge has to carry "
             "everything.",
             WORDS_TRAINING,
-            base="smollm2",
-            tasks=WORD_TASKS,
-            words=True,
-            test_rows=400,
-            dtype=torch.bfloat16,
-        ),
-        PoolSpec(
-            "smollm2_osrm",
-            "SmolLM2-135M, OSRM's init",
-            "The same tasks in words, each A started where the other tasks' texts have least energy: OSRM on a "
-            "language model.",
-            replace(WORDS_TRAINING, init="osrm"),
             base="smollm2",
             tasks=WORD_TASKS,
             words=True,
@@ -305,52 +293,6 @@ def train_pool(
                 report(f"{spec.name}/{name}", progress)
         made.append(folder)
     return made
-
-
-def train_command(task: str, settings: TrainingSettings, base: str = "minilm", words: bool = False) -> str:
-    """Return the command line that repeats a run; options at their default are left out, but for those that matter
-    most."""
-    default = TrainingSettings()
-    line = [
-        "mergescope",
-        "train",
-        "--task",
-        task,
-        "--init",
-        settings.init,
-        "--rank",
-        settings.rank,
-        "--seed",
-        settings.seed,
-    ]
-    if settings.init == "osrm":
-        line += ["--k", settings.k]
-        line += ["--pooling", settings.pooling] if settings.pooling != default.pooling else []
-    options = {
-        "row_norm": "--row-norm",
-        "head": "--head",
-        "alpha": "--alpha",
-        "epochs": "--epochs",
-        "learning_rate": "--lr",
-        "batch_size": "--batch-size",
-        "rows": "--rows",
-        "validation_rows": "--validation-rows",
-        "max_length": "--max-length",
-    }
-    for name, option in options.items():
-        if getattr(settings, name) != getattr(default, name):
-            line += [option, getattr(settings, name)]
-    if settings.modules != default.modules:
-        line += ["--modules", ",".join(settings.modules)]
-    if settings.freeze_A:
-        line += ["--freeze-a"]
-    if settings.bf16 is not None:
-        line += ["--bf16" if settings.bf16 else "--no-bf16"]
-    if settings.checkpoints:
-        line += ["--checkpoints", ",".join(map(str, settings.checkpoints))]
-    line += ["--base", base] if base != "minilm" else []
-    line += ["--words"] if words else []
-    return shlex.join([str(word) for word in line]) + " -o out/"
 
 
 def versions() -> dict[str, str]:

@@ -23,9 +23,10 @@ from merging.methods.base import SCALING
 from merging.models.embedded import EMBEDDED
 from merging.models.layers import fingerprint
 from merging.models.load import load_base
-from merging.shipped import SHIPPED, settings_of, train_command
+from merging.shipped import SHIPPED, settings_of
 from merging.tasks.task import Task
 from merging.tasks.task import fingerprint as data_fingerprint
+from merging.training.command import train_command
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

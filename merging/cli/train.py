@@ -18,9 +18,7 @@ def train_adapters(
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option(
-            help="A whole pool: papers, osrm, default, unequal, easy, smollm2 or smollm2_osrm; skips what exists."
-        ),
+        typer.Option(help="A whole pool: papers, osrm, default, unequal, easy or smollm2; skips what exists."),
     ] = None,
     init: Annotated[str, typer.Option(help="Initialisation of A: default, gaussian, orthonormal or osrm.")] = "default",
     row_norm: Annotated[
@@ -68,8 +66,9 @@ def train_adapters(
     """Fine-tune one adapter (--task) or a whole pool (--pool), as the shipped ones were made."""
     from ..evaluation.verbalisers import default_verbaliser
     from ..models.load import load_base, load_language_model
-    from ..shipped import check_pool, train_command, train_pool, train_task
+    from ..shipped import check_pool, train_pool, train_task
     from ..tasks.task import Task
+    from ..training.command import train_command
     from ..training.settings import Progress, TrainingSettings
 
     if (task is None) == (pool is None):

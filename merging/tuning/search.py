@@ -118,19 +118,11 @@ class Search:
         ask = study.ask
 
         def ask_alone(*args: Any, **options: Any) -> Trial:
-            with self._lock:
+            with alone(self.storage):
                 return ask(*args, **options)
 
         study.ask = ask_alone  # type: ignore[method-assign]
         self.study = study
-
-    @property
-    def _lock(self) -> AbstractContextManager[Any]:
-        """A lock between processes where the storage is an SQLite file, which locks no rows: two would take one
-        waiting trial.
-        """
-        shared = self.storage is not None and not self.storage.endswith(".log") and "://" not in self.storage
-        return FileLock(f"{self.storage}.lock") if shared else nullcontext()
 
     def run(
         self, trials: int | None = None, seconds: float | None = None, stop: Callable[[], bool] = lambda: False
@@ -150,7 +142,6 @@ class Search:
         while not stop() and (seconds is None or time.monotonic() - began < seconds):
             if trials is not None and self._count() >= trials:
                 return
-            self._take_up_lost()
             try:
                 self.study.optimize(lambda trial: self._measure(trial, stop), n_trials=1, callbacks=[note])
             except Cancelled:
@@ -210,12 +201,6 @@ class Search:
         best = max(done, key=lambda t: (t.value or 0.0, -t.number), default=None)
         return as_marks(best.user_attrs["marks"]) if best else None
 
-    def _take_up_lost(self) -> None:
-        """Queue what killed workers have left, one process at a time: two would both queue it."""
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
-
     def _count(self) -> int:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         return len(self.study.get_trials(deepcopy=False, states=states))
@@ -229,6 +214,14 @@ class Search:
         return hashlib.sha256(json.dumps([words, options]).encode()).hexdigest()
 
 
+def alone(place: str | None) -> AbstractContextManager[Any]:
+    """Return a lock between processes where a study is an SQLite file, which locks no rows: two would take one waiting
+    candidate.
+    """
+    shared = place is not None and not place.endswith(".log") and "://" not in place
+    return FileLock(f"{place}.lock") if shared else nullcontext()
+
+
 def opened_storage(place: str | None) -> optuna.storages.BaseStorage | None:
     """Return where a study is kept; see `Search`."""
     if place is None:
@@ -238,15 +231,24 @@ def opened_storage(place: str | None) -> optuna.storages.BaseStorage | None:
     url = place if "://" in place else f"sqlite:///{Path(place).resolve()}"
     with warnings.catch_warnings():  # heartbeats are experimental in Optuna; without them nobody notices a dead worker
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _with_heartbeat(url)
+        return _with_heartbeat(url, place)
 
 
-def _with_heartbeat(url: str) -> optuna.storages.RDBStorage:
+def _with_heartbeat(url: str, place: str) -> optuna.storages.RDBStorage:
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+
+    def once(study: Study, lost: FrozenTrial) -> None:
+        """Queue what a killed worker has left, unless another process has done so."""
+        with alone(place):
+            histories = [t.system_attrs.get("retry_history", []) for t in study.get_trials(deepcopy=False)]
+            if not any(history and history[-1] == lost.number for history in histories):
+                retry(study, lost)
+
     return optuna.storages.RDBStorage(
         url,
         engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None,
         heartbeat_interval=HEARTBEAT,
-        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        heartbeat_stale_trial_callback=once,
     )
 
 
