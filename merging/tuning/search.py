@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -151,16 +150,16 @@ class Search:
             yield candidate(self.study.trials[last], self.goal)
 
     def table(self) -> pd.DataFrame:
-        """Return every candidate so far as a row, the best first: rank in ``place``, ``pareto`` where none is better
-        in average and worst task both.
+        """Return every candidate so far as a row, the best first; ``pareto`` where none is better in average and worst
+        task both.
         """
         return ranked([candidate(trial, self.goal) for trial in self.study.trials if trial.state in STATES])
 
     @property
     def best(self) -> Candidate | None:
         """The candidate that was measured on all rows and has the highest value; the earlier one of two equal ones."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return candidate(max(done, key=lambda t: (t.value or 0.0, -t.number)), self.goal) if done else None
+        best = self._best_trial()
+        return candidate(best, self.goal) if best else None
 
     def subject(self, spec: MergeSpec) -> Subject | Adapter:
         """Return what is measured, and what would be exported: the merge, or the adapter of the rank that it is cut
@@ -180,15 +179,15 @@ class Search:
         spec, began = self.space.suggest(trial, len(self.adapters)), time.monotonic()
         trial.set_user_attr("spec", spec.to_dict())
         lines = {task.name: "." * len(task.labels) for task in self.tasks}
-        best = self._best_marks()
-        with torch.inference_mode():
-            steps = evaluate(self.model, self.tokenizer, self.subject(spec), self.tasks, heads=self.heads)  # type: ignore[arg-type]
+        best = self._best_trial()
+        marks = as_marks(best.user_attrs["marks"]) if best else None
+        steps = evaluate(self.model, self.tokenizer, self.subject(spec), self.tasks, heads=self.heads)  # type: ignore[arg-type]
+        with closing(steps):  # type: ignore[type-var]
             for place, estimate in enumerate(steps, 1):
                 lines[estimate.task] = estimate.marks
                 if stop():
                     raise Cancelled
-                if place % len(self.tasks) == 0 and best and self.goal.hopeless(as_marks(lines), best):
-                    steps.close()  # type: ignore[attr-defined]
+                if place % len(self.tasks) == 0 and marks and self.goal.hopeless(as_marks(lines), marks):
                     break
         trial.set_user_attr("marks", lines)
         trial.set_user_attr("seconds", time.monotonic() - began)
@@ -196,10 +195,9 @@ class Search:
             raise optuna.TrialPruned
         return self.goal.value(as_marks(lines))
 
-    def _best_marks(self) -> dict[str, Any] | None:
+    def _best_trial(self) -> FrozenTrial | None:
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        best = max(done, key=lambda t: (t.value or 0.0, -t.number), default=None)
-        return as_marks(best.user_attrs["marks"]) if best else None
+        return max(done, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
     def _count(self) -> int:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)

@@ -395,3 +395,26 @@ def test_two_visitors_do_not_disturb_each_other(open_page) -> None:
     assert figure(one, "sweep", "layout.shapes[0].x0") == value
     expect(one.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_be_visible()
     expect(two.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")).to_have_count(0)
+
+
+@pytest.mark.slow
+def test_a_search_ranks_merges_and_the_controls_take_one_over(open_page) -> None:
+    page = opened(open_page(rows=50))
+    card = page.locator("#ms-tune")
+    for name, value in (("seconds", "10"), ("rows", "20")):
+        box = card.locator(f"#ms-tune-{name} input[type=number]")
+        box.fill(value)
+        box.press("Tab")
+    card.get_by_role("checkbox", name="method").uncheck()
+    card.get_by_role("checkbox", name="plug-ins").uncheck()
+    page.get_by_label("Method", exact=True).click()
+    page.get_by_role("option", name="Task Arithmetic", exact=True).click()
+    expect(page.locator("#ms-recipe")).to_contain_text("method: task_arithmetic")
+    card.get_by_role("button", name="Find it").click()
+    expect(card.get_by_role("status")).to_contain_text("measured once on test rows", timeout=120_000)
+    last = card.locator("tbody tr:has(button)").last
+    scaling = re.search(r"λ ([\d.]+)", last.inner_text())[1]
+    assert len(figure(page, "tune-tried", "data[0].x")) >= 1
+    last.get_by_role("button").click()
+    expect(page.locator("#ms-recipe")).to_contain_text(f"scaling: {float(scaling)}")
+    wait_for_lambda(page, float(scaling))

@@ -1,5 +1,7 @@
 """A search for the best merge: what was tried, in the order in which it was, and average against worst task."""
 
+from typing import Any
+
 import pandas as pd
 
 from viz.figures.theme import ACCENT, INK, MUTED, Figure, axis, layout
@@ -28,19 +30,8 @@ def candidates_tried(table: pd.DataFrame) -> Figure:
     }
     traces = [best]
     for state, (symbol, colour) in STATES.items():
-        mine = rows[rows.state == state]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": mine.trial.tolist(),
-                "y": mine.value.tolist(),
-                "text": mine["merge"].tolist(),
-                "name": state,
-                "marker": {"symbol": symbol, "color": colour, "size": 8, "line": {"width": 1.5, "color": colour}},
-                "hovertemplate": "%{text}<br>%{y:.3f}<extra></extra>",
-            }
-        )
+        mark = {"symbol": symbol, "color": colour, "size": 8, "line": {"width": 1.5, "color": colour}}
+        traces.append(_dots(rows[rows.state == state], "trial", "value", state, "%{y:.3f}", marker=mark))
     return {
         "data": traces,
         "layout": layout(
@@ -62,23 +53,22 @@ def average_against_worst(table: pd.DataFrame) -> Figure:
     """
     whole = table[table.state == "measured"]
     front = whole[whole.pareto.astype(bool)].sort_values("average")
-    shared = {"type": "scatter", "hovertemplate": "%{text}<br>average %{x:.3f}, worst task %{y:.3f}<extra></extra>"}
-    dots = shared | {
-        "mode": "markers",
-        "x": whole.average.tolist(),
-        "y": whole.worst.tolist(),
-        "text": whole["merge"].tolist(),
-        "name": "measured",
-        "marker": {"color": MUTED, "size": 7},
-    }
-    best = shared | {
-        "mode": "lines+markers",
-        "x": front.average.tolist(),
-        "y": front.worst.tolist(),
-        "text": front["merge"].tolist(),
-        "name": "beaten by none in both",
-        "line": {"color": ACCENT, "width": 1.5},
-        "marker": {"color": ACCENT, "size": 9},
-    }
+    said = "average %{x:.3f}, worst task %{y:.3f}"
+    dots = _dots(whole, "average", "worst", "measured", said, marker={"color": MUTED, "size": 7})
+    style = {"line": {"color": ACCENT, "width": 1.5}, "marker": {"color": ACCENT, "size": 9}}
+    best = _dots(front, "average", "worst", "beaten by none in both", said, mode="lines+markers", **style)
     figure = layout(280, axis("average accuracy, validation"), axis("worst task's accuracy"), showlegend=True)
     return {"data": [dots, best], "layout": figure}
+
+
+def _dots(rows: pd.DataFrame, x: str, y: str, name: str, said: str, **style: Any) -> dict[str, Any]:
+    """Describe candidates as points at two of their columns, each with its merge on hover."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": rows[x].tolist(),
+        "y": rows[y].tolist(),
+        "text": rows["merge"].tolist(),
+        "name": name,
+        "hovertemplate": f"%{{text}}<br>{said}<extra></extra>",
+    } | style

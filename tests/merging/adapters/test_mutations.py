@@ -357,7 +357,7 @@ def test_what_comes_of_spoilt_files_is_pefts_reading_or_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(FEW, max_examples=int(os.environ.get("MUTATIONS", "800")))
+@settings(FEW, max_examples=int(os.environ.get("MUTATIONS", "400")))
 @cases
 def test_many_others(spoilt: Path, kind: str, changes: list[Mutation]) -> None:
     check(spoilt, kind, changes)

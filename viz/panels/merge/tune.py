@@ -152,12 +152,14 @@ def wire_tune(
     shown = [card.note, card.table, card.tried, card.front, card.drawn]
     kept = [gr.skip()] * len(shown)
 
-    def drawing(session: TuneSession, done: bool) -> list[Any]:
+    def drawing(session: TuneSession, rank: int | None, done: bool) -> list[Any]:
         table = ranked(session.found)
         best = table.iloc[0]
         words = f"{len(table)} candidates{'' if done else ' so far'}; the best: {best['merge']}, {best.average:.3f}."
         if done:
             words += " “Use it” sets the controls, and the merge is measured once on test rows, which decide."
+        if done and rank:
+            words += f" What was measured here was cut to rank {rank}: choose that rank on Export, this tab cuts none."
         rows = table.drop(columns="pareto")
         return [
             f'<p role="status">{escape(words)}</p>',
@@ -193,8 +195,8 @@ def wire_tune(
                     continue
                 session.found.append(step)
                 if due:
-                    yield drawing(session, False)
-            yield drawing(session, True) if session.found and session.pool == plan.pool else kept
+                    yield drawing(session, plan.rank, False)
+            yield drawing(session, plan.rank, True) if session.found and session.pool == plan.pool else kept
         except MergeError as error:
             yield [alert(error), *kept[1:]]
 
