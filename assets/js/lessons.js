@@ -216,15 +216,16 @@ const tell = (first = "") => {
     box.replaceChildren(make("button", { type: "button", textContent: "Show what happened", onclick: () => { state.revealed = true; state.verdict?.(); tell(); find("title").focus({ preventScroll: true }); } }));
     return;
   }
+  const news = !state.told;
+  state.told = true;
   live();
-  if (!state.told) {
-    state.told = true;
-    keep({ seen: true });
-    say(`${first} ${box.textContent}`.trim());
-  }
+  if (!news) return;
+  keep({ seen: true });
+  say(`${first} ${box.textContent}`.trim());
 };
+/** Keep the sentence at what the verdict says now, once it has been told: a quiz holds it back. */
 const live = () => {
-  if (!lesson || find("happened").hidden) return;
+  if (!lesson || !state.told) return;
   const now = (name) => document.querySelector(`#ms-verdict [data-value="${name}"]`)?.textContent ?? "–";
   const text = step().happened.replace(/\[\[(\w+)\]\]/g, (_, name) => now(name));
   if (find("happened").textContent !== text) find("happened").textContent = text;

@@ -179,6 +179,10 @@ class Search:
         spec, began = self.space.suggest(trial, len(self.adapters)), time.monotonic()
         trial.set_user_attr("spec", spec.to_dict())
         lines = {task.name: "." * len(task.labels) for task in self.tasks}
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for same in (other for other in done if other.user_attrs["spec"] == spec.to_dict()):  # TPE may repeat itself
+            trial.set_user_attr("marks", same.user_attrs["marks"])
+            return same.value or 0.0
         best = self._best_trial()
         marks = as_marks(best.user_attrs["marks"]) if best else None
         steps = evaluate(self.model, self.tokenizer, self.subject(spec), self.tasks, heads=self.heads)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def interference(found: Diagnosis, weights: Sequence[float], scaling: float) -> 
 def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
     open_page, bench: Workbench, start: Settings
 ) -> None:
-    page, found = opened(open_page(rows=50)), bench.diagnosis(start)
+    page, found = opened(open_page()), bench.diagnosis(start)
     asked: list[str] = []
     page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
     shows(page, BARS, errors(found, start.spec.weights, dict(start.spec.params)["scaling"]))
@@ -131,7 +131,7 @@ def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
 
 
 def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     box = page.locator("#ms-diag-at-scaling input[type=number]")
     box.fill("5")
     box.press("Tab")
@@ -140,7 +140,7 @@ def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Wor
 
 
 def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     scaling = move(page, "scaling", 16)
     weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0, 1.0, 1.0)
     assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1, 1, 1))
@@ -153,7 +153,7 @@ def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start:
 def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(
     open_page, bench: Workbench, start: Settings
 ) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     gamma = move(page, "decouple", 7)
     settings = start.changed(decouple=gamma)
     table = bench.update(settings).magnitude_variance.set_index("module").variance
@@ -167,7 +167,7 @@ def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(
 
 
 def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page(rows=50)), bench.diagnosis(start)
+    page, found = opened(open_page()), bench.diagnosis(start)
     empty = np.where(np.eye(len(start.spec.weights)), np.nan, 0)
     for measure in ("overlap_A", "overlap_B", "cosine"):
         choice(page, "metric").select_option(measure)
@@ -182,7 +182,7 @@ def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: S
 
 
 def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page(rows=50)), bench.diagnosis(start)
+    page, found = opened(open_page()), bench.diagnosis(start)
     names = [bench.title(task) for task in bench.tasks(start.pool)]
     click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     expect(choice(page, "source")).to_have_value("3")
@@ -220,7 +220,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
 
 
 def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     choice(page, "source").select_option("0")
     expect(choice(page, "target")).to_have_value("1")
     choice(page, "target").select_option("")
@@ -229,7 +229,7 @@ def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
 
 
 def test_the_difference_to_a_pinned_merge_is_now_minus_pinned(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page(rows=50)), bench.diagnosis(start)
+    page, found = opened(open_page()), bench.diagnosis(start)
     pinned = move(page, "scaling", 10)
     shows(page, BARS, errors(found, start.spec.weights, pinned))
     page.get_by_role("button", name="Pin as A").click()
@@ -300,7 +300,7 @@ def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
 
 
 def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     card(page, "error").locator("summary").click()
     expect(card(page, "error").locator("table tr")).to_have_count(9)
     with page.expect_download() as download:
@@ -318,7 +318,7 @@ def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
 def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(open_page(rows=50, theme=theme))
+    page = opened(open_page(theme=theme))
     card(page, "pairs").locator("summary").click()
     click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     grave = [
@@ -344,7 +344,7 @@ def test_every_control_can_be_reached_on_a_small_screen(open_page) -> None:
 
 
 def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
-    page = opened(open_page(rows=50, width=390, height=844, has_touch=True))
+    page = opened(open_page(width=390, height=844, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("diag-controls", "diag", "left-out")]
     assert tops == sorted(tops)

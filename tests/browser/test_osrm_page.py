@@ -47,7 +47,7 @@ def train(page: Page) -> None:
 
 
 def test_the_figures_answer_to_the_plan(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     rows = "document.querySelector('#ms-spectrum .ms-plot').data[1].x.length"
     assert page.evaluate(rows) == 8
     number(page, "rank", "4")
@@ -65,7 +65,7 @@ def test_the_figures_answer_to_the_plan(open_page) -> None:
 
 
 def test_a_plan_that_cannot_be_is_refused_in_place(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     number(page, "rank", "999")
     expect(page.get_by_role("alert").filter(has_text="rank = 999")).to_be_visible()
     number(page, "rank", "8")
@@ -76,7 +76,7 @@ def test_a_plan_that_cannot_be_is_refused_in_place(open_page) -> None:
 
 
 def test_an_own_task_joins_the_choices_and_a_bad_file_says_why(open_page, tmp_path: Path) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page())
     bad, good = tmp_path / "bad.csv", tmp_path / "kitchen.csv"
     bad.write_text("body,label\na,b\n")
     good.write_text(
@@ -147,7 +147,7 @@ def test_a_cancelled_training_says_what_it_kept(open_page) -> None:
 
 
 def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
-    page = opened(open_page(rows=50, width=390, height=844, has_touch=True))
+    page = opened(open_page(width=390, height=844, has_touch=True))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("plan", "training", "spectrum")]
     assert tops == sorted(tops)
@@ -157,7 +157,7 @@ def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
 def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(open_page(rows=50, theme=theme))
+    page = opened(open_page(theme=theme))
     page.locator("#ms-spectrum summary").click()
     violations = Axe().run(page).response["violations"]
     grave = [

@@ -163,14 +163,20 @@ def test_the_parts_on_offer_are_those_of_the_plan(panel: OsrmHandlers, session: 
         session, form(modules=["query", "dense"], tasks=["bbc", "movie"]), ("trec", "3", "attention.self.value")
     )
     task, layer, part = values["parts"]
-    assert [value for _, value in task["choices"]] == ["bbc", "movie"]
-    assert layer["value"] == "3"
-    assert [name for name, _ in part["choices"]] == [
+    assert [value for _, value in task] == ["bbc", "movie"]
+    assert ("3", "3") in layer
+    assert session.part[:2] == ("bbc", "3")
+    assert [name for name, _ in part] == [
         "query",
         "attention.output.dense",
         "intermediate.dense",
         "output.dense",
     ]
+    again = panel.redraw(
+        session, form(modules=["query", "dense"], tasks=["bbc", "movie"]), ("bbc", "2", session.part[2])
+    )
+    assert "parts" not in again  # what was picked is not sent back, where it would undo a newer pick
+    assert session.part[1] == "2"
 
 
 def test_one_task_alone_has_a_rank_but_no_others(panel: OsrmHandlers, session: OsrmSession) -> None:

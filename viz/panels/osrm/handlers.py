@@ -43,11 +43,7 @@ class OsrmHandlers(TrainingHandlers):
             value if value in [key for _, key in options] else options[start][1]
             for value, options, start in zip(part, choices, (0, len(choices[1]) // 2, 0), strict=True)
         )
-        values: Values = {
-            "parts": [
-                {"choices": options, "value": value} for options, value in zip(choices, session.part, strict=True)
-            ]
-        }
+        values: Values = {"parts": choices}
         values |= self.figures(session) if self.lab.ready(plan) else self._unread(session)
         return session.changed(**values) if session.looked == move else {}
 

@@ -45,8 +45,10 @@ def _wire(
 
     def redraw(session: OsrmSession, task: str, layer: str, part: str, *values: Any) -> list[Any]:
         news = panel.redraw(session, dict(zip(form, values, strict=True)), (task, layer, part))
-        updates = [gr.update(**options) for options in news.get("parts", [])] or [gr.skip()] * len(layout.parts)
-        return [*_send(news, PLAN), *updates]
+        # only with new options: an answer that repeats what was picked would undo what has been picked meanwhile
+        fits = zip(news["parts"], session.part, strict=True) if "parts" in news else ()
+        updates = [gr.update(choices=options, value=value) for options, value in fits]
+        return [*_send(news, PLAN), *(updates or [gr.skip()] * len(layout.parts))]
 
     def opened(session: OsrmSession, method: str | None, *values: Any) -> list[Any]:
         news = session.changed(
