@@ -144,6 +144,17 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
             test_rows=400,
             dtype=torch.bfloat16,
         ),
+        PoolSpec(
+            "smollm2_osrm",
+            "SmolLM2-135M, OSRM's init",
+            "The same training of the language model, but each A starts where the other tasks' texts are quietest.",
+            replace(WORDS_TRAINING, init="osrm"),
+            base="smollm2",
+            tasks=WORD_TASKS,
+            words=True,
+            test_rows=400,
+            dtype=torch.bfloat16,
+        ),
     )
 }
 RETIRED = {"default_shared_seed": "papers"}

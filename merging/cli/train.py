@@ -18,7 +18,9 @@ def train_adapters(
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option(help="A whole pool: papers, osrm, default, unequal, easy or smollm2; skips what exists."),
+        typer.Option(
+            help="A whole pool: papers, osrm, default, unequal, easy, smollm2 or smollm2_osrm; skips what exists."
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="Initialisation of A: default, gaussian, orthonormal or osrm.")] = "default",
     row_norm: Annotated[
