@@ -148,7 +148,7 @@ def test_a_link_asks_and_holds_a_text_only_when_it_may(open_page) -> None:
     page = open_page(theme="light&tab=try&try.task=movie&try.text=A%20waste%20of%20%3Cb%3Etime%3C%2Fb%3E")
     expect(page.locator("#ms-try-bars tr[data-chosen]")).to_contain_text("movie sentiment")
     expect(page.get_by_label("A text, or up to")).to_have_value("A waste of <b>time</b>")
-    linked = page.get_by_label("The page's link holds this text")
+    linked = page.get_by_label("Text in the link")
     expect(linked).to_be_checked()
     linked.uncheck()
     page.wait_for_function("!location.search.includes('try.text')")

@@ -42,7 +42,7 @@ def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, 
                 placeholder="Where is the Louvre?",
                 elem_id="ms-try-text",
             )
-            linked = gr.Checkbox(label="The page's link holds this text", elem_id="ms-try-linked")
+            linked = gr.Checkbox(label="Text in the link", elem_id="ms-try-linked")
             controls["picture"] = gr.Image(
                 type="pil", label="A picture", sources=["upload", "clipboard"], visible=False, elem_id="ms-try-picture"
             )
