@@ -23,19 +23,19 @@ WORDS = """
 a across adapted add after against all alone an and answer any are as at automatic base's be best bring brings by
 change choices choose column columns compare configuration csv data diagnose distance disturbs download each exact
 examples export factor figure file files for format from frozen full hub id in input inputs inside is it its jsonl
-keeps kept label labels layer likeliest limit line link list load log₁₀ look looked may merge merged merges most movie
-name news newspaper no number of on one only optional or others others' ours output own pairs paste per picture polarity
-private product question repository row rows s say says search second seconds sees sentiment set sets size sms spam
-split start step steps sum table tables test text texts that the their them they this time to tone topic train trained
-training truncation try tsv tweet type up user validation weakest what whatever where which who whom with within
-without word worst yaml you your zip
+keeps kept label labels layer likeliest limit line link list load log₁₀ look looked may merge merged merges most
+movie name news newspaper no number of on one only optional or others others' ours output own pairs paste per
+picture polarity private product question repository row rows s say says search second seconds sees sentiment set
+sets size sms spam split start step steps sum table tables test text texts that the their them they this time to
+tone topic train trained training truncation try tsv tweet type up user validation weakest what whatever where which
+who whom with within without word worst yaml you your zip
 """
 PLAIN = set(WORDS.split())
 """Words of labels that need no explanation."""
 RARE = """
-alike arrow arrows caption chooses climb columns dashed default differ differs disturbs dotted favours flips foretell
-forty improves inputs matrices outputs merges multiplied nudge quietest reproduced scaled shapes shorten shortens spans squared
-theorem unequal unlabelled
+alike arrow arrows caption chooses climb columns dashed default differ differs disturbs dotted favours flips
+foretell forty improves inputs matrices merges multiplied nudge outputs quietest reproduced scaled shapes shorten
+shortens spans squared theorem unequal unlabelled
 """
 """Words of lessons that need none either, though the tasks' texts hardly use them."""
 LABELS = [
