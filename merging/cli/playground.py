@@ -146,7 +146,7 @@ def _blame_lines(
     from ..diagnostics.leave_out import merging_with
     from ..playground.blame import leave_one_out
 
-    plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
+    plugins = {name: getattr(spec, name) for name in ("soft_osrm", "orthogonalize", "norm_cap", "decouple")}
     options = {**spec.values, **plugins, "seed": spec.seed, "features": features}
     merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
     frame = leave_one_out(model, tokenizer, texts, question, adapters, merge_of)

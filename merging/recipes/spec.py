@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import MergeError
 from ..methods import METHODS, Method
+from ..methods.base import check_params
 from ..plugins.decouple import Decouple
+from ..plugins.norm_cap import NORM_CAP_PARAMS
 from ..plugins.orthogonalize import Orthogonalize
 from ..plugins.soft_osrm import SoftOSRM
 
@@ -18,7 +20,10 @@ Weight = float | Mapping[str, float]
 NOT_NUDGED, NOT_DECOUPLED = Orthogonalize("off"), Decouple(0.0)
 K = 100
 """Texts per task unless somebody says otherwise."""
-PLUGIN_VALUES = ("mu", "ridge", "orthogonalize", "penalty", "steps", "decouple", "granularity", "max_up", "renormalise")
+PLUGIN_VALUES = (
+    *("mu", "ridge", "orthogonalize", "penalty", "steps", "norm_cap"),
+    *("decouple", "granularity", "max_up", "renormalise"),
+)
 """Names of the plug-ins' values in the flat form, none of them a method's parameter."""
 
 
@@ -35,6 +40,7 @@ class MergeSpec:
     weights : one per adapter, a number or {module pattern: number}; empty = 1 each
     seed : of random masks
     k : texts per task, for what looks at texts
+    norm_cap : MADs above the median at which norms are capped, None = off
     """
 
     method: str
@@ -45,6 +51,7 @@ class MergeSpec:
     weights: tuple[Weight, ...] = ()
     seed: int = 0
     k: int = K
+    norm_cap: float | None = None
 
     @staticmethod
     def of(
@@ -56,6 +63,7 @@ class MergeSpec:
         weights: Sequence[Weight] | None = None,
         seed: int = 0,
         k: int = K,
+        norm_cap: float | None = None,
     ) -> MergeSpec:
         """Fill in the method's defaults and check every value; arguments as `merging.merge` takes them.
 
@@ -75,7 +83,8 @@ class MergeSpec:
         magnitude = magnitude if isinstance(magnitude, Decouple) else Decouple(magnitude)
         soft = soft_osrm if soft_osrm is None or isinstance(soft_osrm, SoftOSRM) else SoftOSRM(mu=soft_osrm)
         checked = tuple(known.check(dict(params or {})).items())
-        spec = MergeSpec(method, checked, soft, ortho, magnitude, _weights(weights), seed, k)
+        cap = None if norm_cap is None else check_params("norm_cap", NORM_CAP_PARAMS, {"mads": norm_cap})["mads"]
+        spec = MergeSpec(method, checked, soft, ortho, magnitude, _weights(weights), seed, k, cap)
         spec.check()
         return spec
 
@@ -110,7 +119,8 @@ class MergeSpec:
     @property
     def plugged(self) -> bool:
         """True if any plug-in is on."""
-        return self.soft_osrm is not None or self.orthogonalize.mode != "off" or bool(self.decouple.strength)
+        others = self.orthogonalize.mode != "off" or self.norm_cap is not None or bool(self.decouple.strength)
+        return self.soft_osrm is not None or others
 
     @property
     def needs_data(self) -> bool:
@@ -166,6 +176,8 @@ class MergeSpec:
             parts.append(f"orthogonalize {ortho.mode}")
         if "penalty" in differs and ortho.mode != "off" and ortho.g != Orthogonalize(ortho.mode).g:
             parts.append(f"g {ortho.g:g}")
+        if self.norm_cap is not None:
+            parts.append(f"norm cap {self.norm_cap:g} MAD")
         if magnitude.strength and not magnitude.follows_strength:
             parts.append(magnitude.words)
         elif "decouple" in differs and (magnitude.strength or like):
@@ -188,6 +200,7 @@ class MergeSpec:
             "orthogonalize": ortho.mode,
             "penalty": ortho.g,
             "steps": ortho.steps,
+            "norm_cap": self.norm_cap,
             "decouple": magnitude.strength,
             "granularity": magnitude.granularity,
             "max_up": magnitude.max_up,
@@ -213,7 +226,7 @@ class MergeSpec:
         ortho = Orthogonalize(mode, left.pop("penalty", None), left.pop("steps", Orthogonalize.steps))
         options = {name: left.pop(name) for name in ("granularity", "max_up", "renormalise") if name in left}
         magnitude = Decouple(left.pop("decouple", method.decouple), **options)
-        rest = {name: left.pop(name) for name in ("weights", "seed", "k") if name in left}
+        rest = {name: left.pop(name) for name in ("weights", "seed", "k", "norm_cap") if name in left}
         return MergeSpec.of(method.name, left, SoftOSRM(mu, ridge) if mu else None, ortho, magnitude, **rest)
 
 

@@ -156,8 +156,8 @@ class Playground:
         return weights_by_task(self.workbench.merged(settings), self.workbench.tasks(pool))
 
     def _plug_without(self, pool: str, place: int, *plugins: Any) -> Updates:
-        soft, k, ortho, magnitude = plugins
-        spec = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, decouple=magnitude, k=k)
+        soft, k, ortho, cap, magnitude = plugins
+        spec = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, decouple=magnitude, k=k, norm_cap=cap)
         rest = [a for i, a in enumerate(self.workbench.adapters(pool)) if i != place]
         return plugged(rest, spec, self.workbench.texts(pool, k) if soft else None)
 

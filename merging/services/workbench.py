@@ -99,20 +99,23 @@ class Workbench(Results):
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def _orthogonalized(self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize) -> Updates:
-        plugins = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, k=k)
+    def _orthogonalized(
+        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, cap: float | None
+    ) -> Updates:
+        plugins = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, k=k, norm_cap=cap)
         return plugged(self.adapters(pool), plugins, self.texts(pool, k) if soft else None)
 
     def _decoupled(
-        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple
+        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, cap: float | None, magnitude: Decouple
     ) -> Updates:
-        return decouple(self._separated(pool, soft, k, ortho), magnitude)
+        return decouple(self._separated(pool, soft, k, ortho, cap), magnitude)
 
     @staticmethod
-    def _plugged_by(settings: Settings) -> tuple[str, SoftOSRM | None, int, Orthogonalize, Decouple]:
+    def _plugged_by(settings: Settings) -> tuple[str, SoftOSRM | None, int, Orthogonalize, float | None, Decouple]:
         """Return what the updates after the plug-ins depend on."""
         spec = settings.spec
-        return settings.pool, spec.soft_osrm, spec.k if spec.soft_osrm else 0, spec.orthogonalize, spec.decouple
+        k = spec.k if spec.soft_osrm else 0
+        return settings.pool, spec.soft_osrm, k, spec.orthogonalize, spec.norm_cap, spec.decouple
 
     def merged(self, settings: Settings) -> Merged:
         """Merge; what needs texts that nobody has read yet reads them first.
@@ -159,8 +162,9 @@ class Workbench(Results):
             for adapter, update, weight in zip(adapters, updates, weights, strict=True)
         ]
         magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
-        _, soft, _, ortho, decoupled = plugged_by
-        notes = self._moved(adapters, updates) if soft or ortho.mode != "off" or decoupled.strength else []
+        _, soft, _, ortho, cap, decoupled = plugged_by
+        plugged = soft or ortho.mode != "off" or cap is not None or decoupled.strength
+        notes = self._moved(adapters, updates) if plugged else []
         return Described(magnitude, magnitude_variance(shown), notes)
 
     def _moved(self, adapters: Sequence[Adapter], updates: Updates) -> list[str]:
@@ -190,15 +194,14 @@ class Workbench(Results):
             raise MergeError("This merge needs texts that nobody has read yet.")
         unscaled = replace(settings, spec=spec.with_params(scaling=1.0)) if spec.scaling is not None else settings
         merged = self.merged(unscaled)
-        pool, soft, k, ortho, magnitude = self._plugged_by(settings)
-        known = self._known(pool, soft, k, ortho, magnitude, spec.k if features is not None else None)
-        separated = self._separated(pool, soft, k, ortho) if magnitude.follows_strength else merged.updates
+        plugged_by = self._plugged_by(settings)
+        known = self._known(*plugged_by, spec.k if features is not None else None)
+        separated = self._separated(*plugged_by[:-1]) if spec.decouple.follows_strength else merged.updates
         return diagnose(merged.adapters, merged, separated, features, known=known)
 
-    def _know(
-        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple, data_k: int | None
-    ) -> Known:
-        updates = self._updates(pool, soft, k, ortho, magnitude)
+    def _know(self, pool: str, *rest: Any) -> Known:
+        *plugins, data_k = rest
+        updates = self._updates(pool, *plugins)
         features = self.texts(pool, data_k) if data_k else None
         reader = self._base_reader(*self.base_of(pool))[0] if data_k else None
         return know(self.adapters(pool), updates, features, reader)
@@ -219,7 +222,7 @@ class Workbench(Results):
             raise MergeError(f"Leaving one out {NO_TEXTS}")
         adapters = self.adapters(pool)
         features = self.texts(pool, spec.k) if spec.needs_data else None
-        plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
+        plugins = {name: getattr(spec, name) for name in ("soft_osrm", "orthogonalize", "norm_cap", "decouple")}
         options = {**plugins, **spec.values, "seed": spec.seed, "features": features}
         merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
         base, tokenizer = self.base(*self.base_of(pool))

@@ -165,7 +165,7 @@ class Search:
         """Return what is measured, and what would be exported: the merge, or the adapter of the rank that it is cut
         to.
         """
-        key = (spec.soft_osrm, spec.orthogonalize, spec.decouple, spec.k if spec.soft_osrm else 0)
+        key = (spec.soft_osrm, spec.orthogonalize, spec.norm_cap, spec.decouple, spec.k if spec.soft_osrm else 0)
         features = self.features.first(spec.k) if self.features is not None and spec.needs_data else None
         if key not in self._updates:
             if len(self._updates) >= KEPT_UPDATES:

@@ -22,6 +22,7 @@ LOWEST = 0.05
 """Of scalings and densities: below it a merge is the base."""
 LARGEST_WEIGHT = 2.0
 STRENGTHS = (0.0, 0.5, 1.0)
+CAPS = (None, 3.0)
 MODES = ("off", "balanced")
 START = MergeSpec.of("task_arithmetic")
 
@@ -78,11 +79,13 @@ class Space:
         options: dict[str, Any] = {}
         if method.plugins and "plugins" in self.groups:
             options["orthogonalize"] = trial.suggest_categorical(f"{method.name}.orthogonalize", MODES)
+            options["norm_cap"] = trial.suggest_categorical(f"{method.name}.norm_cap", CAPS)
             options["decouple"] = trial.suggest_categorical(f"{method.name}.decouple", STRENGTHS)
             if self.texts:
                 options["soft_osrm"] = round(trial.suggest_float(f"{method.name}.mu", 0.0, 0.9, step=0.1), 6) or None
         elif method.plugins:
-            options = {"orthogonalize": start.orthogonalize, "decouple": start.decouple, "soft_osrm": start.soft_osrm}
+            plugins = ("orthogonalize", "norm_cap", "decouple", "soft_osrm")
+            options = {name: getattr(start, name) for name in plugins}
         weights: Any = start.weights or None
         if "weights" in self.groups:
             weights = [
@@ -110,6 +113,7 @@ class Space:
                 first[f"{name}.{param.name}"] = _within(param, value)
             if method.plugins and "plugins" in self.groups:
                 first[f"{name}.orthogonalize"] = "off" if like.orthogonalize.mode == "off" else "balanced"
+                first[f"{name}.norm_cap"] = None if like.norm_cap is None else 3.0
                 first[f"{name}.decouple"] = min(STRENGTHS, key=lambda s: abs(s - like.decouple.strength))
                 if self.texts:
                     first[f"{name}.mu"] = round(like.mu, 1)

@@ -497,6 +497,18 @@ def test_modules_are_picked_by_layer_and_kind(workbench: FakeWorkbench) -> None:
     assert layer_of("pooler") == "pooler"
 
 
+def test_the_norm_cap_is_a_control_that_opens_off(workbench: FakeWorkbench) -> None:
+    start = read(workbench, METHODS, form(workbench))
+    assert start.spec.norm_cap is None
+    for cap in (0.0, 3.0):
+        settings = start.changed(norm_cap=cap)
+        shown = {name: option["value"] for name, option in form_of(METHODS, settings).items()}
+        assert read(workbench, METHODS, form(workbench) | shown) == settings
+    with gr.Blocks():
+        slider = controls(workbench, METHODS, PLUGINS).form["norm_cap"]
+    assert (slider.label, slider.value) == ("Norm cap in MADs from the median (-0.5 = off)", -0.5)
+
+
 def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench) -> None:
     start = read(workbench, METHODS, form(workbench))
     assert start.spec.decouple == Decouple(1.0)

@@ -14,6 +14,7 @@ import gradio as gr
 from merging.methods import Method, Param
 from merging.plugins.base import Plugin
 from merging.plugins.decouple import DECOUPLE_PARAMS, Decouple
+from merging.plugins.norm_cap import NORM_CAP_PARAMS
 from merging.plugins.orthogonalize import MODES, Orthogonalize
 from merging.plugins.soft_osrm import SoftOSRM
 from merging.recipes.spec import NOT_DECOUPLED, K, MergeSpec
@@ -34,6 +35,7 @@ PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "mu": ("soft_osrm", "mu"),
 }
 MAGNITUDE = DECOUPLE_PARAMS[1:]  # beside its strength; the controls have the parameters' names
+CAP = NORM_CAP_PARAMS[0]
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,14 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     modes = {"label": plugins["orthogonalize"].title, "choices": list(MODES), "elem_classes": "ms-segments"}
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
+        if name == "decouple":
+            add("norm_cap", gr.Slider, **_option(CAP, "off"), elem_classes="ms-slider")
         add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
         if name == "decouple":
             with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-decouple-more"):
                 for each in MAGNITUDE:
                     kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
-                    add(each.name, kind, **_magnitude(each), elem_classes=style)
+                    add(each.name, kind, **_option(each, "no limit"), elem_classes=style)
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
     k = {
         "minimum": K_RANGE[0],
@@ -161,8 +165,8 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
         options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned) if used else {"visible": False}
     for name in ("orthogonalize", *PLUGIN_SLIDERS):
         options[name] = {"value": tuned[name], "visible": methods[method].plugins}
-    for each in MAGNITUDE:
-        options[each.name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
+    for name, each in {"norm_cap": CAP, **{each.name: each for each in MAGNITUDE}}.items():
+        options[name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
     options["seed"] = {"visible": methods[method].random}
     tasks = workbench.tasks(pool)
     for place in range(MOST_TASKS):
@@ -193,6 +197,7 @@ def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> S
         weights=tuple(float(form[f"weight_{place}"]) for place in range(len(workbench.tasks(form["pool"])))),
         seed=int(form["seed"] or 0),
         k=int(form["k"]),
+        norm_cap=_read_slider(CAP, float(form["norm_cap"])) if method.plugins else None,
     )
     return Settings(form["pool"], spec)
 
@@ -203,6 +208,7 @@ def form_of(methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]
     found = {f"slider_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_sliders(params))}
     found |= {f"choice_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_choices(params))}
     found |= {param.name: _shown(param, values[param.name]) for param in MAGNITUDE}
+    found["norm_cap"] = _shown(CAP, values["norm_cap"])
     found |= {name: values[name] for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
     found |= {f"weight_{place}": weight for place, weight in enumerate(settings.spec.weights)}
     return {name: {"value": value} for name, value in found.items()}
@@ -241,9 +247,9 @@ def _slider(param: Param, tuned: Mapping[str, Any], none: str = "automatic") -> 
     return limits | {"label": label, "info": param.help, "value": value, "visible": True}
 
 
-def _magnitude(param: Param) -> dict[str, Any]:
-    """Describe the control of an option of decouple."""
-    options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, "no limit")
+def _option(param: Param, none: str) -> dict[str, Any]:
+    """Describe the control of a plug-in's option, ``none`` being what None is called."""
+    options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, none)
     return {name: value for name, value in options.items() if name not in ("value", "visible")}
 
 
