@@ -506,7 +506,7 @@ def test_the_norm_cap_is_a_control_that_opens_off(workbench: FakeWorkbench) -> N
         assert read(workbench, METHODS, form(workbench) | shown) == settings
     with gr.Blocks():
         slider = controls(workbench, METHODS, PLUGINS).form["norm_cap"]
-    assert (slider.label, slider.value) == ("Norm cap in MADs from the median (-0.5 = off)", -0.5)
+    assert (slider.label, slider.value) == ("Norm cap in MADs from the median (-0.5 = no limit)", -0.5)
 
 
 def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench) -> None:

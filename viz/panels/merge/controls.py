@@ -85,13 +85,13 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
         if name == "decouple":
-            add("norm_cap", gr.Slider, **_option(CAP, "off"), elem_classes="ms-slider")
+            add("norm_cap", gr.Slider, **_option(CAP), elem_classes="ms-slider")
         add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
         if name == "decouple":
             with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-decouple-more"):
                 for each in MAGNITUDE:
                     kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
-                    add(each.name, kind, **_option(each, "no limit"), elem_classes=style)
+                    add(each.name, kind, **_option(each), elem_classes=style)
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
     k = {
         "minimum": K_RANGE[0],
@@ -247,9 +247,9 @@ def _slider(param: Param, tuned: Mapping[str, Any], none: str = "automatic") -> 
     return limits | {"label": label, "info": param.help, "value": value, "visible": True}
 
 
-def _option(param: Param, none: str) -> dict[str, Any]:
-    """Describe the control of a plug-in's option, ``none`` being what None is called."""
-    options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, none)
+def _option(param: Param) -> dict[str, Any]:
+    """Describe the control of a plug-in's option."""
+    options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, "no limit")
     return {name: value for name, value in options.items() if name not in ("value", "visible")}
 
 
