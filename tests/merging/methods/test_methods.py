@@ -208,17 +208,18 @@ def test_core_space_warns_where_singular_values_coincide() -> None:
         merge([Adapter("a", {"m": eye}, base="x")], "core_space").delta("m")
 
 
+def polar(columns: Tensor) -> Tensor:
+    U, S, Vh = torch.linalg.svd(columns, full_matrices=False)
+    rank = true_rank(S)
+    return U[:, :rank] @ Vh[:rank]
+
+
 def dense_tsv(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     left, values, right = [], [], []
     for part, weight in zip(parts, weights, strict=True):
         U, S, Vh = torch.linalg.svd(part, full_matrices=False)
         rank = true_rank(S)
         left.append(U[:, :rank]), values.append(weight * S[:rank]), right.append(Vh[:rank].T)
-
-    def polar(columns: Tensor) -> Tensor:
-        U, S, Vh = torch.linalg.svd(columns, full_matrices=False)
-        rank = true_rank(S)
-        return U[:, :rank] @ Vh[:rank]
 
     return polar(torch.cat(left, 1)) * torch.cat(values) @ polar(torch.cat(right, 1)).T
 
@@ -246,6 +247,60 @@ def test_iso_c_equals_its_dense_formula(module: str) -> None:
     rank = true_rank(S, 1e-9)
     expected = 0.7 * S[:rank].mean() * U[:, :rank] @ Vh[:rank]
     assert distance(merge(pool, "iso_c", weights=WEIGHTS, scaling=0.7).delta(module), expected) < 1e-5
+
+
+def dense_iso_cts(parts: Sequence[Tensor], common: float) -> Tensor:
+    def svd(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        return U[:, :count], S[:count], Vh[:count].T
+
+    total = torch.stack(list(parts)).sum(0)
+    R = true_rank(torch.linalg.svdvals(total), 1e-9)
+    own = min(round((R - int(R * common)) / len(parts)), R // len(parts))
+    spaces = [svd(total, R - own * len(parts))]
+    U = spaces[0][0]
+    for part in parts:
+        outside = part - U @ U.T @ part
+        spaces.append(
+            svd(
+                outside, min(own, int((torch.linalg.svdvals(outside) > 1e-6 * torch.linalg.matrix_norm(part, 2)).sum()))
+            )
+        )
+    left, values, right = (torch.cat(pieces, -1) for pieces in zip(*spaces, strict=True))
+    return values.mean() * polar(left) @ polar(right).T
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("module", MODULES)
+def test_iso_cts_equals_its_dense_formula(module: str, common: float) -> None:
+    pool = mixed_pool()
+    parts = [w * part for w, part in zip(weights_at(pool, module), at(pool, module), strict=True)]
+    result = merge(pool, "iso_cts", weights=WEIGHTS, scaling=0.7, common=common).delta(module)
+    assert distance(result, 0.7 * dense_iso_cts(parts, common)) < 1e-5
+
+
+def test_iso_cts_with_everything_common_is_iso_c() -> None:
+    common, iso_c = merge(mixed_pool(), "iso_cts", scaling=0.4, common=1.0), merge(mixed_pool(), "iso_c", scaling=0.4)
+    assert all(distance(common.delta(module), iso_c.delta(module)) < 1e-6 for module in MODULES)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.8])
+def test_iso_cts_gives_all_its_directions_one_strength(common: float) -> None:
+    pool = [random_adapter(i, 4, scale=1.0 + i) for i in range(4)]
+    for module in MODULES:
+        values = torch.linalg.svdvals(merge(pool, "iso_cts", common=common).delta(module).double())
+        rank = true_rank(values, 1e-5)
+        assert rank == 16
+        assert float(values[rank - 1]) == pytest.approx(float(values[0]), rel=1e-4)
+
+
+def test_iso_cts_keeps_a_weak_task_that_the_common_space_leaves_out() -> None:
+    eye = torch.eye(12)
+    strong = [Adapter(f"t{i}", {"m": LowRank(eye[:, :5] * (5.0 + i), eye[:5])}, base="x") for i in range(2)]
+    weak = Adapter("weak", {"m": LowRank(eye[:, 5:6] * 0.01, eye[5:6])}, base="x")
+    # of the sum's six directions five are common; two of the three tasks have nothing outside these
+    result = merge([*strong, weak], "iso_cts", common=0.5).delta("m").double()
+    assert float(result[5, 5]) == pytest.approx(float(result[0, 0]), rel=1e-5)
 
 
 # -- methods that need something ---------------------------------------------------------------------------------------
