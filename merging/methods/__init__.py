@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import SCALING, Method, Param, Stack
 from .core_space import CORE_SPACE
+from .ctm import CTM
 from .dare import BREADCRUMBS, DARE, DELLA
 from .emr import EMR
 from .factorwise import PEFT_LINEAR, PEFT_TIES
@@ -19,7 +20,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE),
-        *(TSV, ISO_C, ISO_CTS, REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
+        *(TSV, ISO_C, ISO_CTS, CTM, REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
     )
 }
 

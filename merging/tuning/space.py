@@ -38,7 +38,8 @@ class Space:
     methods : names to choose among; empty = all that the constraints allow
     texts : methods and plug-ins that look at the tasks' texts are allowed
     task_identity : methods are allowed that need to know the task of an input
-    rank : the result must be one adapter of at most this rank; what is larger is cut to it before it is measured
+    rank : the result must be one adapter of at most this rank; what is larger is cut to it before it is measured, and a
+        method that takes a rank takes this one
     """
 
     groups: frozenset[str] = frozenset({"method", "params", "plugins"})
@@ -76,6 +77,8 @@ class Space:
         values = start.values if method.name == start.method else {}
         if "params" in self.groups:
             values = values | {p.name: _value(trial, method, p) for p in method.params if _varies(p)}
+            if self.rank is not None and any(p.name == "rank" for p in method.params):
+                values["rank"] = self.rank
         options: dict[str, Any] = {}
         if method.plugins and "plugins" in self.groups:
             options["orthogonalize"] = trial.suggest_categorical(f"{method.name}.orthogonalize", MODES)
