@@ -22,6 +22,7 @@ from ..methods import METHODS, Method, Param
 from ..plugins.decouple import DECOUPLE_PARAMS
 from ..plugins.norm_cap import NORM_CAP_PARAMS
 from ..plugins.orthogonalize import MODES, ORTHOGONALIZE_PARAMS, Orthogonalize
+from ..plugins.pico import PICO_PARAMS
 from ..plugins.soft_osrm import SOFT_OSRM_PARAMS, SoftOSRM
 from ..recipes.recipe import Recipe
 from ..recipes.spec import MergeSpec
@@ -37,7 +38,7 @@ FOREIGN = re.compile(
     r"__.*|view|deep_link|tab|[^.]+\..*|lesson|step|present|quiz|figure|utm_.*|mc_.*|fbclid|gclid|dclid|msclkid|igshid|ref"
 )
 """Keys of a query that are not the merge's."""
-LATER = {param.name: param.default for param in DECOUPLE_PARAMS[1:]} | {"norm_cap": None}
+LATER = {param.name: param.default for param in DECOUPLE_PARAMS[1:]} | {"pico": False, "norm_cap": None}
 """What older links do not have, and the values that they mean."""
 DEEPEST = 6
 """Levels of nesting in one."""
@@ -166,11 +167,11 @@ def _settings(owner: str, pool: str, method: str, values: Mapping[str, Any], tas
         raise MergeError(
             f"The {owner}'s {first['loc'][0]} = {_short(first['input'])} does not fit: {message}."
         ) from error
-    on = checked["orthogonalize"] != "off" or checked["decouple"] or checked["mu"] or checked["norm_cap"] is not None
-    if not spec.plugins and on:
+    on = (checked["orthogonalize"] != "off", checked["pico"], checked["norm_cap"] is not None, checked["decouple"])
+    if not spec.plugins and any((*on, checked["mu"])):
         raise MergeError(
-            f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple, mu and norm_cap should be off, 0, 0 "
-            "and auto."
+            f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple, mu, pico and norm_cap should be off, "
+            "0, 0, no and auto."
         )
     limit = checked.pop("limit")
     return Settings(pool, MergeSpec.from_dict({"method": method, **checked})), limit
@@ -183,6 +184,7 @@ def _model(method: Method) -> type[BaseModel]:
     fields |= {
         "orthogonalize": (Literal[MODES], ...),
         "penalty": (_type(ORTHOGONALIZE_PARAMS[0]), ...),
+        "pico": (_type(PICO_PARAMS[0]), ...),
         "norm_cap": (_type(NORM_CAP_PARAMS[0]), ...),
         "decouple": (_type(DECOUPLE_PARAMS[0]), ...),
         **{param.name: (_type(param), ...) for param in DECOUPLE_PARAMS[1:]},

@@ -12,6 +12,7 @@ from optuna.trial import BaseTrial
 from ..errors import MergeError
 from ..methods import METHODS, Method
 from ..methods.base import Param
+from ..plugins import PLUGINS
 from ..recipes.spec import MergeSpec
 
 GROUPS = ("method", "params", "plugins", "weights")
@@ -82,13 +83,13 @@ class Space:
         options: dict[str, Any] = {}
         if method.plugins and "plugins" in self.groups:
             options["orthogonalize"] = trial.suggest_categorical(f"{method.name}.orthogonalize", MODES)
+            options["pico"] = trial.suggest_categorical(f"{method.name}.pico", (False, True))
             options["norm_cap"] = trial.suggest_categorical(f"{method.name}.norm_cap", CAPS)
             options["decouple"] = trial.suggest_categorical(f"{method.name}.decouple", STRENGTHS)
             if self.texts:
                 options["soft_osrm"] = round(trial.suggest_float(f"{method.name}.mu", 0.0, 0.9, step=0.1), 6) or None
         elif method.plugins:
-            plugins = ("orthogonalize", "norm_cap", "decouple", "soft_osrm")
-            options = {name: getattr(start, name) for name in plugins}
+            options = {name: getattr(start, name) for name in PLUGINS}
         weights: Any = start.weights or None
         if "weights" in self.groups:
             weights = [
@@ -116,6 +117,7 @@ class Space:
                 first[f"{name}.{param.name}"] = _within(param, value)
             if method.plugins and "plugins" in self.groups:
                 first[f"{name}.orthogonalize"] = "off" if like.orthogonalize.mode == "off" else "balanced"
+                first[f"{name}.pico"] = like.pico
                 first[f"{name}.norm_cap"] = None if like.norm_cap is None else 3.0
                 first[f"{name}.decouple"] = min(STRENGTHS, key=lambda s: abs(s - like.decouple.strength))
                 if self.texts:

@@ -44,6 +44,7 @@ MERGES: dict[str, dict[str, Any]] = {
     "decouple's own options": {"method": "task_arithmetic", "decouple": Decouple(0.6, "module", 1.5, True)},
     "a limit only": {"method": "do_merging", "decouple": Decouple(max_up=2.0)},
     "a norm cap": {"method": "task_arithmetic", "norm_cap": 0.5},
+    "Pico": {"method": "task_arithmetic", "pico": True},
     "the raw mode": {"method": "do_merging", "orthogonalize": "raw", "decouple": 0.0, "scaling": 0.4},
 }
 
