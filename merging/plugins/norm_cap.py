@@ -10,7 +10,7 @@ from .base import Plugin, Updates, modules_of
 NORM_CAP_PARAMS = (
     Param(
         "mads",
-        "Norm cap in MADs from the median",
+        "Norm cap in MADs",
         0.0,
         10.0,
         0.5,

@@ -507,7 +507,7 @@ def test_pico_and_the_norm_cap_are_controls_that_open_off(workbench: FakeWorkben
     with gr.Blocks():
         form_ = controls(workbench, METHODS, PLUGINS).form
     cap, pico = form_["norm_cap"], form_["pico"]
-    assert (cap.label, cap.value) == ("Norm cap in MADs from the median (-0.5 = no limit)", -0.5)
+    assert (cap.label, cap.value) == ("Norm cap in MADs (-0.5 = no limit)", -0.5)
     assert (pico.label, pico.value) == ("Pico", "no")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,16 @@ from builders import (
     called,
     deltas_of,
     dense,
+    dense_added,
     distance,
     equal_pool,
     furthest,
     gaussian,
+    hidden,
     mixed_pool,
+    peft_folder,
+    reloaded,
+    tiny_model,
     with_deltas,
 )
 from torch import Tensor
@@ -106,6 +112,19 @@ def test_the_cap_comes_after_it_and_the_words_name_it() -> None:
     assert furthest(deltas_of(both), deltas_of(merge(tamed, "task_arithmetic", norm_cap=3.0))) < 1e-6
     assert both.spec.words().endswith("Pico · norm cap 3 MAD")
     assert calmed(pool)[0][QUERY].A.dtype == torch.float32
+
+
+def test_a_saved_merge_behind_pico_and_a_cap_acts_in_peft_as_it_did_here(model, tmp_path: Path) -> None:
+    for i, targets in enumerate((["query"], ["query", "value"], ["value", "output.dense"])):
+        peft_folder(tmp_path / f"task-{i}", model, seed=i, target_modules=targets, rank_pattern={"value": 2 + 5 * i})
+    pool = [Adapter.load(tmp_path / f"task-{i}") for i in range(3)]
+    result = merge(pool, "task_arithmetic", pico=True, norm_cap=0.0)
+    result.save(tmp_path / "merged")
+    states = hidden(reloaded(tiny_model(), tmp_path / "merged"))
+    with dense_added(model, deltas_of(result)) as oracle:
+        assert torch.allclose(states, hidden(oracle), atol=1e-5)
+    with dense_added(model, deltas_of(merge(pool, "task_arithmetic"))) as other:
+        assert not torch.allclose(states, hidden(other), atol=1e-3)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
