@@ -44,6 +44,7 @@ from viz.panels.kit.look import launch_options
 from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.programs.endpoints import Programs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -172,7 +173,8 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, bases)
+    programs = Programs(playground(), stream_accuracy)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, programs, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

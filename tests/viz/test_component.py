@@ -14,13 +14,14 @@ from fake_workbench import METHODS, FakeWorkbench
 from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
 from merging.services.chat import Chat
+from merging.services.settings import MOST_TASKS
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme
 from viz.panels.kit.plot import DIAGNOSE, EARLY, SCRIPTS, STYLES, TEMPLATE, payload
-from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.programs.endpoints import Programs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -55,9 +56,8 @@ def demo() -> Iterator[gr.Blocks]:
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
-    blocks = page(
-        workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried, nothing
-    )
+    osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs)
     yield blocks
     blocks.close()
 
@@ -80,7 +80,8 @@ def test_the_served_files_exist() -> None:
 
 
 def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
-    listeners = demo.config["dependencies"]
+    # what programs ask has no trigger on the page, see test_programs
+    listeners = [listener for listener in demo.config["dependencies"] if listener["targets"]]
     assert listeners
     for listener in listeners:
         assert listener["api_visibility"] == "private"

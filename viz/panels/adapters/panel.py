@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from merging.services.settings import MOST_TASKS
 from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
 from viz.panels.adapters.drop import TABLES
@@ -16,7 +17,6 @@ from viz.panels.adapters.shelf_table import table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
-from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.merge.panel import MergeTab
 from viz.panels.osrm.plan import html
 

@@ -98,7 +98,7 @@ def head() -> str:
 
 
 def launch_options() -> dict[str, Any]:
-    """Collect what `launch` needs for look and privacy: no request leaves the page's origin."""
+    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin."""
     return {
         "theme": theme(),
         "head": head(),
@@ -107,5 +107,6 @@ def launch_options() -> dict[str, Any]:
         "state_session_capacity": 500,
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
         "max_file_size": "1gb",
-        "footer_links": ["settings"],
+        "mcp_server": True,
+        "footer_links": ["api", "settings"],
     }

@@ -9,8 +9,8 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.models.embedded import EMBEDDED
 from merging.services.plan import Plan
+from merging.services.settings import MOST_TASKS
 from merging.training.variants import VARIANTS
-from viz.panels.merge.controls import MOST_TASKS
 
 DEFAULT_TASKS = ("trec", "sms_spam", "movie")  # few classes and short texts: quick to read and to train
 LIMITS = {"rank": (1, 4096), "epochs": (1, 20), "rows": (1, 10_000), "seed": (0, 1_000_000), "k": (1, 600)}
