@@ -3,27 +3,31 @@ client.
 """
 
 import asyncio
+import inspect
 import json
 import re
 import zipfile
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 import torch
 from builders import distance, one_sentence
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
 
 import app
-from merging import METHODS, Adapter, merge
+from merging import METHODS, Adapter, MergeError, merge
 from merging.evaluation.accuracy import Hits, encode_task, evaluate, hits
 from merging.io.assets import assets_folder
 from merging.models.layers import working_copy
@@ -33,6 +37,8 @@ from merging.services.settings import Settings
 from merging.shipped import load_pool
 from merging.tasks.task import Task
 from viz.panels.kit.look import launch_options
+from viz.panels.programs.endpoint import endpoint
+from viz.panels.programs.endpoints import Programs
 
 NAMES = ("methods", "inspect", "merge", "evaluate", "predict")
 TIES = {"method": "ties", "scaling": 0.5}
@@ -115,7 +121,7 @@ def test_the_catalogue_has_every_method_with_a_merge_that_is_accepted(client: Cl
     known = client.predict(api_name="/methods")
     assert [method["name"] for method in known["methods"]] == list(METHODS)
     assert {pool["name"] for pool in known["pools"]} == set(app.workbench().pools)
-    merge = next(method["merge"] for method in known["methods"] if method["name"] == "do_merging")
+    merge = next(method["merge"] for method in known["methods"] if method["name"] == "svd")
     [answer, *_] = client.predict(["Where is it?"], merge, pool="papers", task="trec", api_name="/predict")
     assert answer["source"] == "base"
 
@@ -129,9 +135,9 @@ def test_the_file_is_the_librarys_merge(client: Client, tmp_path: Path) -> None:
 
 
 def test_a_link_is_the_same_merge_as_its_values(client: Client, tmp_path: Path) -> None:
-    settings = Settings.from_dict({"pool": "easy", "method": "task_arithmetic", "scaling": 0.3, "weights": [1.0] * 8})
-    link = f"https://somewhere/?{to_query(settings)}&__theme=dark"
-    ways = [(link, ""), (to_query(settings).partition("&")[2], "easy"), (settings.spec.to_dict(), "easy")]
+    chosen = Settings.from_dict({"pool": "easy", "method": "task_arithmetic", "scaling": 0.3, "weights": [1.0] * 8})
+    link = f"https://somewhere/?{to_query(chosen)}&__theme=dark"
+    ways = [(link, ""), (to_query(chosen).partition("&")[2], "easy"), (chosen.spec.to_dict(), "easy")]
     files = [client.predict(way, pool=pool, api_name="/merge") for way, pool in ways]
     found = [unpacked(file, tmp_path / str(place)) for place, file in enumerate(files)]
     weights, recipes = (
@@ -240,14 +246,44 @@ def test_a_file_that_was_not_uploaded_is_not_read(url: str, zips: list[Path], wa
         "a path": path,
         "a file": {"path": path, "meta": {"_type": "gradio.FileData"}},
         "an address": f"{url}gradio_api/file={path}",
-        "a way out": f"{app.gr.utils.get_upload_folder()}/../{zips[0].parent.name}/{zips[0].name}",
-        "not there": f"{app.gr.utils.get_upload_folder()}/nothing.zip",
+        "a way out": f"{gr.utils.get_upload_folder()}/../{zips[0].parent.name}/{zips[0].name}",
+        "not there": f"{gr.utils.get_upload_folder()}/nothing.zip",
     }[way]
     posted = httpx.post(f"{url}gradio_api/call/inspect", json={"data": ["", [given], "minilm"]}).json()
     answer = httpx.get(f"{url}gradio_api/call/inspect/{posted['event_id']}", timeout=60).text
     refused = "event: error" in answer or '"ok": false' in answer or '"ok":false' in answer
     assert refused, answer
     assert "lora" not in answer
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+USUAL: dict[str, Any] = {
+    "texts": ["a"],
+    "merge": TIES,
+    "pool": "papers",
+    "adapters": ["x.zip"],
+    "base": "minilm",
+    "rank": None,
+    "head": "",
+    "rows": None,
+    "task": "",
+}
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+@settings(max_examples=30, deadline=None)
+@given(values=st.fixed_dictionaries({name: st.just(value) | JSON for name, value in USUAL.items()}))
+def test_any_values_are_answered_or_refused_in_a_sentence(name: str, values: dict[str, Any]) -> None:
+    function = getattr(Programs(app.playground(), lambda *_: iter(())), name)
+    asked = [values[parameter] for parameter in inspect.signature(function).parameters]
+    try:
+        list(endpoint(function)(*asked, SimpleNamespace(headers={}), lambda *_, **options: None))
+    except gr.Error as error:
+        assert one_sentence(MergeError(error.message))
 
 
 # -- MCP ---------------------------------------------------------------------------------------------------------------
