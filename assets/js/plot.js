@@ -79,7 +79,9 @@
     const details = find("details");
     const legend = find(".ms-legend");
     const caption = find("figcaption");
+    const frame = find("figure");
     const hidden = new Set();
+    const large = () => frame.classList.contains("ms-large");
     let current = null;
     let listening = false;
 
@@ -88,6 +90,7 @@
       const { data, layout } = themed(current.figure, style);
       layout.font.family = getComputedStyle(element).fontFamily;
       layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: layout.font.color };
+      if (large()) layout.height = Math.max(layout.height, innerHeight - (plot.getBoundingClientRect().top + 24));
       // a finger on the figure scrolls the page
       layout.dragmode = finger ? false : "zoom";
       if (plot.clientWidth < NARROW && layout.xaxis) {
@@ -139,7 +142,7 @@
         caption.textContent = current.caption;
         window.mergescopeWords?.mark(caption); // a report that was saved has no glossary
       }
-      find("figure").toggleAttribute("data-empty", !current.figure.data.length); // nothing to save
+      frame.toggleAttribute("data-empty", !current.figure.data.length); // nothing to save
       if (details.open) fill(find("table"), current.table);
       draw();
     };
@@ -160,6 +163,20 @@
       return plotly.toImage({ data, layout: framed }, { format: "png", scale: 2, ...size });
     };
 
+    /** Give the figure the whole page, or its place back. */
+    const enlarge = (yes, focused = find("[data-large]")) => {
+      frame.classList.toggle("ms-large", yes);
+      find("[data-large]").setAttribute("aria-pressed", String(yes));
+      focused.focus();
+      draw();
+    };
+    frame.addEventListener("focusout", ({ relatedTarget: next }) => large() && next && !frame.contains(next) && enlarge(false, next));
+    frame.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !large()) return;
+      event.stopPropagation(); // it is for this alone, not for a selection or a lesson
+      enlarge(false);
+    });
+
     details.addEventListener("toggle", () => details.open && current && fill(find("table"), current.table));
     element.addEventListener("click", async (event) => {
       const trace = event.target.closest?.("[data-trace]")?.dataset.trace;
@@ -167,6 +184,7 @@
         if (!hidden.delete(trace)) hidden.add(trace);
         return draw();
       }
+      if (event.target.closest?.("[data-large]")) return enlarge(!large());
       const kind = event.target.dataset?.save;
       if (!kind || !current) return;
       if (kind === "png") return save(await png(), `${current.filename}.png`);

@@ -189,6 +189,23 @@ def test_zoom_and_node_survive_an_update(open_page) -> None:
     assert figure(page, "sweep", "layout.xaxis.range") == zoomed
 
 
+def test_a_figure_can_have_the_whole_page(open_page) -> None:
+    page = opened(open_page(), quick=False)
+    button = page.get_by_role("button", name="“Average accuracy against λ” on the whole page")
+    height = figure(page, "sweep", "clientHeight")
+    button.click()
+    page.wait_for_function(f"document.querySelector('#ms-sweep .ms-plot .main-svg').clientHeight > 1.5 * {height}")
+    assert page.locator("#ms-sweep figure").bounding_box() == {"x": 0, "y": 0, "width": 1360, "height": 960}
+    page.keyboard.press("Escape")
+    expect(button).to_be_focused()
+    page.wait_for_function(f"document.querySelector('#ms-sweep .ms-plot').clientHeight === {height}")
+    button.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(button).to_have_attribute("aria-pressed", "false")  # focus is never behind the figure
+
+
 def test_a_weight_changes_figures_and_recipe_and_can_be_reset(open_page) -> None:
     page = opened(open_page(rows=50))
     median = "data[0].x[50]"

@@ -142,3 +142,19 @@ def test_phone_and_dark_fit_and_are_accessible(open_page, width: int, theme: str
     found = Axe().run(page, context="#ms-try", options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     serious = [v for v in found if v["impact"] in ("critical", "serious")]
     assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in serious] == []
+
+
+def test_a_link_asks_and_holds_a_text_only_when_it_may(open_page) -> None:
+    page = open_page(theme="light&tab=try&try.task=movie&try.text=A%20waste%20of%20%3Cb%3Etime%3C%2Fb%3E")
+    expect(page.locator("#ms-try-bars tr[data-chosen]")).to_contain_text("movie sentiment")
+    expect(page.get_by_label("A text, or up to")).to_have_value("A waste of <b>time</b>")
+    linked = page.get_by_label("Text in the link")
+    expect(linked).to_be_checked()
+    linked.uncheck()
+    page.wait_for_function("!location.search.includes('try.text')")
+    page.get_by_label("A text, or up to").fill("Not for others")
+    expect(page.locator("#ms-try-bars tr[data-chosen]")).to_be_visible()
+    assert "others" not in page.url
+    linked.check()
+    page.wait_for_function("location.search.includes('try.text=Not%20for%20others')")
+    assert "try.task=movie" in page.url

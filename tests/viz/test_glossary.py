@@ -9,6 +9,8 @@ from test_component import demo  # noqa: F401  (a fixture)
 
 from merging.methods import METHODS
 from merging.plugins import PLUGINS
+from merging.services.lessons import shipped_lessons
+from merging.tasks.task import DEFAULT_TASKS, Task
 from viz.figures.theme import DIVERGING, ON_SCALE, SEQUENTIAL
 from viz.figures.validation import TITLES as MEASURES
 from viz.panels.diagnose.bundle import METRICS
@@ -21,15 +23,21 @@ WORDS = """
 a across adapted add after against all alone an and answer any are as at automatic base's be best bring brings by
 change choices choose column columns compare configuration csv data diagnose distance disturbs download each exact
 examples export factor figure file files for format from frozen full hub id in input inputs inside is it its jsonl
-keeps kept label labels layer likeliest limit line list load log₁₀ look looked may merge merged merges most movie name
-news newspaper no number of on one only optional or others others' ours output own pairs paste per picture polarity
-private product question repository row rows s say says search second seconds sees sentiment set sets size sms spam
-split start step steps sum table tables test text texts that the their them they this time to tone topic train trained
-training truncation try tsv tweet type up user validation weakest what whatever where which who whom with within
-without word worst yaml you your zip
+keeps kept label labels layer likeliest limit line link list load log₁₀ look looked may merge merged merges most
+movie name news newspaper no number of on one only optional or others others' ours output own pairs paste per
+picture polarity private product question repository row rows s say says search second seconds sees sentiment set
+sets size sms spam split start step steps sum table tables test text texts that the their them they this time to
+tone topic train trained training truncation try tsv tweet type up user validation weakest what whatever where which
+who whom with within without word worst yaml you your zip
 """
 PLAIN = set(WORDS.split())
 """Words of labels that need no explanation."""
+RARE = """
+alike arrow arrows caption chooses climb columns dashed default differ differs disturbs dotted favours flips
+foretell forty improves inputs matrices merges multiplied nudge outputs quietest reproduced scaled shapes shorten
+shortens spans squared theorem unequal unlabelled
+"""
+"""Words of lessons that need none either, though the tasks' texts hardly use them."""
 LABELS = [
     *(param.label for method in METHODS.values() for param in method.params),
     *(param.label for plugin in PLUGINS.values() for param in plugin.params),
@@ -58,6 +66,23 @@ def test_so_has_every_control(demo: gr.Blocks) -> None:  # noqa: F811
     controls = [block for block in demo.blocks.values() if isinstance(block, gr.components.Component)]
     unexplained = {str(block.label): explained(str(block.label)) for block in controls if getattr(block, "label", None)}
     assert {label: words for label, words in unexplained.items() if words} == {}
+
+
+def test_a_lesson_has_everyday_words_and_terms_of_the_glossary() -> None:
+    """Everyday are the words of news, reviews and tweets: what the tasks' training texts say five times."""
+    said = Counter(word for name in DEFAULT_TASKS for text in Task.load(name).train.texts for word in words(text))
+    names = sorted((name.lower() for term in glossary() for name in term.names), key=len, reverse=True)
+    steps = [step for lesson in shipped_lessons() for step in lesson.steps]
+    guesses = [step.guess.question for step in steps if step.guess]
+    texts = guesses + [f"{step.title}. {step.say} {step.do or ''} {step.happened}" for step in steps]
+    rest = re.sub(r"\{[^}]*\}|\[\[\w+\]\]", " ", " ".join(texts)).lower()  # what is filled with numbers
+    for name in names:
+        rest = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", rest)
+    assert {word for word in words(rest) if said[word] < 5} - set(RARE.split()) == set()
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
 
 
 def test_a_name_is_explained_once() -> None:

@@ -85,7 +85,7 @@ def page(
             with gr.Tab("Lessons", id="lessons"):
                 lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:
-                try_panel(tab, tried, methods, merging)
+                try_panel(tab, address, tried, methods, merging)
             with gr.Tab("Adapters", id="adapters") as tab:
                 adapters_panel(tab, tabs, brought, merging, list(merging.form["pool"].choices), bases)
             with gr.Tab("Diagnose", id="diagnose") as tab:

@@ -15,7 +15,7 @@ from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.kit.plot import EARLY_HEAD
 
-PANELS = ("merge", "diagnose", "osrm", "export")
+PANELS = ("merge", "try", "diagnose", "osrm", "export")
 RESTORE = "restore"
 LONGEST = 80
 """Characters of a choice that is read from a stranger's link."""
@@ -38,15 +38,19 @@ class Address:
         """Call `work` when Back or Forward bring another merge, the event's `query`; give the event."""
         return getattr(self.said, RESTORE)(work, None, outputs, **NOW)
 
-    def keep(self, panel: str, chosen: Mapping[str, Any], refresh: Refresh) -> None:
+    def keep(self, panel: str, chosen: Mapping[str, Any], refresh: Refresh, agreed: gr.Checkbox | None = None) -> None:
         """Keep what is chosen in the components {name: component} in the address.
 
         Parameters
         ----------
         panel : one of PANELS
         refresh : makes the panel draw what they choose, after the event that it is given
+        agreed : must be ticked for what is written in a text box to be part of the address
         """
         for name, component in chosen.items():
+            if isinstance(component, gr.Textbox):
+                self._keep_text(f"{panel}.{name}", component, agreed)
+                continue
             moves = isinstance(component, (gr.Slider, gr.Number, gr.CheckboxGroup))
             key = _js(f"{panel}.{name}")
             write = f"value => void window.mergescopeAddress.choose({{[{key}]: value}}, {_js(not moves)})"
@@ -61,11 +65,21 @@ class Address:
                 except MergeError as error:
                     updates.append(gr.skip())
                     said += alert(error)
-            return [said, *updates]
+            if agreed is None:
+                return [said, *updates]
+            texts = [key for key, one in zip(keys, chosen.values(), strict=True) if isinstance(one, gr.Textbox)]
+            return [said, *updates, gr.update(value=True) if any(map(event.values.get, texts)) else gr.skip()]
 
-        restored = getattr(self.said, panel)(brought, None, [self.said, *chosen.values()], **NOW)
+        outputs = [self.said, *chosen.values(), *([] if agreed is None else [agreed])]
+        restored = getattr(self.said, panel)(brought, None, outputs, **NOW)
         refresh(restored)
         self.arrive(restored, panel)
+
+    @staticmethod
+    def _keep_text(key: str, component: gr.Textbox, agreed: gr.Checkbox | None) -> None:
+        write = f"(text, on) => void window.mergescopeAddress.choose({{[{_js(key)}]: on && text ? text : null}}, false)"
+        assert agreed is not None
+        gr.on([component.change, agreed.input], None, [component, agreed], None, js=write, **QUIET)
 
     def arrive(self, event: Any, panel: str = RESTORE) -> None:
         """Tell the browser that what the address brought has been taken up."""
@@ -86,6 +100,10 @@ def became(component: Any, key: str, text: str | None) -> Any:
     """
     if text is None:
         return gr.update(value=component.value)
+    if isinstance(component, gr.Textbox):
+        if component.max_length and len(text) > component.max_length:
+            raise MergeError(f"The link's {key} has {len(text)} characters; there is room for {component.max_length}.")
+        return gr.update(value=text)
     if isinstance(component, (gr.Slider, gr.Number)):
         return gr.update(value=_number(component, key, text))
     # a list that the server fills begins with nothing, or with "none", and is checked by its panel

@@ -52,6 +52,8 @@ TEMPLATE = """
   <div class="ms-tools">
     <button type="button" data-save="csv" aria-label="Download the data of “{title}” as CSV">CSV</button>
     <button type="button" data-save="png" aria-label="Download “{title}” as PNG">PNG</button>
+    <button type="button" data-large aria-pressed="false" aria-label="“{title}” on the whole page"><svg width="14" \
+height="14" viewBox="0 0 14 14" aria-hidden="true"><path d="M8 1h5v5M13 1 8 6M6 13H1V8M1 13l5-5"/></svg></button>
   </div>
 </figure>
 """

@@ -58,8 +58,8 @@ class TryHandlers:
         pins = [pin for pin in merging.pins if pin.settings.pool == settings.pool]
         session.pinned = (pins[-1].called, pins[-1].settings) if pins else None
         titles = self.titles_of(settings)
-        if session.task not in titles:
-            session.task = next(iter(titles))
+        missing = session.task if session.task not in titles else ""  # of another pool, or of a link
+        session.task = next(iter(titles)) if missing or not session.task else session.task
         session.sent.clear()  # the tab may have been drawn anew
         scaling = session.settings.spec.scaling if session.settings else None
         options: Options = {
@@ -74,7 +74,8 @@ class TryHandlers:
         options |= self._examples(settings)
         session.said = None  # answered anew by `explain`, as the merge may be another one
         blank = {} if session.texts else self._blank("")
-        return session.changed({"about": self.about(session)} | blank), options
+        lost = f'<p class="ms-warning">It has no task “{escape(missing)}”.</p>' if missing else ""
+        return session.changed({"about": self.about(session) + lost} | blank), options
 
     def _examples(self, settings: Settings) -> Options:
         measured = self.workbench.measured(settings.pool)

@@ -21,6 +21,7 @@ class Layout:
     """The components of the panel, by what they do: `controls` by name, `outputs` by name."""
 
     written: gr.Textbox
+    linked: gr.Checkbox
     controls: dict[str, Any]
     clear: gr.Button
     outputs: dict[str, gr.HTML]
@@ -41,6 +42,7 @@ def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, 
                 placeholder="Where is the Louvre?",
                 elem_id="ms-try-text",
             )
+            linked = gr.Checkbox(label="Text in the link", elem_id="ms-try-linked")
             controls["picture"] = gr.Image(
                 type="pil", label="A picture", sources=["upload", "clipboard"], visible=False, elem_id="ms-try-picture"
             )
@@ -79,4 +81,4 @@ def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, 
             with gr.Column(elem_classes=["ms-card", "ms-full", "ms-loud"]):
                 outputs["loudness"] = plot("ms-try-loudness", "How loud each update is on this text")
             last = below()
-    return Layout(written, controls, clear, outputs), last
+    return Layout(written, linked, controls, clear, outputs), last

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET
 from viz.panels.merge.controls import Catalogue, form_of, read
 from viz.panels.merge.panel import MergeTab, become, said
@@ -20,10 +21,10 @@ from viz.panels.try_it.session import TrySession
 Handlers = tuple[TryHandlers, BrokeHandlers, ChatHandlers]
 
 
-def try_panel(tab: gr.Tab, tried: Handlers, methods: Catalogue, merging: MergeTab) -> None:
+def try_panel(tab: gr.Tab, address: Address, tried: Handlers, methods: Catalogue, merging: MergeTab) -> None:
     """Lay the panel out inside `tab` and wire it; it asks the merge that the Merge tab shows."""
     layout, sections = lay_out(_slider(methods), lambda: (lay_out_chat(), lay_out_broke()))
-    _wire(tab, layout, sections, tried, methods, merging, gr.State(TrySession()))
+    _wire(tab, address, layout, sections, tried, methods, merging, gr.State(TrySession()))
 
 
 def _slider(methods: Catalogue) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def _slider(methods: Catalogue) -> dict[str, Any]:
 
 def _wire(
     tab: gr.Tab,
+    address: Address,
     layout: Layout,
     sections: tuple[ChatSection, Section],
     tried: Handlers,
@@ -102,8 +104,7 @@ def _wire(
         session.taken = session.settings
         return become(merging.form, options)
 
-    everything = [*outputs, *controls.values()]
-    written = layout.written
+    everything, written = [*outputs, *controls.values()], layout.written
 
     def follow(event: Any) -> None:
         event.then(begin, state, everything, concurrency_id="trying", concurrency_limit=2, **QUIET)
@@ -123,6 +124,12 @@ def _wire(
     follow(controls["picture"].change(looked, [state, controls["picture"]], everything, **NOW))
     follow(controls["scaling"].input(moved, [state, controls["scaling"]], everything, **NOW))
     follow(controls["task"].input(chosen_task, [state, controls["task"]], everything, **NOW))
+    address.keep(
+        "try",
+        {"task": controls["task"], "text": written},
+        lambda event: follow(event.then(chosen_task, [state, controls["task"]], everything, **NOW)),
+        layout.linked,
+    )
     follow(
         controls["text"].input(
             lambda session, place: both(panel.choose(session, text=place), {}),
