@@ -13,6 +13,7 @@ from ..io import wheels
 from ..models.embedded import EMBEDDED
 from ..models.shared import free_gigabytes
 from ..training.settings import TrainingSettings
+from .limits import LIMITS, PREFIX
 
 PACKAGES = ("torch", "transformers", "peft", "gradio")
 
@@ -29,6 +30,7 @@ class Report:
     versions : {"python" or a package: its version}
     bases : {embedded base: whether it is here}
     cache : folder of what was fetched; ``cache_megabytes`` is its size
+    limits : {environment variable: the value that holds}
     """
 
     device: str
@@ -38,6 +40,7 @@ class Report:
     bases: dict[str, str]
     cache: str
     cache_megabytes: float
+    limits: dict[str, int]
 
 
 def examined() -> Report:
@@ -55,6 +58,7 @@ def examined() -> Report:
         bases={base.title: _presence(source, base.megabytes) for source, base in EMBEDDED.items()},
         cache=str(folder),
         cache_megabytes=round(size / 1e6, 1),
+        limits={f"{PREFIX}{name}".upper(): value for name, value in LIMITS.model_dump().items()},
     )
 
 

@@ -14,6 +14,7 @@ from fake_workbench import METHODS, FakeWorkbench
 from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
 from merging.services.chat import Chat
+from merging.services.limits import LIMITS
 from merging.services.settings import MOST_TASKS
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
@@ -89,6 +90,16 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
         clicked = all(event == "click" for _, event in listener["targets"])
         assert listener["trigger_mode"] == "always_last" or (listener["trigger_mode"] == "once" and clicked)
         assert listener["show_progress"] in {"hidden", "minimal"}
+
+
+def test_how_much_goes_on_at_once_is_one_of_the_limits(demo: gr.Blocks) -> None:
+    at_once = {
+        fn.concurrency_id: fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id in LIMITS.model_dump()
+    }
+    named = {fn.concurrency_id for fn in demo.fns.values() if not fn.concurrency_id.isdigit()}
+    assert named == set(at_once)
+    assert at_once.items() <= LIMITS.model_dump().items()
+    assert {"evaluations", "trainings", "programs"} <= named
 
 
 def test_every_control_answers_to_input(demo: gr.Blocks) -> None:

@@ -18,8 +18,6 @@ from merging.features.progress import Progress
 
 SERVED = "/gradio_api/file="
 """Stands before a file's path in its address."""
-LIMITS: dict[str, Any] = {"concurrency_id": "programs", "concurrency_limit": 2}
-"""Programs wait for each other and never take the place of somebody at a page."""
 
 
 def _as_file(given: Any) -> Any:

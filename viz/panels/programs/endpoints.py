@@ -25,8 +25,8 @@ from merging.services.api import (
 )
 from merging.services.bundle import write_zip
 from merging.services.playground import Playground
-from viz.panels.kit.events import paced
-from viz.panels.programs.endpoint import LIMITS, Upload, endpoint, uploaded
+from viz.panels.kit.events import paced, turns
+from viz.panels.programs.endpoint import Upload, endpoint, uploaded
 
 PAUSE = 0.5  # seconds between two results of a running evaluation
 Plain = dict[str, Any]
@@ -47,7 +47,8 @@ class Programs:
     def register(self) -> None:
         """Make the endpoints, within a `gr.Blocks`."""
         for function in (self.methods, self.inspect, self.merge, self.evaluate, self.predict):
-            api(endpoint(function), api_name=function.__name__, **LIMITS)
+            # programs wait for each other and never take the place of somebody at a page
+            api(endpoint(function), api_name=function.__name__, **turns("programs"))
 
     def methods(self) -> Iterator[Plain]:
         """List the merging methods with their parameters and papers, the plug-ins, and the pools of LoRA adapters that
@@ -153,7 +154,7 @@ class Programs:
         """Answer texts of your own by the base model, each task's own adapter and the merge.
 
         Args:
-            texts: At most 20 texts, of 20,000 characters in all.
+            texts: At most 20 texts, of 20,000 characters in all, unless this server has other limits.
             merge: How: values as /methods shows them, {"method": "ties", "scaling": 0.5}, left out = the method's
                 default; or a link of the app, "method=ties&scaling=0.5".
             pool: A pool that ships, by its name in /methods; leave it out where adapters are given.
