@@ -32,6 +32,7 @@ from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
 from merging.services.chat import Chat
+from merging.services.limits import LIMITS
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
@@ -44,23 +45,21 @@ from viz.panels.kit.look import launch_options
 from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.programs.endpoints import Programs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
 
-LONGEST = 120
-LONGEST_TRAINING = 300
-
 
 def seconds(settings: dict[str, Any], limit: int) -> int:
     """Estimate how long a GPU is needed, so that short runs wait less."""
-    return min(LONGEST, 15 + limit // 20)
+    return min(LIMITS.gpu_seconds, 15 + limit // 20)
 
 
 def training_seconds(plan: dict[str, Any], root: str, stop: str) -> int:
     """Estimate how long a set takes to train on a GPU, with its features and tests."""
     steps: int = plan["epochs"] * plan["rows"] // 200
-    return min(LONGEST_TRAINING, 30 + len(plan["tasks"]) * (10 + steps))
+    return min(LIMITS.gpu_training_seconds, 30 + len(plan["tasks"]) * (10 + steps))
 
 
 def merging_seconds(folders: dict[str, str], scaling: float) -> int:
@@ -101,7 +100,7 @@ def stream_merge(folders: dict[str, str], scaling: float) -> Iterator[tuple[str,
 
 def leaving_seconds(settings: dict[str, Any], part: str, limit: int) -> int:
     """Estimate how long leaving everything out once takes on a GPU."""
-    return min(LONGEST_TRAINING, 30 + limit // 4)
+    return min(LIMITS.gpu_training_seconds, 30 + limit // 4)
 
 
 @on_gpu(leaving_seconds)
@@ -112,7 +111,7 @@ def stream_leave_out(settings: dict[str, Any], part: str, limit: int) -> Iterato
 
 def preparing_seconds(chosen: dict[str, Any], tasks: dict[str, Any], root: str, base: tuple[str, str]) -> int:
     """Estimate how long measuring brought adapters alone takes on a GPU."""
-    return min(LONGEST_TRAINING, 30 + 20 * len(chosen))
+    return min(LIMITS.gpu_training_seconds, 30 + 20 * len(chosen))
 
 
 @on_gpu(preparing_seconds)
@@ -129,7 +128,7 @@ def stream_prepare(chosen: dict[str, Any], tasks: dict[str, Any], root: str, bas
 
 def tuning_seconds(plan: TunePlan) -> int:
     """Estimate how long a search takes on a GPU."""
-    return min(LONGEST_TRAINING, 30 + int(plan.seconds))
+    return min(LIMITS.gpu_training_seconds, 30 + int(plan.seconds))
 
 
 @on_gpu(tuning_seconds)
@@ -146,7 +145,7 @@ def playground() -> Playground:
 
 def answering_seconds(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> int:
     """Estimate how long answering a task's rows takes on a GPU."""
-    return min(LONGEST, 15 + limit // 40)
+    return min(LIMITS.gpu_seconds, 15 + limit // 40)
 
 
 @on_gpu(answering_seconds)
@@ -172,7 +171,8 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, bases)
+    programs = Programs(playground(), stream_accuracy)
+    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, programs, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

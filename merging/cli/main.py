@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MergeError
+from .doctor import show_machine
 from .evaluate import evaluate_adapters, sweep_scalings
 from .experiments import print_correlations, run_experiment, write_results
 from .inspection import inspect_adapters
@@ -37,6 +38,7 @@ def start_app(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "app": start_app,
+    "doctor": show_machine,
     "inspect": inspect_adapters,
     "merge": merge_adapters,
     "methods": show_methods,

@@ -112,6 +112,11 @@ def wheel_path(key: str) -> Path:
     return path
 
 
+def kept(key: str) -> bool:
+    """Tell whether a wheel is in the cache; it is neither fetched nor checked."""
+    return (cache_dir() / "wheels" / WHEELS[key].filename).is_file()
+
+
 def read_member(key: str, member: str) -> bytes:
     """Return the bytes of one member of a wheel; a missing or damaged member raises `ResourceError`."""
     with _open(key) as archive:

@@ -148,9 +148,15 @@ def check_memory(description: Description, free: float | None = None) -> None:
 
 
 class Bases:
-    """Base models by (source, dtype), each loaded once; sessions share them and never change them."""
+    """Base models by (source, dtype), each loaded once; sessions share them and never change them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    kept : so many stay loaded beside the first
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self.kept = kept
         self._loaded: OrderedDict[tuple[str, str], Base] = OrderedDict()
         self._loading: dict[tuple[str, str], Lock] = {}
         self._lock = Lock()
@@ -189,7 +195,7 @@ class Bases:
         """Forget what was not used for longest, so that one more is as many as are kept."""
         with self._lock:
             others = [known for known in self._loaded if known != ("minilm", "float32")]
-            for known in others[: len(others) - KEPT + 1]:
+            for known in others[: len(others) - self.kept + 1]:
                 del self._loaded[known]
 
     def _load(self, source: str, dtype: str) -> Base:

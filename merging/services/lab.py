@@ -29,6 +29,7 @@ from ..training.lora import osrm_start
 from ..training.settings import Progress
 from ..training.trainer import fine_tune
 from ..training.variants import VARIANTS
+from .limits import LIMITS
 from .plan import MAX_LENGTH, Plan, SubspaceView, Trained
 
 
@@ -50,7 +51,7 @@ class Lab:
     store: FeatureStore = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.store = FeatureStore(self.reader or self.base, self.task)
+        self.store = FeatureStore(self.reader or self.base, self.task, LIMITS.feature_bytes)
 
     def titles(self, owner: str = "") -> dict[str, str]:
         """Return {name: title} of what a visitor may choose: the embedded tasks, and those that ``owner`` added."""

@@ -1,4 +1,4 @@
-"""A merge as the query of an address, and back; a recipe back as the settings of the screen.
+"""A merge as the query of an address, and back; a recipe, or plain values, back as the settings of the screen.
 
 A link writes out everything that decides the merge, so that it stays the same merge when the tuned values change. Its
 keys are the names of the parameters; one that is left out of a query written by hand takes the value that the app
@@ -42,6 +42,8 @@ LATER = {param.name: param.default for param in DECOUPLE_PARAMS[1:]} | {"pico": 
 """What older links do not have, and the values that they mean."""
 DEEPEST = 6
 """Levels of nesting in one."""
+FIXED: dict[str, float] = {"ridge": SoftOSRM.ridge, "steps": Orthogonalize.steps}
+"""Values of a merge that have no control."""
 
 ONLY_HERE = (
     "This set of adapters exists only in your session, so no link and no program leads to it: download the "
@@ -177,6 +179,46 @@ def _settings(owner: str, pool: str, method: str, values: Mapping[str, Any], tas
     return Settings(pool, MergeSpec.from_dict({"method": method, **checked})), limit
 
 
+def from_values(values: Mapping[str, Any], pool: str, workbench: Workbench, limit: int = LIMIT) -> tuple[Settings, int]:
+    """Read a merge as `MergeSpec.to_dict` writes it; what is left out has the method's default.
+
+    Parameters
+    ----------
+    values : from a stranger, any type
+    pool : a shipped one, or the key of a visitor's own
+    limit : test rows per task
+
+    Raises
+    ------
+    MergeError
+        As `from_query`.
+    """
+    given = _without_fixed("merge", values)
+    method, tasks = given.pop("method", None), len(workbench.tasks(pool))
+    if not isinstance(method, str) or method not in METHODS:
+        raise MergeError(f"The merge's method = {_short(method)} is not one of {', '.join(METHODS)}.")
+    start = _without_fixed("merge", MergeSpec.of(method).to_dict()) | {"weights": [1.0] * tasks, "limit": limit}
+    del start["method"]
+    if given.get("orthogonalize") in MODES:
+        start["penalty"] = Orthogonalize(given["orthogonalize"]).g
+    for key in given:
+        if key not in start:
+            raise MergeError(f"The merge's {_short(key)} means nothing for {method}, which takes {', '.join(start)}.")
+    weights = given.get("weights", start["weights"])
+    if not isinstance(weights, list):
+        raise MergeError(f"The merge's weights = {_short(weights)} are no list: give one number per adapter.")
+    # none written means 1 each, as in a `MergeSpec`
+    return _settings("merge", pool, method, start | given | {"weights": weights or start["weights"]}, tasks)
+
+
+def _without_fixed(owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that have controls, or raise MergeError if another one is not the app's."""
+    for name, ours in FIXED.items():
+        if (theirs := values.get(name, ours)) != ours:
+            raise MergeError(f"The {owner}'s {name} = {_short(theirs)} has no control: the app takes {ours:g}.")
+    return {name: value for name, value in values.items() if name not in FIXED}
+
+
 @cache
 def _model(method: Method) -> type[BaseModel]:
     """Make the model of a link's values: its method's parameters beside what every merge has."""
@@ -234,12 +276,7 @@ def settings_of_recipe(recipe_yaml: str, workbench: Workbench) -> Settings:
     recipe = Recipe.from_yaml(recipe_yaml)
     if recipe.method not in METHODS:
         raise MergeError(f"The recipe's method = {_short(recipe.method)} is not one of {', '.join(METHODS)}.")
-    spec = recipe.spec
-    fixed = {"ridge": SoftOSRM.ridge, "steps": Orthogonalize.steps}
-    values = spec.to_dict() | {"limit": LIMIT}
-    for name, ours in fixed.items():
-        if (theirs := values.pop(name)) != ours:
-            raise MergeError(f"The recipe's {name} = {theirs:g} has no control: the app takes {ours:g}.")
+    values = _without_fixed("recipe", recipe.spec.to_dict() | {"limit": LIMIT})
     pool, weights = _place(recipe, workbench)
     del values["method"]
     return _settings("recipe", pool, recipe.method, values | {"weights": weights}, len(weights))[0]

@@ -29,17 +29,16 @@ from ..playground.weights import BASE, Weights, weights_by_task, weights_of
 from ..plugins.base import Updates
 from ..recipes.spec import MergeSpec
 from ..shipped import SHIPPED
+<<<<<<< HEAD
+=======
+from .limits import LIMITS
+from .results import PLAIN
+>>>>>>> 3d09425ec3298bca285f25a12a1edc9916b62783
 from .settings import Settings
 from .workbench import NO_TEXTS, Workbench
 
-LONGEST = 20_000
-"""Characters that a visitor may write at once."""
-MOST_TEXTS = 20
-"""Lines that are read at once, each as a text of its own."""
 ENDS = ("base", "own")
 """Who answers beside merges: the base with the tasks' heads, and each task's own adapter."""
-KEPT_BYTES = 400_000_000
-"""Merges that are kept: a moving slider comes back to them."""
 PASSES = 8
 """Points of a language model's story over λ: each is a pass of its own."""
 
@@ -59,14 +58,16 @@ def texts_of(written: str) -> list[str]:
     Raises
     ------
     MergeError
-        For more than `MOST_TEXTS` lines or `LONGEST` characters, and for what is no text.
+        For more lines or characters than `Limits` allows, and for what is no text.
     """
     texts = [line.strip() for line in written.splitlines() if line.strip()]
-    if len(written) > LONGEST:
-        raise MergeError(f"That is {len(written):,} characters; at most {LONGEST:,} are read at once: take a part.")
-    if len(texts) > MOST_TEXTS:
+    if len(written) > LIMITS.text_characters:
         raise MergeError(
-            f"That is {len(texts)} lines; at most {MOST_TEXTS} are read at once, a text each: take a part."
+            f"That is {len(written):,} characters; at most {LIMITS.text_characters:,} are read at once: take a part."
+        )
+    if len(texts) > LIMITS.texts:
+        raise MergeError(
+            f"That is {len(texts)} lines; at most {LIMITS.texts} are read at once, a text each: take a part."
         )
     require_characters(written)
     return texts
@@ -82,8 +83,8 @@ class Playground:
         self.workbench = workbench
         self.questions = workbench._per_pool(self._questions)
         self._desks = workbench._per_pool(self._desk, 6)
-        self._weighed = workbench._per_pool(self._weigh, KEPT_BYTES, _bytes)
-        self._without = workbench._per_pool(self._weigh_without, KEPT_BYTES, _bytes)
+        self._weighed = workbench._per_pool(self._weigh, LIMITS.merge_bytes, _bytes)
+        self._without = workbench._per_pool(self._weigh_without, LIMITS.merge_bytes, _bytes)
         self._plugged_without = workbench._per_pool(self._plug_without, 64)
 
     # -- what is asked -------------------------------------------------------------------------------------------------

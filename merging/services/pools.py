@@ -19,11 +19,9 @@ from ..shipped import SHIPPED, load_pool
 from ..tasks.embedded import SOURCES
 from ..tasks.task import DEFAULT_TASKS
 from .lab import Lab
+from .limits import LIMITS
 from .memory import trim
 from .per_pool import P, PerPool, T
-
-KEPT_POOLS = 64
-"""Pools of visitors that are kept; the oldest goes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Pools:
         self.tables = self.root / "tables"
         present = [name for name in SHIPPED if load_names(self.root / "adapters" / name)]
         self.pools = {name: SHIPPED[name].title for name in present}
-        self.bases = Bases()
+        self.bases = Bases(LIMITS.bases)
         self._own: dict[str, OwnPool] = {}
         self.lab = Lab(self.base, self._base_reader, self._trained)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
@@ -57,7 +55,7 @@ class Pools:
         self.adapters = self._per_pool(self._adapters)
 
     def _per_pool(
-        self, function: Callable[P, T], largest: int = KEPT_POOLS, size: Callable[[T], int] = lambda value: 1
+        self, function: Callable[P, T], largest: int = LIMITS.own_pools, size: Callable[[T], int] = lambda value: 1
     ) -> PerPool[P, T]:
         cache = PerPool(function, largest, size)
         self._caches.append(cache)
@@ -93,7 +91,7 @@ class Pools:
     def add_pool(self, key: str, title: str, folders: Mapping[str, str], texts: TextsOf, measured: bool = True) -> None:
         """Make a visitor's own set of adapters {task: folder} a pool under a key that only the visitor knows."""
         self._own[key] = OwnPool(title, dict(folders), texts, measured)
-        while len(self._own) > KEPT_POOLS:
+        while len(self._own) > LIMITS.own_pools:
             self.remove_pool(next(iter(self._own)))
 
     def remove_pool(self, key: str) -> None:

@@ -12,6 +12,8 @@ K_RANGE = (5, 600)
 LIMIT = 200
 """Test rows per task unless somebody says otherwise."""
 LIMIT_RANGE = (50, 1000)
+MOST_TASKS = 8
+"""Adapters of a pool: the page has a weight for each, and a colour."""
 WEIGHT_RANGE = (0.0, 2.0)
 MOST_SEED = 2**53 - 1
 """Whole numbers above are not exact in a browser."""

@@ -237,21 +237,30 @@ def prepare(
         yield Prepared(name, place, len(chosen), "done", str(ready.save(root / name)))
 
 
-def keep(shelf: Sequence[Brought], root: Path) -> dict[str, str]:
-    """Write the usable adapters of a shelf below ``root`` as they are, without task and measurement; returns {name:
-    folder}.
+def keep(shelf: Sequence[Brought], root: Path, tasks: Mapping[str, Task] | None = None) -> dict[str, str]:
+    """Write the usable adapters of a shelf below ``root``, without measuring them; returns {task: folder}.
+
+    Parameters
+    ----------
+    tasks : {name of an adapter with a head: its task}; any other adapter is its own task, of which no text is known
 
     Raises
     ------
     MergeError
-        If fewer than two are usable, or they do not fit each other.
+        If fewer than two are usable, they do not fit each other, or a head does not fit its task.
     """
     usable = [brought for brought in shelf if brought.adapter is not None and not brought.problem]
     adapters = _mergeable(usable, "Bring two adapters or more that fit the base: one alone is nothing to merge.")
     folders = {}
     for place, adapter in enumerate(adapters):
-        ready = replace(adapter, task=adapter.name, metadata=adapter.metadata.changed(brought=_brought(adapter)))
-        folders[adapter.name] = str(ready.save(root / str(place)))
+        task, head = (tasks or {}).get(adapter.name), adapter.head
+        ready = replace(
+            adapter,
+            task=task.name if task else adapter.name,
+            head=fitted(head, task, adapter.name) if task and head else head,
+            metadata=adapter.metadata.changed(brought=_brought(adapter)),
+        )
+        folders[ready.task] = str(ready.save(root / str(place)))
     return folders
 
 

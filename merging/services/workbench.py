@@ -3,7 +3,6 @@ read-only."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ..adapters.adapter import Adapter
 from ..diagnostics.compatibility import compatibility
@@ -33,6 +31,7 @@ from ..plugins.decouple import decouple
 from ..plugins.orthogonalize import nudges
 from ..recipes.recipe import Recipe
 from ..recipes.spec import NOT_DECOUPLED, MergeSpec
+from .doctor import device_title
 from .results import Results
 from .settings import Settings
 
@@ -87,9 +86,7 @@ class Workbench(Results):
     @property
     def device(self) -> str:
         """Where evaluation runs, for people."""
-        if torch.cuda.is_available():
-            return f"GPU · {torch.cuda.get_device_name()}"
-        return f"CPU · {os.cpu_count()} cores"
+        return device_title()
 
     def warm_up(self, settings: Settings) -> None:
         """Load and compute what the first look at ``settings`` and their evaluation need."""

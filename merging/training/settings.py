@@ -58,6 +58,10 @@ class TrainingSettings:
     checkpointing: bool | None = None
     checkpoints: tuple[int, ...] = ()
 
+    def autocasts(self, device: str) -> bool:
+        """Tell whether a training on a type of device ("cpu", "cuda") computes in bfloat16."""
+        return device == "cuda" if self.bf16 is None else self.bf16
+
 
 @dataclass(frozen=True, eq=False)
 class Progress:

@@ -86,7 +86,7 @@ def train_attached(
 
     objective = _objective(model, tokenizer, task, settings, head)
     device = next(model.parameters()).device
-    bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
+    bf16 = settings.autocasts(device.type)
     state = _State(epoch=0, updates={}, head=objective.head())
     with attach() as attached, _checkpointed(model, settings):
         trained = [*attached.parameters, *objective.parameters]

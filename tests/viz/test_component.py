@@ -14,13 +14,15 @@ from fake_workbench import METHODS, FakeWorkbench
 from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
 from merging.services.chat import Chat
+from merging.services.limits import LIMITS
+from merging.services.settings import MOST_TASKS
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options, theme
 from viz.panels.kit.plot import DIAGNOSE, EARLY, SCRIPTS, STYLES, TEMPLATE, payload
-from viz.panels.merge.controls import MOST_TASKS
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
+from viz.panels.programs.endpoints import Programs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -55,9 +57,8 @@ def demo() -> Iterator[gr.Blocks]:
     brought = AdaptersHandlers(lab, pools, lambda: (None, None), nothing)
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
-    blocks = page(
-        workbench, METHODS, PLUGINS, nothing, demand, OsrmHandlers(lab, pools, train, merge), brought, tried, nothing
-    )
+    osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs)
     yield blocks
     blocks.close()
 
@@ -80,7 +81,8 @@ def test_the_served_files_exist() -> None:
 
 
 def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
-    listeners = demo.config["dependencies"]
+    # what programs ask has no trigger on the page, see test_programs
+    listeners = [listener for listener in demo.config["dependencies"] if listener["targets"]]
     assert listeners
     for listener in listeners:
         assert listener["api_visibility"] == "private"
@@ -88,6 +90,16 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
         clicked = all(event == "click" for _, event in listener["targets"])
         assert listener["trigger_mode"] == "always_last" or (listener["trigger_mode"] == "once" and clicked)
         assert listener["show_progress"] in {"hidden", "minimal"}
+
+
+def test_how_much_goes_on_at_once_is_one_of_the_limits(demo: gr.Blocks) -> None:
+    at_once = {
+        fn.concurrency_id: fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id in LIMITS.model_dump()
+    }
+    named = {fn.concurrency_id for fn in demo.fns.values() if not fn.concurrency_id.isdigit()}
+    assert named == set(at_once)
+    assert at_once.items() <= LIMITS.model_dump().items()
+    assert {"evaluations", "trainings", "programs"} <= named
 
 
 def test_every_control_answers_to_input(demo: gr.Blocks) -> None:

@@ -11,6 +11,7 @@ from fake_lab import TEXTS, FakeLab, FakePools, merge, train
 from fake_workbench import TITLES
 
 from merging.errors import MergeError
+from merging.services.limits import Limits
 from merging.training.variants import VARIANTS
 from viz.panels.osrm.found import AXES, FOUND, Found
 from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
@@ -321,8 +322,7 @@ def test_an_own_task_is_added_for_its_visitor_only(panel: OsrmHandlers, session:
     ],
 )
 def test_a_bad_file_is_refused_with_a_sentence(tmp_path: Path, monkeypatch, content: bytes, why: str) -> None:
-    monkeypatch.setattr("viz.panels.osrm.upload.LARGEST", 2000)
-    monkeypatch.setattr("viz.panels.osrm.upload.MOST_ROWS", 20)
+    monkeypatch.setattr("viz.panels.osrm.upload.LIMITS", Limits(table_bytes=2000, table_rows=20))
     with pytest.raises(MergeError, match=why):
         read_task(Path(write(tmp_path, content)))
 

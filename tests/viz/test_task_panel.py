@@ -14,18 +14,17 @@ import pytest
 from fake_lab import FakeLab
 
 from merging import MergeError, Task
+from merging.services.limits import LIMITS
 from merging.tasks.columns import Columns
 from merging.tasks.files import Preview
 from viz.panels.adapters.task_handlers import (
     MOST_COLUMNS,
-    MOST_TASKS,
     NAME,
     TaskHandlers,
     TaskSession,
     hub_name,
     suggested,
 )
-from viz.panels.osrm.upload import MOST_ROWS
 
 ME = "guest0"
 GUESSED = dict.fromkeys(("text", "pair", "label", "split"))
@@ -223,7 +222,7 @@ def test_a_suggested_name_is_always_allowed(name: str) -> None:
     assert NAME.fullmatch(suggested(name))
 
 
-@pytest.mark.parametrize("rows", [1, -5, MOST_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, -5, LIMITS.table_rows + 1])
 def test_a_number_of_rows_outside_its_limits_is_refused(panel, lab, session, tmp_path: Path, rows: int) -> None:
     looked(panel, session, written(tmp_path, table()))
     assert "Rows at most is" in used(panel, session, rows=rows)
@@ -237,10 +236,10 @@ def test_a_wrong_column_is_a_sentence(panel, session, tmp_path: Path) -> None:
 
 def test_a_visitor_has_so_many_tasks_and_no_more(panel, lab, session, tmp_path: Path) -> None:
     looked(panel, session, written(tmp_path, table()))
-    for _ in range(MOST_TASKS):
+    for _ in range(LIMITS.own_tasks):
         used(panel, session)
     assert "here already" in used(panel, session)
-    assert len(lab.own) == MOST_TASKS
+    assert len(lab.own) == LIMITS.own_tasks
 
 
 # -- a data set of the hub ---------------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ def test_a_data_set_is_looked_at_and_used_with_its_columns(lab, session) -> None
 
 
 def test_more_rows_than_a_task_may_have_need_a_number(lab, session) -> None:
-    hub = Hub(MOST_ROWS + 1)
+    hub = Hub(LIMITS.table_rows + 1)
     panel = TaskHandlers(lab, hub.look, hub.load)
     list(panel.hub(session, "user/large", "", {}))
     assert "give “Rows at most”" in used(panel, session)

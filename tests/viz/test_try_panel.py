@@ -16,7 +16,8 @@ from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.playground.rows import Outcome
 from merging.recipes.spec import MergeSpec
-from merging.services.playground import LONGEST, Playground
+from merging.services.limits import LIMITS
+from merging.services.playground import Playground
 from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from viz.panels.merge.controls import opening
@@ -142,7 +143,7 @@ def test_any_script_is_answered(text: str, panel: TryHandlers, session: TrySessi
 
 def test_too_much_and_nothing_are_sentences(panel: TryHandlers, session: TrySession) -> None:
     panel.write(session, TEXT)
-    values, _ = panel.write(session, "x" * (LONGEST + 1))
+    values, _ = panel.write(session, "x" * (LIMITS.text_characters + 1))
     assert 'role="alert"' in values["note"]
     assert values["bars"] == ""
     values, _ = panel.write(session, " \n ")

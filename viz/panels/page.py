@@ -28,6 +28,7 @@ from viz.panels.merge.tune import Tune
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
+from viz.panels.programs.endpoints import Programs
 from viz.panels.try_it.panel import Handlers, try_panel
 
 
@@ -41,6 +42,7 @@ def page(
     brought: AdaptersHandlers,
     tried: Handlers,
     tune: Tune,
+    programs: Programs,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -63,6 +65,8 @@ def page(
         The Try it panel's.
     tune : callable
         `tune(plan)` yields the steps of `merging.services.tuning.tune`.
+    programs : Programs
+        What programs ask.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -71,6 +75,7 @@ def page(
     bank = BankViews(workbench.tables)
     # copies of what visitors download are removed after a day
     with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+        programs.register()  # first, so that no listener of the page takes an endpoint's name
         visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
         address = Address()

@@ -25,11 +25,13 @@ from merging.plugins.orthogonalize import MODES, Orthogonalize
 from merging.recipes.spec import MergeSpec
 from merging.services.link import (
     K_RANGE,
+    LIMIT,
     LIMIT_RANGE,
     LONGEST,
     MOST_SEED,
     WEIGHT_RANGE,
     from_query,
+    from_values,
     runnable,
     settings_of_recipe,
     to_query,
@@ -402,3 +404,41 @@ def test_a_recipe_opens_no_file_that_it_names(tmp_path: Path) -> None:
     for entry in data["adapters"]:
         entry["path"] = str(tmp_path / "nowhere")
     assert settings_of_recipe(yaml.safe_dump(data), BENCH) == tuned("ties")
+
+
+# -- plain values ------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(any_settings(), st.integers(*LIMIT_RANGE))
+def test_plain_values_give_the_settings_that_they_were_made_from(drawn: Settings, limit: int) -> None:
+    assert from_values(drawn.spec.to_dict(), drawn.pool, BENCH, limit) == (drawn, limit)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_plain_values_leave_out_has_the_methods_default(method: str) -> None:
+    read, limit = from_values({"method": method}, "default", BENCH)
+    assert read.spec.canonical() == MergeSpec.of(method).canonical()
+    assert limit == LIMIT
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@quick
+@given(
+    st.sampled_from([*METHODS, "nope"]) | JSON,
+    st.dictionaries(st.sampled_from([*MergeSpec.of("ties").to_dict(), "limit", "nope"]), JSON, max_size=4),
+)
+def test_any_values_are_a_merge_or_refused_in_a_sentence(method: Any, values: dict[str, Any]) -> None:
+    try:
+        read, limit = from_values(values | {"method": method}, "default", BENCH)
+    except MergeError as error:
+        assert one_sentence(error)
+    else:
+        assert LIMIT_RANGE[0] <= limit <= LIMIT_RANGE[1]
+        assert from_query(to_query(read, limit), BENCH) == (read, limit)

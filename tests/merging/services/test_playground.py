@@ -16,7 +16,8 @@ from merging.features.progress import Progress
 from merging.models.layers import working_copy
 from merging.playground import leave_one_out, predictions, question_of, up_to_layer, weights_by_task
 from merging.recipes.spec import MergeSpec
-from merging.services.playground import LONGEST, MOST_TEXTS, Playground, texts_of
+from merging.services.limits import LIMITS
+from merging.services.playground import Playground, texts_of
 from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 
@@ -122,7 +123,11 @@ def test_ten_thousand_characters_are_read_as_far_as_the_tasks_read(ground: Playg
 def test_lines_are_texts_and_too_much_is_refused() -> None:
     assert texts_of("") == texts_of(" \n\t\n") == []
     assert texts_of(" one \n\n two <b>three</b>\r\n") == ["one", "two <b>three</b>"]
-    for written, word in [("x" * (LONGEST + 1), "characters"), ("x\n" * (MOST_TEXTS + 1), "lines"), ("\ud800", "half")]:
+    for written, word in [
+        ("x" * (LIMITS.text_characters + 1), "characters"),
+        ("x\n" * (LIMITS.texts + 1), "lines"),
+        ("\ud800", "half"),
+    ]:
         with pytest.raises(MergeError) as refused:
             texts_of(written)
         assert one_sentence(refused.value, word)

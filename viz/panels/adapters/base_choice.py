@@ -15,7 +15,7 @@ from merging.models.shared import describe, described
 from viz.panels.adapters.handlers import AdaptersHandlers, Values
 from viz.panels.adapters.session import AdaptersSession
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import QUIET
+from viz.panels.kit.events import QUIET, turns
 from viz.panels.osrm.plan import html
 
 OTHER = ""
@@ -138,6 +138,4 @@ def wire(
         for news in handlers.use(session, *values):
             yield [news["base"], gr.update(interactive=not news["busy"]), *send(news)]
 
-    layout.use.click(
-        use, [state, *asked], [layout.note, layout.use, *shown], concurrency_id="base", concurrency_limit=1, **QUIET
-    )
+    layout.use.click(use, [state, *asked], [layout.note, layout.use, *shown], **turns("loadings"), **QUIET)

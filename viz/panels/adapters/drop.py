@@ -10,9 +10,9 @@ from pathlib import Path
 
 from merging.errors import MergeError
 from merging.services.lab import Lab
+from merging.services.limits import LIMITS
 from merging.tasks.files import read_table
 from merging.tasks.task import Task
-from viz.panels.osrm.upload import LARGEST, MOST_ROWS
 
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 CONFIG = "adapter_config.json"
@@ -55,7 +55,7 @@ def dropped_task(path: Path, owner: str, lab: Lab, all_test: bool = False) -> Ta
     MergeError
         With a sentence for people, see `merging.tasks.files.read_table`.
     """
-    table = read_table(path, max_bytes=LARGEST, rows=MOST_ROWS)
+    table = read_table(path, max_bytes=LIMITS.table_bytes, rows=LIMITS.table_rows)
     task = table.test_task() if all_test else table.task()
     called = re.sub(r"[^\w .()+-]+|^\W+", "_", path.stem)[:40].strip() or "task"
     return lab.task(keep_task(replace(task, name=called), owner, lab))

@@ -20,6 +20,7 @@ from merging.services.session_file import (
     open_session,
     save_session,
 )
+from merging.services.settings import MOST_TASKS
 from merging.services.shelf import Brought, Prepared, bring, fitted, held_against, keep, overview, rehearsed
 from viz.panels.adapters.drop import divided, dropped_task, keep_task, label_order, matched, order_text, sorted_out
 from viz.panels.adapters.hub import fetched
@@ -27,7 +28,6 @@ from viz.panels.adapters.session import AdaptersSession
 from viz.panels.adapters.shelf_table import modules_html, table_html
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import paced
-from viz.panels.merge.controls import MOST_TASKS
 
 LEFT_OUT = ""
 PAUSE = 0.25

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from merging.services.settings import MOST_TASKS
 from viz.panels.adapters import base_choice
 from viz.panels.adapters import task_card as task_panel
 from viz.panels.adapters.drop import TABLES
@@ -15,8 +16,7 @@ from viz.panels.adapters.session import AdaptersSession
 from viz.panels.adapters.shelf_table import table_html
 from viz.panels.adapters.task_handlers import TaskHandlers
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import NOW, QUIET
-from viz.panels.merge.controls import MOST_TASKS
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.panel import MergeTab
 from viz.panels.osrm.plan import html
 
@@ -228,9 +228,7 @@ def _wire(
 
     layout.save.click(save, [state, *layout.slots, *layout.orders], [layout.saved, layout.made], **QUIET)
     outputs = [layout.made, layout.cancel, merging.form["pool"], tabs]
-    made = layout.make.click(
-        make, [state, *layout.slots, *layout.orders], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
-    )
+    made = layout.make.click(make, [state, *layout.slots, *layout.orders], outputs, **turns("evaluations"), **QUIET)
     merging.opened(made)
     merging.opened(layout.bare.click(opened, state, outputs, **QUIET))
     layout.cancel.click(lambda s: [gr.update(interactive=panel.cancel(s)["busy"])], state, layout.cancel, **NOW)

@@ -10,13 +10,13 @@ from gradio.events import Dependency
 from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.adapters.session import AdaptersSession
 from viz.panels.adapters.task_handlers import NONE, OPTIONAL, TaskHandlers, TaskSession
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.osrm.plan import html
 
 LABELS = {"text": "Text column", "pair": "Second text (pairs)", "label": "Label column", "split": "Split column"}
 SPLITS = ("train", "validation", "test")
 SUFFIXES = [".csv", ".tsv", ".tab", ".jsonl", ".ndjson"]
-READING: dict[str, Any] = {"concurrency_id": "own task", "concurrency_limit": 2}
+READING: dict[str, Any] = turns("tables")
 INTRODUCTION = (
     "<p>A text and a label in each row, in a CSV, TSV or JSON lines file: look at it, say which column holds what, and "
     "every adapter can be measured on it. Your rows stay in this session.</p>"

@@ -18,17 +18,16 @@ from typing import Any
 from merging.errors import MergeError
 from merging.io.hub import BASE_ID
 from merging.services.lab import Lab
+from merging.services.limits import LIMITS
 from merging.tasks.files import Preview, preview, read_table
 from merging.tasks.hub import hub_preview, hub_task
 from merging.tasks.task import Task
 from viz.panels.adapters.task_preview import ROLES, cut, preview_html, used_html
 from viz.panels.kit.alert import alert
-from viz.panels.osrm.upload import LARGEST, MOST_ROWS
 
 NONE = ""
 OPTIONAL = ("pair", "split")
 MOST_COLUMNS = 200
-MOST_TASKS = 20  # of a visitor
 NAME = re.compile(r"\w[\w .()+-]{0,39}")
 """A task's name is a folder's name later."""
 CONFIG = re.compile(r"\w[\w .+-]{0,99}")
@@ -71,7 +70,7 @@ class TaskHandlers:
         lab: Lab,
         look: Callable[..., Preview] = hub_preview,
         load: Callable[..., Task] = hub_task,
-        largest: int = LARGEST,
+        largest: int = LIMITS.table_bytes,
     ) -> None:
         self.lab, self.look, self.load, self.largest = lab, look, load, largest
 
@@ -128,8 +127,8 @@ class TaskHandlers:
                 raise MergeError("Choose a file first, or look at a data set of the hub.")
             most, called = _most(rows, found), _called(name or suggested(source.name))
             known = self.lab.titles(owner)
-            if sum(key.startswith(f"{owner}-") for key in known) >= MOST_TASKS:
-                raise MergeError(f"{MOST_TASKS} tasks of yours are here already: reload the page to begin again.")
+            if sum(key.startswith(f"{owner}-") for key in known) >= LIMITS.own_tasks:
+                raise MergeError(f"{LIMITS.own_tasks} tasks of yours are here already: reload the page to begin again.")
             yield {
                 "note": _status(f"Reading {found.rows:,} rows: each is checked, duplicates go, the rest is divided.")
             }
@@ -218,13 +217,14 @@ def _config(config: str) -> str | None:
 
 def _most(rows: float | None, found: Preview) -> int | None:
     if not rows:
-        if found.rows > MOST_ROWS:
+        if found.rows > LIMITS.table_rows:
             raise MergeError(
-                f"{found.name} has {found.rows:,} rows: give “Rows at most”, up to {MOST_ROWS:,}, for a sample of them."
+                f"{found.name} has {found.rows:,} rows: give “Rows at most”, up to {LIMITS.table_rows:,}, for a sample "
+                "of them."
             )
         return None
-    if not 2 <= rows <= MOST_ROWS:
-        raise MergeError(f"Rows at most is {rows:g}: give a number from 2 to {MOST_ROWS:,}, or 0 for all.")
+    if not 2 <= rows <= LIMITS.table_rows:
+        raise MergeError(f"Rows at most is {rows:g}: give a number from 2 to {LIMITS.table_rows:,}, or 0 for all.")
     return int(rows)
 
 

@@ -15,12 +15,12 @@ import pandas as pd
 
 from merging.errors import MergeError
 from merging.recipes.spec import MergeSpec
-from merging.services.settings import Settings
+from merging.services.settings import MOST_TASKS, Settings
 from merging.services.workbench import Workbench
 from merging.shipped import POOLS
 from viz.panels.diagnose.bundle import bundle
 from viz.panels.kit.events import paced
-from viz.panels.merge.controls import MOST_TASKS, Catalogue, form_of
+from viz.panels.merge.controls import Catalogue, form_of
 
 PAUSE = 0.2
 WITHOUT_TASKS = (

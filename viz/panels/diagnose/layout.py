@@ -10,11 +10,12 @@ import gradio as gr
 
 from merging.plugins.orthogonalize import MODES
 from merging.recipes.spec import K
+from merging.services.settings import MOST_TASKS
 from viz.panels.diagnose.bank import BankViews
 from viz.panels.diagnose.do_views import DoViews, heading
 from viz.panels.kit.one_of import one_of, part_of
 from viz.panels.kit.plot import DIAGNOSE_HEAD, TEMPLATE, plot
-from viz.panels.merge.controls import MOST_TASKS, PLUGIN_SLIDERS, Plugins, plugin_slider
+from viz.panels.merge.controls import PLUGIN_SLIDERS, Plugins, plugin_slider
 
 TITLES = {
     "pairs": "Who disturbs whom",

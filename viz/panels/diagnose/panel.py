@@ -10,7 +10,7 @@ from viz.panels.diagnose.demand import Demand
 from viz.panels.diagnose.handlers import DiagnoseHandlers, DiagnoseSession
 from viz.panels.diagnose.layout import Layout, lay_out
 from viz.panels.kit.address import Address
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Plugins, read
 from viz.panels.merge.panel import MergeTab, said
 
@@ -65,7 +65,7 @@ def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: M
         return [gr.update(**options[name]) if name in options else gr.skip() for name in merging.form]
 
     def follow(event: Any) -> None:
-        event.then(look, state, outputs, concurrency_id="reading", concurrency_limit=2, **QUIET)
+        event.then(look, state, outputs, **turns("readings"), **QUIET)
 
     follow(tab.select(opened, [state, *merging.form.values()], [*outputs, *controls], **NOW))
     # the sliders are the browser's: it presses `settled` when they rest
@@ -97,7 +97,7 @@ def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state:
     }
     inputs = [state, *layout.form.values()]
     for name, work in works.items():
-        parts[name].click(run(work), inputs, outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+        parts[name].click(run(work), inputs, outputs, **turns("evaluations"), **QUIET)
     parts["cancel"].click(lambda session: send(demand.cancel(session)), state, outputs, **NOW)
 
 

@@ -13,7 +13,7 @@ from merging.services.bundle import quantised
 from merging.services.workbench import Workbench
 from viz.figures.quantisation import surviving_update
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.plot import payload, plot
 from viz.panels.merge.controls import Catalogue, read
 from viz.panels.merge.panel import MergeTab
@@ -66,6 +66,6 @@ def bits_section(
             yield [alert(error), gr.skip(), gr.update(visible=False)]
 
     inputs, shown = [head, *merging.form.values()], [note, figure, drawn]
-    ask.click(measure, inputs, shown, concurrency_id="export", concurrency_limit=2, **QUIET)
+    ask.click(measure, inputs, shown, **turns("exports"), **QUIET)
     kind.change(lambda form: gr.update(visible=form == "model"), kind, section, **NOW)
     return note, drawn

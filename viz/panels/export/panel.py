@@ -15,7 +15,7 @@ from viz.panels.export.push import SHUT, push_section, way
 from viz.panels.export.session import ExportSession, measured
 from viz.panels.kit.address import Address
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Catalogue, read
 from viz.panels.merge.panel import MergeTab, said
 from viz.panels.merge.session import Session
@@ -97,8 +97,7 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         run,
         [state, merging.session, kind, head, rank, *form],
         [note, *stale],
-        concurrency_id="export",
-        concurrency_limit=2,
+        **turns("exports"),
         **QUIET,
     )
     kind.change(lambda form: gr.update(visible=form == "adapter"), kind, rank, **NOW)

@@ -19,7 +19,7 @@ from merging.export.push import pusher
 from merging.services.bundle import contents, push_zip
 from viz.panels.export.session import ExportSession, Pending
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import QUIET
+from viz.panels.kit.events import QUIET, turns
 from viz.panels.osrm.plan import html
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -134,11 +134,10 @@ def push_section(state: gr.State, whose: str) -> PushSection:
             shown,
             [state, target, private],
             [preview, button, note],
-            concurrency_id="push",
-            concurrency_limit=2,
+            **turns("pushes"),
             **QUIET,
         )
-        button.click(pushed, state, [note, button], concurrency_id="push", **QUIET)
+        button.click(pushed, state, [note, button], **turns("pushes"), **QUIET)
         gr.on([target.input, private.input], _other, state, [preview, button, note], queue=False, **QUIET)
     return PushSection(preview, button, note)
 

@@ -5,12 +5,19 @@ from contextlib import closing
 from time import monotonic
 from typing import Any, TypeVar
 
+from merging.services.limits import LIMITS
+
 Step = TypeVar("Step")
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
 """Of an event that shows no spinner, is no endpoint, and of several waiting ones makes only the last."""
 NOW = QUIET | {"queue": False}
 """Of one that does not wait behind running work."""
+
+
+def turns(work: str) -> dict[str, Any]:
+    """Let so many events of a kind of work, a name in `Limits`, go on at once; the others wait for their turn."""
+    return {"concurrency_id": work, "concurrency_limit": getattr(LIMITS, work)}
 
 
 def paced(steps: Iterator[Step], pause: float) -> Generator[tuple[Step, bool], None, None]:

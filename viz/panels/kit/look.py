@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils import fonts
 
+from merging.services.limits import LIMITS
 from viz.panels.kit.glossary import as_json
 from viz.panels.kit.plot import EARLY, SCRIPTS, STYLES, address
 
@@ -98,14 +99,15 @@ def head() -> str:
 
 
 def launch_options() -> dict[str, Any]:
-    """Collect what `launch` needs for look and privacy: no request leaves the page's origin."""
+    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin."""
     return {
         "theme": theme(),
         "head": head(),
         "ssr_mode": False,
         "run_history": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": LIMITS.sessions,
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
-        "max_file_size": "1gb",
-        "footer_links": ["settings"],
+        "max_file_size": LIMITS.upload_bytes,
+        "mcp_server": True,
+        "footer_links": ["api", "settings"],
     }

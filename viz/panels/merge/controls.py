@@ -19,7 +19,7 @@ from merging.plugins.orthogonalize import MODES, Orthogonalize
 from merging.plugins.pico import PICO_PARAMS
 from merging.plugins.soft_osrm import SoftOSRM
 from merging.recipes.spec import NOT_DECOUPLED, K, MergeSpec
-from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, WEIGHT_RANGE, Settings
+from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, MOST_TASKS, WEIGHT_RANGE, Settings
 from merging.services.workbench import Workbench
 from viz.panels.kit.help import disclosure, plugins_page
 
@@ -28,7 +28,6 @@ Plugins = Mapping[str, Plugin]
 
 OPENING_SCALING = 1.0  # where a plain sum collapses and the story begins
 K_HELP = "Texts of each task that soft OSRM and the rank curve look at. With soft OSRM at 0 the merge needs no texts."
-MOST_TASKS = 8  # of a pool: the page has a weight for each, and a colour
 YES_NO = ("no", "yes")
 PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "penalty": ("orthogonalize", "penalty"),

@@ -11,7 +11,7 @@ from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
 from merging.services.workbench import Workbench
 from viz.panels.kit.address import Address
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
@@ -173,7 +173,7 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
         return redraw(session, *values)
 
     def follow(event: Any) -> None:
-        event.then(evaluate, state, streamed, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+        event.then(evaluate, state, streamed, **turns("evaluations"), **QUIET)
 
     # most merges take milliseconds; the style sheet shows the clock only where one takes longer
     clock = QUIET | {"show_progress": "minimal", "show_progress_on": layout.outputs["about"], "queue": False}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from merging.errors import MergeError
 from merging.features.progress import Progress
+from merging.services.limits import LIMITS
 from merging.services.settings import Settings
 from merging.services.tuning import TunePlan
 from merging.services.visitor import Visitor
@@ -17,7 +18,7 @@ from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate, ranked
 from viz.figures.tuning import average_against_worst, candidates_tried
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import NOW, QUIET, paced
+from viz.panels.kit.events import NOW, QUIET, paced, turns
 from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import payload, plot
 from viz.panels.merge.controls import Catalogue, read, restored
@@ -27,7 +28,6 @@ GOALS = [("average accuracy", "average"), ("the worst task", "worst"), ("gap rec
 VARY = [("method", "method"), ("λ and parameters", "params"), ("plug-ins", "plugins"), ("weights", "weights")]
 ALLOWED = [("read texts", "texts"), ("be told the task", "task_identity")]
 SHOWN = 8
-LONGEST = 300
 PAUSE = 0.4
 COLUMNS = ("merge", "average", "worst", "rows", "seconds")
 TRIED = (
@@ -88,7 +88,13 @@ def tune_card() -> TuneCard:
             form = {
                 "goal": gr.Dropdown(GOALS, value="average", label="Best in", elem_id="ms-tune-goal"),
                 "seconds": gr.Slider(
-                    10, LONGEST, 60, step=10, label="Seconds", elem_id="ms-tune-seconds", elem_classes="ms-slider"
+                    10,
+                    LIMITS.search_seconds,
+                    min(60, LIMITS.search_seconds),
+                    step=10,
+                    label="Seconds",
+                    elem_id="ms-tune-seconds",
+                    elem_classes="ms-slider",
                 ),
                 "rows": gr.Slider(
                     20, 300, 100, step=10, label="Rows per task", elem_id="ms-tune-rows", elem_classes="ms-slider"
@@ -177,7 +183,7 @@ def wire_tune(
                 settings.pool,
                 settings.spec,
                 asked["goal"],
-                min(float(asked["seconds"]), LONGEST),
+                min(float(asked["seconds"]), LIMITS.search_seconds),
                 int(asked["rows"]),
                 tuple(asked["groups"]),
                 "texts" in asked["allowed"],
@@ -207,6 +213,6 @@ def wire_tune(
         return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
 
     inputs = [state, *card.form.values(), *form.values()]
-    card.start.click(search, inputs, shown, concurrency_id="tune", concurrency_limit=1, **QUIET)
+    card.start.click(search, inputs, shown, **turns("searches"), **QUIET)
     card.stop.click(lambda session: session.close(), state, None, **NOW)
     taken(card.table.pick(use, state, list(form.values()), **NOW))

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from viz.panels.kit.address import Address
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.osrm.found import FOUND, Found
 from viz.panels.osrm.handlers import SUBSPACE, OsrmHandlers
 from viz.panels.osrm.layout import Layout, lay_out
@@ -73,9 +73,7 @@ def _wire(
     planned = [*components(PLAN), *layout.parts]
 
     def look(event: Any) -> None:
-        event.then(
-            _stream(panel.look, PLAN), state, components(PLAN), concurrency_id="reading", concurrency_limit=2, **QUIET
-        )
+        event.then(_stream(panel.look, PLAN), state, components(PLAN), **turns("readings"), **QUIET)
 
     demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
     everything = components((*TRAINING, *FOUND, "found"))
@@ -128,9 +126,7 @@ def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: g
     begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
     begun.then(None, None, None, js="() => window.mergescopeShow('osrm.question', 'training')", **QUIET)
     offered = [pool, layout.choice, layout.download]
-    trained = begun.then(
-        train, state, [*components(TRAINING), *offered], concurrency_id="training", concurrency_limit=1, **QUIET
-    )
+    trained = begun.then(train, state, [*components(TRAINING), *offered], **turns("trainings"), **QUIET)
     layout.cancel.click(
         lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW
     )
@@ -175,7 +171,7 @@ def _wire_sets(layout: Layout, panel: OsrmHandlers, state: gr.State, trained: An
     )
     for event in (trained, rescaled):
         measure = _stream(panel.measure, ("sets",))
-        event.then(measure, state, sets, concurrency_id="accuracy", concurrency_limit=4, **QUIET)
+        event.then(measure, state, sets, **turns("evaluations"), **QUIET)
     layout.choice.input(panel.archive, [state, layout.choice], layout.download, **NOW)
 
 

@@ -8,12 +8,19 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.models.embedded import EMBEDDED
+from merging.services.limits import LIMITS
 from merging.services.plan import Plan
+from merging.services.settings import MOST_TASKS
 from merging.training.variants import VARIANTS
-from viz.panels.merge.controls import MOST_TASKS
 
 DEFAULT_TASKS = ("trec", "sms_spam", "movie")  # few classes and short texts: quick to read and to train
-LIMITS = {"rank": (1, 4096), "epochs": (1, 20), "rows": (1, 10_000), "seed": (0, 1_000_000), "k": (1, 600)}
+RANGES = {
+    "rank": (1, 4096),
+    "epochs": (1, LIMITS.training_epochs),
+    "rows": (1, LIMITS.training_rows),
+    "seed": (0, 1_000_000),
+    "k": (1, 600),
+}
 HELP = {
     "gaussian_shared": "PEFT's gaussian A, the same for all tasks: what OSRM's authors compare with. Long rows, long "
     "updates, and every task reads one space.",
@@ -76,7 +83,7 @@ def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanContro
     explained = html("ms-plan-help", variant_help(start.variant))
     add("freeze_A", gr.Radio, "A in training", "trained", choices=["trained", "frozen"], elem_classes="ms-segments")
     info = "Training texts of each task that OSRM looks at. The figures are solved again while it moves."
-    limits = {"minimum": 5, "maximum": LIMITS["k"][1], "step": 5}
+    limits = {"minimum": 5, "maximum": RANGES["k"][1], "step": 5}
     add("k", gr.Slider, "Texts per task k", start.k, **limits, info=info, elem_classes="ms-slider")
     add(
         "modules",
@@ -88,8 +95,15 @@ def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanContro
     )
     with gr.Row(elem_classes="ms-numbers"):
         add("rank", gr.Number, "Rank", start.rank, precision=0, min_width=80)
-        add("epochs", gr.Number, "Epochs", start.epochs, precision=0, min_width=80)
-        add("rows", gr.Number, "Training rows per task", start.rows, precision=0, min_width=80)
+        add("epochs", gr.Number, "Epochs", min(start.epochs, LIMITS.training_epochs), precision=0, min_width=80)
+        add(
+            "rows",
+            gr.Number,
+            "Training rows per task",
+            min(start.rows, LIMITS.training_rows),
+            precision=0,
+            min_width=80,
+        )
         add("learning_rate", gr.Number, "Learning rate", start.learning_rate, min_width=80, step=0.0005)
         add("seed", gr.Number, "Seed", start.seed, precision=0, min_width=80)
     with gr.Row(elem_classes="ms-buttons"):
@@ -118,7 +132,7 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
     MergeError
         If a number is missing or outside its limits, or nothing is chosen where something must be.
     """
-    numbers: dict[str, Any] = {name: _number(name, form[name]) for name in LIMITS}
+    numbers: dict[str, Any] = {name: _number(name, form[name]) for name in RANGES}
     if not form["tasks"]:
         raise MergeError("Choose at least one task.")
     if len(form["tasks"]) > MOST_TASKS:
@@ -140,7 +154,7 @@ def read_plan(form: Mapping[str, Any]) -> Plan:
 
 
 def _number(name: str, value: float | None) -> int:
-    least, most = LIMITS[name]
+    least, most = RANGES[name]
     if value is None or not least <= value <= most:
         given = "is empty" if value is None else f"is {value:g}"
         raise MergeError(f"{'k' if name == 'k' else name.capitalize()} {given}: give a number from {least} to {most}.")

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from merging.errors import MergeError
+from merging.services.limits import LIMITS
 from merging.tasks.files import read_table
 from merging.tasks.task import Task
-
-LARGEST = 200_000_000  # bytes: 100,000 texts of 250 words have 146 MB
-MOST_ROWS = 200_000  # 100,000 texts of 20 words are read in 3 s, and the server is everybody's
 
 
 def read_task(path: Path) -> Task:
@@ -16,11 +14,11 @@ def read_task(path: Path) -> Task:
     Raises
     ------
     MergeError
-        With a sentence for people (see `merging.tasks.files.read_table`), also for more than `MOST_ROWS` rows.
+        With a sentence for people (see `merging.tasks.files.read_table`), also for more than `Limits.table_rows` rows.
     """
-    table = read_table(path, max_bytes=LARGEST)
-    if len(table) > MOST_ROWS:
+    table = read_table(path, max_bytes=LIMITS.table_bytes)
+    if len(table) > LIMITS.table_rows:
         raise MergeError(
-            f"{path.name} has {len(table):,} rows: at most {MOST_ROWS:,} can be used here, take a part of it."
+            f"{path.name} has {len(table):,} rows: at most {LIMITS.table_rows:,} can be used here, take a part of it."
         )
     return table.task()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.picked import picked
 from viz.panels.merge.panel import MergeTab, said
 from viz.panels.merge.session import Session
@@ -92,9 +92,7 @@ def wire_broke(
         return gr.update(value=str(path)) if path else gr.skip()
 
     after.then(opened, [state, merging.session], section.counts, **NOW)
-    section.counts.pick(
-        look, [state, merging.session], outputs, concurrency_id="accuracy", concurrency_limit=4, **QUIET
-    )
+    section.counts.pick(look, [state, merging.session], outputs, **turns("evaluations"), **QUIET)
     for name in ("against", "kind"):
         component = getattr(section, name)
         component.input(show(name), [state, component], outputs, **NOW)

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from merging.playground.chat import ANSWER, HOTTEST, Decoding
-from merging.services.playground import LONGEST
+from merging.services.limits import LIMITS
 from merging.services.settings import MOST_SEED
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.picked import picked
 from viz.panels.merge.panel import said
 from viz.panels.osrm.plan import html
@@ -43,7 +43,7 @@ def lay_out_chat() -> ChatSection:
             label="Prompt",
             lines=3,
             max_lines=10,
-            max_length=LONGEST,
+            max_length=LIMITS.text_characters,
             placeholder="Ask something",
             elem_id="ms-chat-prompt",
         )
@@ -104,7 +104,7 @@ def wire_chat(section: ChatSection, panel: ChatHandlers, state: gr.State, after:
     asked = gr.on(
         [section.ask.click, section.prompt.submit], begin, [state, section.prompt, *section.settings], outputs, **NOW
     )
-    asked.then(answer, state, outputs, concurrency_id="chat", concurrency_limit=2, **QUIET)
+    asked.then(answer, state, outputs, **turns("chats"), **QUIET)
     section.stop.click(lambda session: send(panel.stop(session)), state, outputs, **NOW)
     section.clear.click(lambda session: send(panel.clear(session)), state, outputs, **NOW)
     section.take.click(take, state, [section.prompt, *outputs], **NOW)

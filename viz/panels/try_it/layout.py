@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from merging.services.playground import LONGEST, MOST_TEXTS
+from merging.services.limits import LIMITS
 from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
 from viz.panels.osrm.plan import html
@@ -35,10 +35,10 @@ def lay_out(scaling: dict[str, Any], below: Callable[[], Any]) -> tuple[Layout, 
         with gr.Column(elem_id="ms-try-controls"):
             html("ms-try-heading", "<h2>Your text</h2>")
             written = gr.Textbox(
-                label=f"A text, or up to {MOST_TEXTS}, one a line",
+                label=f"A text, or up to {LIMITS.texts}, one a line",
                 lines=4,
                 max_lines=10,
-                max_length=LONGEST + 1,
+                max_length=LIMITS.text_characters + 1,
                 placeholder="Where is the Louvre?",
                 elem_id="ms-try-text",
             )

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from viz.panels.kit.address import Address
-from viz.panels.kit.events import NOW, QUIET
+from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Catalogue, form_of, read
 from viz.panels.merge.panel import MergeTab, become, said
 from viz.panels.merge.session import Session
@@ -107,7 +107,7 @@ def _wire(
     everything, written = [*outputs, *controls.values()], layout.written
 
     def follow(event: Any) -> None:
-        event.then(begin, state, everything, concurrency_id="trying", concurrency_limit=2, **QUIET)
+        event.then(begin, state, everything, **turns("answers"), **QUIET)
 
     def put(session: TrySession, row: tuple[str, str, str]) -> list[Any]:
         return placed(*panel.put(session, *row))
