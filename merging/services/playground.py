@@ -29,11 +29,7 @@ from ..playground.weights import BASE, Weights, weights_by_task, weights_of
 from ..plugins.base import Updates
 from ..recipes.spec import MergeSpec
 from ..shipped import SHIPPED
-<<<<<<< HEAD
-=======
 from .limits import LIMITS
-from .results import PLAIN
->>>>>>> 3d09425ec3298bca285f25a12a1edc9916b62783
 from .settings import Settings
 from .workbench import NO_TEXTS, Workbench
 
