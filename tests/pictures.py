@@ -21,13 +21,14 @@ FOLDER = ROOT / "assets" / "screenshots"
 DONE = '#ms-verdict [data-state="done"]'
 SUM = "pool=papers&method=task_arithmetic&scaling="
 TABS = {
-    "merge_light": "",
-    "lessons_light": "tab=lessons",
-    "try_light": "tab=try&try.task=trec&try.text=What%20is%20a%20leaky%20heart%20valve%20%3F",
-    "diagnose_light": "tab=diagnose",
-    "osrm_light": "tab=osrm",
-    "export_light": "tab=export",
+    "merge_light": ("", "#ms-sweep .main-svg"),
+    "lessons_light": ("tab=lessons", "#ms-gallery"),
+    "try_light": ("tab=try&try.task=trec&try.text=What%20is%20a%20leaky%20heart%20valve%20%3F", "#ms-try-blame .trace"),
+    "diagnose_light": ("tab=diagnose", "#ms-diag [data-figure=map] .main-svg"),
+    "osrm_light": ("tab=osrm", "#ms-spectrum .trace"),
+    "export_light": ("tab=export", "#ms-export"),
 }
+"""Picture: what opens the tab, and what is drawn last."""
 WIDTH = 960  # pixels of the moving picture
 
 
@@ -85,8 +86,11 @@ def main() -> None:
     with served(Path(tempfile.mkdtemp()), "app.py") as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         story(browser, url)
-        for name, query in TABS.items():
-            opened(browser, url, query).screenshot(path=FOLDER / f"{name}.png")
+        for name, (query, last) in TABS.items():
+            page = opened(browser, url, query)
+            expect(page.locator(last).first).to_be_visible()
+            page.wait_for_timeout(1_000)
+            page.screenshot(path=FOLDER / f"{name}.png")
         opened(browser, url, theme="dark").screenshot(path=FOLDER / "merge_dark.png")
         opened(browser, url, size=(390, 844)).screenshot(path=FOLDER / "merge_phone.png")
         browser.close()
