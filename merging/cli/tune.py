@@ -59,7 +59,7 @@ def tune_merge(
     """Search for the best merge by measured accuracy and write it, with a table of all that was tried."""
     from ..engine import merge_spec
     from ..evaluation.accuracy import encode_task
-    from ..experiments.sweep import best_scalings, read_table
+    from ..experiments.sweep import read_table, tuned_specs
     from ..io.assets import assets_folder
     from ..recipes.recipe import Recipe, TunedEntry
     from ..recipes.spec import MergeSpec
@@ -85,7 +85,7 @@ def tune_merge(
         _goal(goal, task_weight, model, tokenizer, adapters, tasks),
         seed,
         features_of(adapters, base, start.k) if texts else None,
-        best_scalings(read_table(assets_folder() / "tables" / f"sweep_{pool}.csv")) if pool else {},
+        tuned_specs(read_table(assets_folder() / "tables" / f"sweep_{pool}.csv")),  # of no pool there is none
         storage=storage,
         name=study,
     )

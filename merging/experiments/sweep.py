@@ -29,6 +29,7 @@ from ..features.moments import Features
 from ..merged import Merged
 from ..methods import METHODS
 from ..recipes.spec import MergeSpec
+from ..tuning.space import MODERATE
 
 BASE, ALONE = "base", "alone"
 """What stands in the column method for the bare base under the tasks' heads, and for each adapter on its own task."""
@@ -176,6 +177,14 @@ def best_scalings(table: pd.DataFrame) -> dict[str, float]:
     """Return {method: the scaling with the best validation average}; the smaller one where two are equal."""
     ranked = averages(table[table.method.isin(CONTENDERS)]).sort_values(["average", "scaling"], ascending=[False, True])
     return {str(row.method): float(row.scaling) for row in ranked.drop_duplicates("method").itertuples()}
+
+
+def tuned_specs(table: pd.DataFrame) -> list[MergeSpec]:
+    """Return every contender at its best scaling on validation, the best first; what was not measured, last and at a
+    moderate one.
+    """
+    best = best_scalings(table)
+    return [CONTENDERS[name].spec(best.get(name, MODERATE)) for name in dict.fromkeys((*best, *CONTENDERS))]
 
 
 def scalings_on_test(method: str, best: float) -> tuple[float, ...]:

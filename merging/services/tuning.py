@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import MergeError
-from ..experiments.sweep import best_scalings, measure_ends, read_table, unpacked
+from ..experiments.sweep import measure_ends, read_table, tuned_specs, unpacked
 from ..features.progress import Progress
 from ..models.layers import working_copy
 from ..recipes.spec import MergeSpec
@@ -68,7 +68,7 @@ def tune(bench: Workbench, plan: TunePlan, stop: Callable[[], bool] = lambda: Fa
             yield Progress("measuring", done, 2)
             ends.append(as_marks({str(row.task): unpacked(row) for row in frame.itertuples()}))
     features = bench.texts(plan.pool, plan.start.k) if plan.texts or plan.start.needs_data else None
-    tuned = best_scalings(read_table(bench.tables / f"sweep_{plan.pool}.csv")) if plan.pool in bench.pools else {}
+    tuned = tuned_specs(read_table(bench.tables / f"sweep_{plan.pool}.csv"))
     goal = Goal.of(plan.goal, [task.name for task in tasks], None, *ends)
     search = Search(model, tokenizer, adapters, tasks, space, goal, plan.seed, features, tuned)
     yield from search.run(seconds=plan.seconds, stop=stop)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class Search:
     model, tokenizer : the base; its weights are themselves again after every candidate
     tasks : validation rows, encoded; never test rows
     features : of at least ``space.start.k`` texts per task, where ``space.texts``
-    tuned : {method: scaling} to begin with
+    tuned : merges to begin with, the best first
     storage : None = in memory; a file ending in .log is an Optuna journal; any other file an SQLite database; or a URL
         of a database. On a database, a killed worker's candidate is taken up by another one.
     """
@@ -84,7 +84,7 @@ class Search:
     goal: Goal
     seed: int = 0
     features: Features | None = None
-    tuned: Mapping[str, float] = field(default_factory=dict)
+    tuned: Sequence[MergeSpec] = ()
     storage: str | None = None
     name: str = "tune"
     study: Study = field(init=False)

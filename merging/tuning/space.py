@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ GROUPS = ("method", "params", "plugins", "weights")
 """What may vary: which method, λ and its other parameters, the plug-ins in front, a weight per adapter."""
 ORACLES = ("peft_linear", "peft_ties")
 """Work on factors as they are stored; there to compare with, not to be chosen."""
+MODERATE = 0.3
+"""The scaling at which a method begins that nobody has tuned."""
 LOWEST = 0.05
 """Of scalings and densities: below it a merge is the base."""
 LARGEST_WEIGHT = 2.0
@@ -97,36 +99,41 @@ class Space:
             ]
         return MergeSpec.of(method.name, values, weights=weights, seed=start.seed, k=start.k, **options)
 
-    def starts(self, adapters: int, tuned: Mapping[str, float] | None = None) -> Iterator[dict[str, Any]]:
+    def starts(self, adapters: int, tuned: Sequence[MergeSpec] = ()) -> Iterator[dict[str, Any]]:
         """Yield the first trials: where a search begins instead of at random.
 
-        These are ``start`` as it is, then every method at its own defaults, with its scaling from ``tuned`` ({method:
-        scaling}) or at 0.3.
+        These are ``start`` as it is, then the merges ``tuned`` that the search may choose, then every other method at
+        its defaults and a moderate scaling.
         """
-        seen = []
-        for name in sorted(self.allowed, key=lambda name: name != self.start.method):
-            method = METHODS[name]
-            like = self.start if name == self.start.method else MergeSpec.of(name)
-            first: dict[str, Any] = {"method": name}
-            for param in method.params if "params" in self.groups else ():
-                if not _varies(param):
-                    continue
-                value = like.values[param.name]
-                if param.name == "scaling" and like is not self.start:
-                    value = (tuned or {}).get(name, 0.3)
-                first[f"{name}.{param.name}"] = _within(param, value)
-            if method.plugins and "plugins" in self.groups:
-                first[f"{name}.orthogonalize"] = "off" if like.orthogonalize.mode == "off" else "balanced"
-                first[f"{name}.pico"] = like.pico
-                first[f"{name}.norm_cap"] = None if like.norm_cap is None else 3.0
-                first[f"{name}.decouple"] = min(STRENGTHS, key=lambda s: abs(s - like.decouple.strength))
-                if self.texts:
-                    first[f"{name}.mu"] = round(like.mu, 1)
-            if "weights" in self.groups:
-                first |= {f"weight.{i}": 1.0 for i in range(adapters)}
+        likes = [self.start, *(spec for spec in tuned if self.texts or not spec.needs_data)]
+        known = {like.method for like in likes}
+        for name in (name for name in self.allowed if name not in known):
+            scaled = any(param.name == "scaling" for param in METHODS[name].params)
+            likes.append(MergeSpec.of(name, {"scaling": MODERATE} if scaled else {}))
+        seen: list[dict[str, Any]] = []
+        for like in (like for like in likes if like.method in self.allowed):
+            first = self._params(like, adapters)
             if first not in seen:
                 seen.append(first)
                 yield first
+
+    def _params(self, like: MergeSpec, adapters: int) -> dict[str, Any]:
+        """Return what a trial is to choose for the point of the search's grid that is nearest to a merge."""
+        name, method = like.method, METHODS[like.method]
+        params: dict[str, Any] = {"method": name}
+        for param in method.params if "params" in self.groups else ():
+            if _varies(param):
+                params[f"{name}.{param.name}"] = _within(param, like.values[param.name])
+        if method.plugins and "plugins" in self.groups:
+            params[f"{name}.orthogonalize"] = "off" if like.orthogonalize.mode == "off" else "balanced"
+            params[f"{name}.pico"] = like.pico
+            params[f"{name}.norm_cap"] = None if like.norm_cap is None else 3.0
+            params[f"{name}.decouple"] = min(STRENGTHS, key=lambda s: abs(s - like.decouple.strength))
+            if self.texts:
+                params[f"{name}.mu"] = round(like.mu, 1)
+        if "weights" in self.groups:
+            params |= {f"weight.{i}": 1.0 for i in range(adapters)}
+        return params
 
     def _usable(self, method: Method) -> bool:
         needs: Collection[str] = method.needs

@@ -93,12 +93,19 @@ def test_what_was_measured_is_not_measured_again(monkeypatch) -> None:
     assert (again.spec, again.value, again.state, again.rows) == (first.spec, first.value, "measured", first.rows)
 
 
-def test_every_method_is_tried_first_at_its_tuned_scaling() -> None:
+def test_a_search_begins_with_what_was_tuned_and_tries_every_method() -> None:
     space = Space(start=MergeSpec.of("ties", {"scaling": 0.7, "density": 0.3}))
-    specs = [c.spec for c in search(space, tuned={"tsv": 0.55}).run(trials=len(space.allowed))]
-    assert specs[0].canonical() == space.start.canonical()
-    assert {spec.method for spec in specs} == {*space.allowed}
-    assert next(spec for spec in specs if spec.method == "tsv").scaling == pytest.approx(0.55)
+    tuned = [
+        MergeSpec.of("task_arithmetic", {"scaling": 0.35}, orthogonalize="balanced"),
+        MergeSpec.of("tsv", {"scaling": 0.55}),
+        MergeSpec.of("task_arithmetic", {"scaling": 0.2}, soft_osrm=0.3),  # reads texts
+        MergeSpec.of("emr"),  # is told the task
+    ]
+    params = [*space.starts(2, tuned)]
+    specs = [c.spec for c in search(space, tuned=tuned).run(trials=len(params))]
+    assert [spec.canonical() for spec in specs[:3]] == [spec.canonical() for spec in (space.start, *tuned[:2])]
+    assert sorted({spec.method for spec in specs}) == sorted(space.allowed)
+    assert len({*map(str, params)}) == len(params) == len(space.allowed)
 
 
 @pytest.mark.parametrize("group", GROUPS)
