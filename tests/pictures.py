@@ -24,7 +24,7 @@ TABS = {
     "merge_light": ("", "#ms-sweep .main-svg"),
     "lessons_light": ("tab=lessons", "#ms-gallery"),
     "try_light": ("tab=try&try.task=trec&try.text=What%20is%20a%20leaky%20heart%20valve%20%3F", "#ms-try-blame .trace"),
-    "diagnose_light": ("tab=diagnose", "#ms-diag [data-figure=map] .main-svg"),
+    "diagnose_light": ("tab=diagnose", "#ms-diag [data-figure=map] .hm"),
     "osrm_light": ("tab=osrm", "#ms-spectrum .trace"),
     "export_light": ("tab=export", "#ms-export"),
 }
