@@ -16,7 +16,9 @@ from .features.moments import Features
 from .merged import Merged
 from .plugins.base import Updates
 from .plugins.decouple import Decouple, decouple
+from .plugins.norm_cap import norm_cap as capped
 from .plugins.orthogonalize import Orthogonalize, orthogonalize
+from .plugins.pico import pico as calmed
 from .plugins.soft_osrm import SoftOSRM, soft_osrm
 from .recipes.recipe import Recipe
 from .recipes.spec import MergeSpec, Weight, checked_weight
@@ -34,11 +36,13 @@ def merge(
     soft_osrm: float | SoftOSRM | None = None,
     orthogonalize: str | Orthogonalize | None = None,
     decouple: float | Decouple | None = None,
+    norm_cap: float | None = None,
+    pico: bool = False,
     **params: Any,
 ) -> Merged:
     """Merge LoRA adapters of one base model.
 
-    Order: soft OSRM, orthogonalize, decouple, then the weights, then the method.
+    Order: soft OSRM, orthogonalize, Pico, norm cap, decouple, then the weights, then the method.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def merge(
     soft_osrm : None (off), mu, or SoftOSRM(mu, ridge)
     orthogonalize : None (the method's own), "off", "balanced", "raw", or Orthogonalize(mode, penalty, steps)
     decouple : None (the method's own), a strength from 0 to 1, or Decouple(strength, granularity, max_up, renormalise)
+    norm_cap : None (off), or how many MADs above the adapters' median norm an update is capped, 3 as published
+    pico : whether the output directions that adapters share are damped
     **params : the method's parameters, see ``METHODS[method].params``
 
     Raises
@@ -66,7 +72,7 @@ def merge(
         if len(weights) != len(adapters):
             raise MergeError(f"{len(weights)} weights for {len(adapters)} adapters: give one each.")
         weights = [checked_weight(w, f"the weight of {a.name}") for a, w in zip(adapters, weights, strict=True)]
-    spec = MergeSpec.of(method, params, soft_osrm, orthogonalize, decouple, weights, seed)
+    spec = MergeSpec.of(method, params, soft_osrm, orthogonalize, decouple, weights, seed, norm_cap=norm_cap, pico=pico)
     return merge_spec(adapters, spec, features, on_module)
 
 
@@ -118,7 +124,9 @@ def plugged(adapters: Sequence[Adapter], spec: MergeSpec, features: Features | N
         updates = soft_osrm(updates, features, [adapter.task for adapter in adapters], spec.soft_osrm)
     if spec.orthogonalize.mode != "off":
         updates = orthogonalize(updates, spec.orthogonalize)
-    return decouple(updates, spec.decouple)
+    if spec.pico:
+        updates = calmed(updates)
+    return decouple(capped(updates, spec.norm_cap), spec.decouple)
 
 
 def _require_compatible(adapters: Sequence[Adapter]) -> None:

@@ -53,6 +53,12 @@ def merge_adapters(
         str | None, typer.Option(help="off, balanced or raw; the method's own unless given.")
     ] = None,
     penalty: Annotated[float | None, typer.Option(help="Orthogonalize's penalty g.")] = None,
+    pico: Annotated[
+        bool | None, typer.Option("--pico/--no-pico", help="Damp the output directions that the adapters share.")
+    ] = None,
+    norm_cap: Annotated[
+        float | None, typer.Option(help="Cap norms at so many MADs above their median; 3 as published.")
+    ] = None,
     decouple: Annotated[float | None, typer.Option(help="Decouple's strength, 0 to 1.")] = None,
     granularity: Annotated[str | None, typer.Option(help="Decouple: one magnitude per column or per module.")] = None,
     max_up: Annotated[
@@ -108,7 +114,9 @@ def merge_adapters(
         magnitude = decouple_of(method, decouple, granularity, max_up, renormalise)
         weights = [_weight(text) for text in weight] if weight else None
         values = {name: value for name, value in params.items() if value is not None}
-        spec = MergeSpec.of(method, values, soft_osrm, ortho, magnitude, weights, seed or 0)
+        spec = MergeSpec.of(
+            method, values, soft_osrm, ortho, magnitude, weights, seed or 0, norm_cap=norm_cap, pico=bool(pico)
+        )
         readers = [partial(loaded_alone, source, base) for source in inputs]
     tuned = recipe.tuned if recipe is not None else None
     options = {"rank": rank, "head": head or None, "prefix": prefix}

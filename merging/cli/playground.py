@@ -145,8 +145,9 @@ def _blame_lines(
 ) -> Iterator[str]:
     from ..diagnostics.leave_out import merging_with
     from ..playground.blame import leave_one_out
+    from ..plugins import PLUGINS
 
-    plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
+    plugins = {name: getattr(spec, name) for name in PLUGINS}
     options = {**spec.values, **plugins, "seed": spec.seed, "features": features}
     merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
     frame = leave_one_out(model, tokenizer, texts, question, adapters, merge_of)

@@ -69,6 +69,8 @@ class Contender:
 
 CONTENDERS = {name: Contender(method.title, name, needs=method.needs) for name, method in METHODS.items()} | {
     "orthogonalize": Contender("Task Arithmetic + orthogonalize", "task_arithmetic", {"orthogonalize": "balanced"}),
+    "pico": Contender("Task Arithmetic + Pico", "task_arithmetic", {"pico": True}),
+    "norm_cap": Contender("Task Arithmetic + norm cap", "task_arithmetic", {"norm_cap": 3.0}),
     "decouple": Contender("Task Arithmetic + decouple", "task_arithmetic", {"decouple": 1.0}),
     "soft_osrm": Contender(
         "Task Arithmetic + soft OSRM (μ 0.3)", "task_arithmetic", {"soft_osrm": 0.3}, frozenset({"data"})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .base import SCALING, Method, Param, Stack
 from .core_space import CORE_SPACE
+from .ctm import CTM
 from .dare import BREADCRUMBS, DARE, DELLA
 from .emr import EMR
 from .factorwise import PEFT_LINEAR, PEFT_TIES
+from .iso_cts import ISO_CTS
 from .knots import KNOTS
 from .linear import AVERAGE, DO_MERGING, TASK_ARITHMETIC
 from .regmean import REGMEAN
@@ -17,8 +19,8 @@ from .tsv import ISO_C, TSV
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE, TSV, ISO_C),
-        *(REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
+        *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE),
+        *(TSV, ISO_C, ISO_CTS, CTM, REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
     )
 }
 

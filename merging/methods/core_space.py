@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,21 +41,27 @@ def core_space(stack: Stack, scaling: float, density: float, inner: str, isotrop
     U_B = _basis(torch.cat([low.B for low in lows], dim=1), stack.module, inner)
     V_A = _basis(torch.cat([low.A for low in lows]).T, stack.module, inner)
     cores = torch.stack([(U_B.T @ low.B) @ (low.A @ V_A) for low in lows])
-    weights = torch.tensor([stack.weights[i] for i in present], dtype=torch.float64)
-    if inner == "sum":
-        M = weighted_total(cores, weights)
-    else:
-        numel = cores[0].numel()
-        prune = [
-            trim_to(core, kept(density, numel))(core) if inner == "ties" else drop(core, density, stack.generator(i))
-            for i, core in zip(present, cores, strict=True)
-        ]
-        M = agreeing_mean(torch.stack(prune), weights, "unweighted")
+    M = merged_cores(stack, present, cores, inner, density)
     if isotropic:
         U, S, Vh = torch.linalg.svd(M, full_matrices=False)
         rank = numerical_rank(S, SUM_TOLERANCE)
         M = S[:rank].mean() * U[:, :rank] @ Vh[:rank] if rank else M
     return LowRank(U_B @ M * scaling, V_A.T).to(stack.dtype)
+
+
+def merged_cores(stack: Stack, present: Sequence[int], cores: Tensor, inner: str, density: float) -> Tensor:
+    """Merge small matrices (adapters, p, q) of the adapters ``present``, times their weights, by ``inner``: "sum",
+    "ties" or "dare_ties".
+    """
+    weights = torch.tensor([stack.weights[i] for i in present], dtype=torch.float64)
+    if inner == "sum":
+        return weighted_total(cores, weights)
+    numel = cores[0].numel()
+    prune = [
+        trim_to(core, kept(density, numel))(core) if inner == "ties" else drop(core, density, stack.generator(i))
+        for i, core in zip(present, cores, strict=True)
+    ]
+    return agreeing_mean(torch.stack(prune), weights, "unweighted")
 
 
 def _basis(stacked: Tensor, module: str, inner: str) -> Tensor:

@@ -41,6 +41,15 @@ def span(directions: Sequence[Tensor]) -> Tensor:
     return basis
 
 
+def svd_of_sum(parts: Sequence[Thin]) -> Thin:
+    """Return the SVD of the sum of updates (one or more), cut at its numerical rank: 0 where they cancel."""
+    P, Q = span([part.U for part in parts]), span([part.Vh.T for part in parts])
+    core = torch.stack([((P.T @ part.U) * part.S) @ (part.Vh @ Q) for part in parts]).sum(0)
+    U, S, Vh = torch.linalg.svd(core, full_matrices=False)
+    rank = numerical_rank(S, SUM_TOLERANCE)
+    return Thin(P @ U[:, :rank], S[:rank], Vh[:rank] @ Q.T)
+
+
 def polar(stacked: Tensor) -> Tensor:
     """Return the polar factor of (n, r) columns: the nearest matrix with orthonormal columns, cut at the numerical
     rank.

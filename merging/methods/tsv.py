@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..adapters.lowrank import LowRank, numerical_rank
+from ..adapters.lowrank import LowRank
 from .base import SCALING, Method, Stack
-from .subspaces import SUM_TOLERANCE, polar, span, thin_svds
+from .subspaces import polar, svd_of_sum, thin_svds
 
 
 def tsv(stack: Stack, scaling: float) -> LowRank:
@@ -49,16 +49,12 @@ def iso_c(stack: Stack, scaling: float) -> LowRank:
     thin = thin_svds([update for update in stack.weighted() if _alive(update)])
     if not thin:
         return LowRank.zero(stack.shape)
-    P, Q = span([part.U for part in thin]), span([part.Vh.T for part in thin])
-    core = sum(((P.T @ part.U) * part.S) @ (part.Vh @ Q) for part in thin)
-    assert isinstance(core, torch.Tensor)
-    U, S, Vh = torch.linalg.svd(core, full_matrices=False)
-    rank = numerical_rank(S, SUM_TOLERANCE)
-    if not rank:
+    total = svd_of_sum(thin)
+    if not len(total.S):
         return LowRank.zero(stack.shape, stack.dtype)
-    root = (S[:rank].mean() * abs(scaling)).sqrt()
+    root = (total.S.mean() * abs(scaling)).sqrt()
     sign = -1.0 if scaling < 0 else 1.0
-    return LowRank(sign * root * (P @ U[:, :rank]), root * (Vh[:rank] @ Q.T)).to(stack.dtype)
+    return LowRank(sign * root * total.U, root * total.Vh).to(stack.dtype)
 
 
 def _alive(update: LowRank | None) -> bool:

@@ -173,6 +173,8 @@ def _method_lines(spec: MergeSpec) -> list[str]:
     plugins = [
         f"soft OSRM (mu {soft.mu:g}, ridge {soft.ridge:g})" if soft else "",
         f"orthogonalize {ortho.mode} (penalty {ortho.g:g}, at most {ortho.steps} steps)" if ortho.mode != "off" else "",
+        "Pico" if spec.pico else "",
+        f"norm cap {spec.norm_cap:g} MAD above the median" if spec.norm_cap is not None else "",
         decouple.words,
     ]
     return [

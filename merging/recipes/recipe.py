@@ -94,6 +94,8 @@ class Recipe(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict)
     soft_osrm: SoftOSRMEntry | None = None
     orthogonalize: OrthogonalizeEntry | None = None
+    pico: bool | None = None
+    norm_cap: float | None = None
     decouple: float | DecoupleEntry | None = None
     seed: int = 0
     k: int | None = Field(default=None, ge=1)
@@ -146,6 +148,8 @@ class Recipe(BaseModel):
             params=spec.values,
             soft_osrm=None if soft is None else SoftOSRMEntry(mu=soft.mu, ridge=soft.ridge),
             orthogonalize=OrthogonalizeEntry(mode=ortho.mode, penalty=ortho.penalty, steps=ortho.steps),
+            pico=spec.pico or None,
+            norm_cap=spec.norm_cap,
             decouple=magnitude.strength if magnitude.follows_strength else DecoupleEntry(**asdict(magnitude)),
             seed=spec.seed,
             k=spec.k if spec.needs_data else None,
@@ -197,6 +201,8 @@ class Recipe(BaseModel):
             [entry.weight for entry in self.adapters],
             self.seed,
             self.k or K,
+            self.norm_cap,
+            bool(self.pico),
         )
 
     def load_adapters(self) -> list[Adapter]:

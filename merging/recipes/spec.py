@@ -10,15 +10,22 @@ from typing import Any
 
 from ..errors import MergeError
 from ..methods import METHODS, Method
+from ..methods.base import check_params
 from ..plugins.decouple import Decouple
+from ..plugins.norm_cap import NORM_CAP_PARAMS
 from ..plugins.orthogonalize import Orthogonalize
 from ..plugins.soft_osrm import SoftOSRM
 
 Weight = float | Mapping[str, float]
+PLAIN = "task_arithmetic"
+"""The plain sum, by which a pool's hardness is told."""
 NOT_NUDGED, NOT_DECOUPLED = Orthogonalize("off"), Decouple(0.0)
 K = 100
 """Texts per task unless somebody says otherwise."""
-PLUGIN_VALUES = ("mu", "ridge", "orthogonalize", "penalty", "steps", "decouple", "granularity", "max_up", "renormalise")
+PLUGIN_VALUES = (
+    *("mu", "ridge", "orthogonalize", "penalty", "steps", "pico", "norm_cap"),
+    *("decouple", "granularity", "max_up", "renormalise"),
+)
 """Names of the plug-ins' values in the flat form, none of them a method's parameter."""
 
 
@@ -35,6 +42,8 @@ class MergeSpec:
     weights : one per adapter, a number or {module pattern: number}; empty = 1 each
     seed : of random masks
     k : texts per task, for what looks at texts
+    norm_cap : MADs above the median at which norms are capped, None = off
+    pico : whether shared output directions are damped
     """
 
     method: str
@@ -45,6 +54,8 @@ class MergeSpec:
     weights: tuple[Weight, ...] = ()
     seed: int = 0
     k: int = K
+    norm_cap: float | None = None
+    pico: bool = False
 
     @staticmethod
     def of(
@@ -56,6 +67,8 @@ class MergeSpec:
         weights: Sequence[Weight] | None = None,
         seed: int = 0,
         k: int = K,
+        norm_cap: float | None = None,
+        pico: bool = False,
     ) -> MergeSpec:
         """Fill in the method's defaults and check every value; arguments as `merging.merge` takes them.
 
@@ -75,7 +88,10 @@ class MergeSpec:
         magnitude = magnitude if isinstance(magnitude, Decouple) else Decouple(magnitude)
         soft = soft_osrm if soft_osrm is None or isinstance(soft_osrm, SoftOSRM) else SoftOSRM(mu=soft_osrm)
         checked = tuple(known.check(dict(params or {})).items())
-        spec = MergeSpec(method, checked, soft, ortho, magnitude, _weights(weights), seed, k)
+        cap = None if norm_cap is None else check_params("norm_cap", NORM_CAP_PARAMS, {"mads": norm_cap})["mads"]
+        if not isinstance(pico, bool):
+            raise MergeError(f"pico = {pico!r} is neither True nor False.")
+        spec = MergeSpec(method, checked, soft, ortho, magnitude, _weights(weights), seed, k, cap, pico)
         spec.check()
         return spec
 
@@ -110,7 +126,14 @@ class MergeSpec:
     @property
     def plugged(self) -> bool:
         """True if any plug-in is on."""
-        return self.soft_osrm is not None or self.orthogonalize.mode != "off" or bool(self.decouple.strength)
+        on = (self.soft_osrm is not None, self.orthogonalize.mode != "off", self.pico, self.norm_cap is not None)
+        return any(on) or bool(self.decouple.strength)
+
+    @property
+    def plug_ins(self) -> MergeSpec:
+        """The plug-ins alone, before Task Arithmetic: all that the updates that enter the merge depend on."""
+        k = self.k if self.soft_osrm else 0
+        return replace(self, method=PLAIN, params=(), weights=(), seed=0, k=k)
 
     @property
     def needs_data(self) -> bool:
@@ -166,6 +189,10 @@ class MergeSpec:
             parts.append(f"orthogonalize {ortho.mode}")
         if "penalty" in differs and ortho.mode != "off" and ortho.g != Orthogonalize(ortho.mode).g:
             parts.append(f"g {ortho.g:g}")
+        if self.pico:
+            parts.append("Pico")
+        if self.norm_cap is not None:
+            parts.append(f"norm cap {self.norm_cap:g} MAD")
         if magnitude.strength and not magnitude.follows_strength:
             parts.append(magnitude.words)
         elif "decouple" in differs and (magnitude.strength or like):
@@ -188,6 +215,8 @@ class MergeSpec:
             "orthogonalize": ortho.mode,
             "penalty": ortho.g,
             "steps": ortho.steps,
+            "pico": self.pico,
+            "norm_cap": self.norm_cap,
             "decouple": magnitude.strength,
             "granularity": magnitude.granularity,
             "max_up": magnitude.max_up,
@@ -213,7 +242,7 @@ class MergeSpec:
         ortho = Orthogonalize(mode, left.pop("penalty", None), left.pop("steps", Orthogonalize.steps))
         options = {name: left.pop(name) for name in ("granularity", "max_up", "renormalise") if name in left}
         magnitude = Decouple(left.pop("decouple", method.decouple), **options)
-        rest = {name: left.pop(name) for name in ("weights", "seed", "k") if name in left}
+        rest = {name: left.pop(name) for name in ("weights", "seed", "k", "norm_cap", "pico") if name in left}
         return MergeSpec.of(method.name, left, SoftOSRM(mu, ridge) if mu else None, ortho, magnitude, **rest)
 
 

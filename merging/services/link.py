@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from ..errors import MergeError
 from ..methods import METHODS, Method, Param
 from ..plugins.decouple import DECOUPLE_PARAMS
+from ..plugins.norm_cap import NORM_CAP_PARAMS
 from ..plugins.orthogonalize import MODES, ORTHOGONALIZE_PARAMS, Orthogonalize
+from ..plugins.pico import PICO_PARAMS
 from ..plugins.soft_osrm import SOFT_OSRM_PARAMS, SoftOSRM
 from ..recipes.recipe import Recipe
 from ..recipes.spec import MergeSpec
@@ -36,8 +38,8 @@ FOREIGN = re.compile(
     r"__.*|view|deep_link|tab|[^.]+\..*|lesson|step|present|quiz|figure|utm_.*|mc_.*|fbclid|gclid|dclid|msclkid|igshid|ref"
 )
 """Keys of a query that are not the merge's."""
-MAGNITUDE = {param.name: param.default for param in DECOUPLE_PARAMS[1:]}
-"""Options of decouple beside its strength."""
+LATER = {param.name: param.default for param in DECOUPLE_PARAMS[1:]} | {"pico": False, "norm_cap": None}
+"""What older links do not have, and the values that they mean."""
 DEEPEST = 6
 """Levels of nesting in one."""
 FIXED: dict[str, float] = {"ridge": SoftOSRM.ridge, "steps": Orthogonalize.steps}
@@ -68,7 +70,7 @@ def to_query(settings: Settings, limit: int = LIMIT) -> str:
     require_shipped(settings)
     values = settings.to_dict() | {"limit": limit}
     # a link from before there were these is the same link
-    hidden = {"ridge", "steps", *(name for name, default in MAGNITUDE.items() if values[name] == default)}
+    hidden = {"ridge", "steps", *(name for name, default in LATER.items() if values[name] == default)}
     values = {name: value for name, value in values.items() if name not in hidden}
     return urlencode({key: value_text(value) for key, value in values.items()}, safe=",")
 
@@ -133,7 +135,7 @@ def _start(workbench: Workbench, pool: str, method: str) -> dict[str, Any]:
 
 
 def _parsed(given: Mapping[str, str], method: Method) -> dict[str, Any]:
-    optional = {param.name for param in (*method.params, *DECOUPLE_PARAMS) if param.optional}
+    optional = {param.name for param in (*method.params, *DECOUPLE_PARAMS) if param.optional} | {"norm_cap"}
     values: dict[str, Any] = {key: None if key in optional and text == "auto" else text for key, text in given.items()}
     if "weights" in values:
         values["weights"] = values["weights"].split(",")
@@ -167,9 +169,11 @@ def _settings(owner: str, pool: str, method: str, values: Mapping[str, Any], tas
         raise MergeError(
             f"The {owner}'s {first['loc'][0]} = {_short(first['input'])} does not fit: {message}."
         ) from error
-    if not spec.plugins and (checked["orthogonalize"] != "off" or checked["decouple"] or checked["mu"]):
+    on = (checked["orthogonalize"] != "off", checked["pico"], checked["norm_cap"] is not None, checked["decouple"])
+    if not spec.plugins and any((*on, checked["mu"])):
         raise MergeError(
-            f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple and mu should be off, 0 and 0."
+            f"{method} takes no plug-ins: the {owner}'s orthogonalize, decouple, mu, pico and norm_cap should be off, "
+            "0, 0, no and auto."
         )
     limit = checked.pop("limit")
     return Settings(pool, MergeSpec.from_dict({"method": method, **checked})), limit
@@ -222,6 +226,8 @@ def _model(method: Method) -> type[BaseModel]:
     fields |= {
         "orthogonalize": (Literal[MODES], ...),
         "penalty": (_type(ORTHOGONALIZE_PARAMS[0]), ...),
+        "pico": (_type(PICO_PARAMS[0]), ...),
+        "norm_cap": (_type(NORM_CAP_PARAMS[0]), ...),
         "decouple": (_type(DECOUPLE_PARAMS[0]), ...),
         **{param.name: (_type(param), ...) for param in DECOUPLE_PARAMS[1:]},
         "mu": (_type(SOFT_OSRM_PARAMS[0]), ...),

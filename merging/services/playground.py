@@ -30,7 +30,6 @@ from ..plugins.base import Updates
 from ..recipes.spec import MergeSpec
 from ..shipped import SHIPPED
 from .limits import LIMITS
-from .results import PLAIN
 from .settings import Settings
 from .workbench import NO_TEXTS, Workbench
 
@@ -152,18 +151,16 @@ class Playground:
     def _weigh(self, pool: str, settings: Settings) -> dict[str, Weights]:
         return weights_by_task(self.workbench.merged(settings), self.workbench.tasks(pool))
 
-    def _plug_without(self, pool: str, place: int, *plugins: Any) -> Updates:
-        soft, k, ortho, magnitude = plugins
-        spec = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, decouple=magnitude, k=k)
+    def _plug_without(self, pool: str, place: int, plugins: MergeSpec) -> Updates:
         rest = [a for i, a in enumerate(self.workbench.adapters(pool)) if i != place]
-        return plugged(rest, spec, self.workbench.texts(pool, k) if soft else None)
+        return plugged(rest, plugins, self.workbench.texts(pool, plugins.k) if plugins.soft_osrm else None)
 
     def _weigh_without(self, pool: str, settings: Settings, place: int) -> dict[str, Weights]:
         spec, adapters = settings.spec, self.workbench.adapters(pool)
         rest = [a for i, a in enumerate(adapters) if i != place]
         weights = tuple(w for i, w in enumerate(spec.weights_for(len(adapters))) if i != place)
         features = self.workbench.texts(pool, spec.k) if spec.needs_data else None
-        updates = self._plugged_without(pool, place, *self.workbench._plugged_by(settings)[1:])
+        updates = self._plugged_without(pool, place, spec.plug_ins)
         merged = merge_spec(rest, replace(spec, weights=weights), features, updates=updates)
         return weights_by_task(merged, self.workbench.tasks(pool))
 

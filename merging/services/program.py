@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..features.store import texts_for
 from ..methods import METHODS
+from ..plugins import PLUGINS
 from ..recipes.spec import MergeSpec
 from ..shipped import SHIPPED
 from .link import exact_rank, require_shipped
@@ -33,7 +34,7 @@ def snippet(settings: Settings, workbench: Workbench) -> str:
     """
     require_shipped(settings)
     spec, own = settings.spec.canonical(), MergeSpec.of(settings.spec.method).canonical()
-    options = {name: getattr(spec, name) for name in (*IMPORTED, "weights", "seed")}
+    options = {name: getattr(spec, name) for name in (*PLUGINS, "weights", "seed")}
     arguments = {name: repr(value) for name, value in options.items() if value != getattr(own, name)}
     names = ["merge", *(IMPORTED[name] for name in arguments if name in IMPORTED)]
     program = [f'pool = load_pool("{settings.pool}")']

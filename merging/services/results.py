@@ -12,13 +12,11 @@ from ..evaluation.accuracy import Estimate, estimate
 from ..evaluation.intervals import Recovered, gap_recovered
 from ..experiments.sweep import ALONE, BASE, CONTENDERS, averages, best_scalings, marks_of, read_table, unpacked
 from ..methods import METHODS
-from ..recipes.spec import MergeSpec
+from ..recipes.spec import PLAIN, MergeSpec
 from .pools import Pools
 from .settings import Settings
 
 FALLBACK_SCALING = 0.5
-PLAIN = "task_arithmetic"
-"""The plain sum, by which a pool's hardness is told."""
 
 
 class Results(Pools):

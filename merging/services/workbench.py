@@ -25,14 +25,14 @@ from ..features.store import TextsOf
 from ..merged import Merged
 from ..models.apply import add_update, check_fits
 from ..models.layers import linear_layers, working_copy
+from ..plugins import PLUGINS
 from ..plugins.base import Updates
-from ..plugins.decouple import Decouple, decouple
-from ..plugins.orthogonalize import Orthogonalize, nudges
-from ..plugins.soft_osrm import SoftOSRM
+from ..plugins.decouple import decouple
+from ..plugins.orthogonalize import nudges
 from ..recipes.recipe import Recipe
-from ..recipes.spec import MergeSpec
+from ..recipes.spec import NOT_DECOUPLED, MergeSpec
 from .doctor import device_title
-from .results import PLAIN, Results
+from .results import Results
 from .settings import Settings
 
 NO_TEXTS = (
@@ -77,7 +77,7 @@ class Workbench(Results):
         self.overlaps = self._per_pool(self._overlaps)
         self._pool_warnings = self._per_pool(lambda pool: compatibility(self.published(pool)).warnings)
         # the updates after the plug-ins, of settings that a moving slider comes back to
-        self._separated = self._per_pool(self._orthogonalized, 32)
+        self._separated = self._per_pool(self._before_decouple, 32)
         self._updates = self._per_pool(self._decoupled, 32)
         self._described = self._per_pool(self._describe, 32)
         self._known = self._per_pool(self._know, 16)
@@ -96,20 +96,11 @@ class Workbench(Results):
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def _orthogonalized(self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize) -> Updates:
-        plugins = MergeSpec(PLAIN, soft_osrm=soft, orthogonalize=ortho, k=k)
-        return plugged(self.adapters(pool), plugins, self.texts(pool, k) if soft else None)
+    def _before_decouple(self, pool: str, plugins: MergeSpec) -> Updates:
+        return plugged(self.adapters(pool), plugins, self.texts(pool, plugins.k) if plugins.soft_osrm else None)
 
-    def _decoupled(
-        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple
-    ) -> Updates:
-        return decouple(self._separated(pool, soft, k, ortho), magnitude)
-
-    @staticmethod
-    def _plugged_by(settings: Settings) -> tuple[str, SoftOSRM | None, int, Orthogonalize, Decouple]:
-        """Return what the updates after the plug-ins depend on."""
-        spec = settings.spec
-        return settings.pool, spec.soft_osrm, spec.k if spec.soft_osrm else 0, spec.orthogonalize, spec.decouple
+    def _decoupled(self, pool: str, plugins: MergeSpec) -> Updates:
+        return decouple(self._separated(pool, replace(plugins, decouple=NOT_DECOUPLED)), plugins.decouple)
 
     def merged(self, settings: Settings) -> Merged:
         """Merge; what needs texts that nobody has read yet reads them first.
@@ -117,7 +108,7 @@ class Workbench(Results):
         What does not depend on the moving slider comes from the caches.
         """
         features = self.texts(settings.pool, settings.spec.k) if settings.spec.needs_data else None
-        updates = self._updates(*self._plugged_by(settings))
+        updates = self._updates(settings.pool, settings.spec.plug_ins)
         return merge_spec(self.adapters(settings.pool), settings.spec, features, updates=updates)
 
     def merged_for_others(self, settings: Settings) -> Merged:
@@ -143,21 +134,19 @@ class Workbench(Results):
             waiting = "Soft OSRM reads training texts first; the magnitudes follow."
             return MergeView(self.recipe(settings), [*self._pool_warnings(pool), waiting], None, None)
         weights = settings.spec.weights_for(len(self.adapters(pool)))
-        described = self._described(*self._plugged_by(settings), weights)
+        described = self._described(pool, settings.spec.plug_ins, weights)
         notes = [*self._pool_warnings(pool), *described.notes]
         return MergeView(self.recipe(settings), notes, described.magnitude, described.magnitude_variance)
 
-    def _describe(self, *key: Any) -> Described:
+    def _describe(self, pool: str, plugins: MergeSpec, weights: Sequence[Any]) -> Described:
         """Return what plug-ins and weights decide, whatever the method and its λ."""
-        *plugged_by, weights = key
-        updates, adapters = self._updates(*plugged_by), self.adapters(plugged_by[0])
+        updates, adapters = self._updates(pool, plugins), self.adapters(pool)
         shown = [
             replace(adapter, deltas={m: u * abs(weight) for m, u in update.items()})
             for adapter, update, weight in zip(adapters, updates, weights, strict=True)
         ]
         magnitude = log_column_norms(shown)[["task", "module", "column", "log10_norm"]]
-        _, soft, _, ortho, decoupled = plugged_by
-        notes = self._moved(adapters, updates) if soft or ortho.mode != "off" or decoupled.strength else []
+        notes = self._moved(adapters, updates) if plugins.plugged else []
         return Described(magnitude, magnitude_variance(shown), notes)
 
     def _moved(self, adapters: Sequence[Adapter], updates: Updates) -> list[str]:
@@ -187,15 +176,14 @@ class Workbench(Results):
             raise MergeError("This merge needs texts that nobody has read yet.")
         unscaled = replace(settings, spec=spec.with_params(scaling=1.0)) if spec.scaling is not None else settings
         merged = self.merged(unscaled)
-        pool, soft, k, ortho, magnitude = self._plugged_by(settings)
-        known = self._known(pool, soft, k, ortho, magnitude, spec.k if features is not None else None)
-        separated = self._separated(pool, soft, k, ortho) if magnitude.follows_strength else merged.updates
+        pool, plugins = settings.pool, spec.plug_ins
+        known = self._known(pool, plugins, spec.k if features is not None else None)
+        before = replace(plugins, decouple=NOT_DECOUPLED)
+        separated = self._separated(pool, before) if spec.decouple.follows_strength else merged.updates
         return diagnose(merged.adapters, merged, separated, features, known=known)
 
-    def _know(
-        self, pool: str, soft: SoftOSRM | None, k: int, ortho: Orthogonalize, magnitude: Decouple, data_k: int | None
-    ) -> Known:
-        updates = self._updates(pool, soft, k, ortho, magnitude)
+    def _know(self, pool: str, plugins: MergeSpec, data_k: int | None) -> Known:
+        updates = self._updates(pool, plugins)
         features = self.texts(pool, data_k) if data_k else None
         reader = self._base_reader(*self.base_of(pool))[0] if data_k else None
         return know(self.adapters(pool), updates, features, reader)
@@ -216,7 +204,7 @@ class Workbench(Results):
             raise MergeError(f"Leaving one out {NO_TEXTS}")
         adapters = self.adapters(pool)
         features = self.texts(pool, spec.k) if spec.needs_data else None
-        plugins = {"soft_osrm": spec.soft_osrm, "orthogonalize": spec.orthogonalize, "decouple": spec.decouple}
+        plugins = {name: getattr(spec, name) for name in PLUGINS}
         options = {**plugins, **spec.values, "seed": spec.seed, "features": features}
         merge_of = merging_with(adapters, spec.method, spec.weights_for(len(adapters)), **options)
         base, tokenizer = self.base(*self.base_of(pool))

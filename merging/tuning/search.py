@@ -88,7 +88,7 @@ class Search:
     storage: str | None = None
     name: str = "tune"
     study: Study = field(init=False)
-    _updates: dict[Any, Updates] = field(init=False, default_factory=dict)
+    _updates: dict[MergeSpec, Updates] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -165,7 +165,7 @@ class Search:
         """Return what is measured, and what would be exported: the merge, or the adapter of the rank that it is cut
         to.
         """
-        key = (spec.soft_osrm, spec.orthogonalize, spec.decouple, spec.k if spec.soft_osrm else 0)
+        key = spec.plug_ins
         features = self.features.first(spec.k) if self.features is not None and spec.needs_data else None
         if key not in self._updates:
             if len(self._updates) >= KEPT_UPDATES:

@@ -12,6 +12,7 @@ from optuna.trial import BaseTrial
 from ..errors import MergeError
 from ..methods import METHODS, Method
 from ..methods.base import Param
+from ..plugins import PLUGINS
 from ..recipes.spec import MergeSpec
 
 GROUPS = ("method", "params", "plugins", "weights")
@@ -22,6 +23,7 @@ LOWEST = 0.05
 """Of scalings and densities: below it a merge is the base."""
 LARGEST_WEIGHT = 2.0
 STRENGTHS = (0.0, 0.5, 1.0)
+CAPS = (None, 3.0)
 MODES = ("off", "balanced")
 START = MergeSpec.of("task_arithmetic")
 
@@ -37,7 +39,8 @@ class Space:
     methods : names to choose among; empty = all that the constraints allow
     texts : methods and plug-ins that look at the tasks' texts are allowed
     task_identity : methods are allowed that need to know the task of an input
-    rank : the result must be one adapter of at most this rank; what is larger is cut to it before it is measured
+    rank : the result must be one adapter of at most this rank; what is larger is cut to it before it is measured, and a
+        method that takes a rank takes this one
     """
 
     groups: frozenset[str] = frozenset({"method", "params", "plugins"})
@@ -75,14 +78,18 @@ class Space:
         values = start.values if method.name == start.method else {}
         if "params" in self.groups:
             values = values | {p.name: _value(trial, method, p) for p in method.params if _varies(p)}
+            if self.rank is not None and any(p.name == "rank" for p in method.params):
+                values["rank"] = self.rank
         options: dict[str, Any] = {}
         if method.plugins and "plugins" in self.groups:
             options["orthogonalize"] = trial.suggest_categorical(f"{method.name}.orthogonalize", MODES)
+            options["pico"] = trial.suggest_categorical(f"{method.name}.pico", (False, True))
+            options["norm_cap"] = trial.suggest_categorical(f"{method.name}.norm_cap", CAPS)
             options["decouple"] = trial.suggest_categorical(f"{method.name}.decouple", STRENGTHS)
             if self.texts:
                 options["soft_osrm"] = round(trial.suggest_float(f"{method.name}.mu", 0.0, 0.9, step=0.1), 6) or None
         elif method.plugins:
-            options = {"orthogonalize": start.orthogonalize, "decouple": start.decouple, "soft_osrm": start.soft_osrm}
+            options = {name: getattr(start, name) for name in PLUGINS}
         weights: Any = start.weights or None
         if "weights" in self.groups:
             weights = [
@@ -110,6 +117,8 @@ class Space:
                 first[f"{name}.{param.name}"] = _within(param, value)
             if method.plugins and "plugins" in self.groups:
                 first[f"{name}.orthogonalize"] = "off" if like.orthogonalize.mode == "off" else "balanced"
+                first[f"{name}.pico"] = like.pico
+                first[f"{name}.norm_cap"] = None if like.norm_cap is None else 3.0
                 first[f"{name}.decouple"] = min(STRENGTHS, key=lambda s: abs(s - like.decouple.strength))
                 if self.texts:
                     first[f"{name}.mu"] = round(like.mu, 1)

@@ -497,6 +497,20 @@ def test_modules_are_picked_by_layer_and_kind(workbench: FakeWorkbench) -> None:
     assert layer_of("pooler") == "pooler"
 
 
+def test_pico_and_the_norm_cap_are_controls_that_open_off(workbench: FakeWorkbench) -> None:
+    start = read(workbench, METHODS, form(workbench))
+    assert (start.spec.pico, start.spec.norm_cap) == (False, None)
+    for changes in ({"norm_cap": 0.0}, {"norm_cap": 3.0}, {"pico": True}):
+        settings = start.changed(**changes)
+        shown = {name: option["value"] for name, option in form_of(METHODS, settings).items()}
+        assert read(workbench, METHODS, form(workbench) | shown) == settings
+    with gr.Blocks():
+        form_ = controls(workbench, METHODS, PLUGINS).form
+    cap, pico = form_["norm_cap"], form_["pico"]
+    assert (cap.label, cap.value) == ("Norm cap in MADs (-0.5 = no limit)", -0.5)
+    assert (pico.label, pico.value) == ("Pico", "no")
+
+
 def test_decouples_options_are_controls_like_the_others(workbench: FakeWorkbench) -> None:
     start = read(workbench, METHODS, form(workbench))
     assert start.spec.decouple == Decouple(1.0)

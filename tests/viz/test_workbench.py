@@ -216,6 +216,8 @@ FEWER = (1.0, 0.5, *(1.0,) * 6)
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "a granularity": ("do_merging", {"granularity": "module"}),
     "a limit of decouple": ("decouple", {"max_up": 2.0}),
+    "a norm cap": ("task_arithmetic", {"norm_cap": 3.0}),
+    "Pico": ("task_arithmetic", {"pico": True}),
     "renormalised": ("do_merging", {"renormalise": True}),
     "another strength": ("do_merging", {"decouple": 0.5}),
     "no decouple": ("do_merging", {"decouple": 0.0}),

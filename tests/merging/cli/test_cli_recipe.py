@@ -232,6 +232,24 @@ def test_the_options_of_decouple_make_the_librarys_merge(folders: list[Path], tm
     printed("merge", tmp_path / "out" / "recipe.yaml", *options, "-o", tmp_path / "again")
 
 
+def test_a_norm_cap_and_pico_make_the_librarys_merge(folders: list[Path], tmp_path: Path) -> None:
+    options = ["--norm-cap", 0, "--pico"]
+    printed("merge", *folders, "--method", "task_arithmetic", *options, "-o", tmp_path / "out")
+    pool = [Adapter.load(folder) for folder in folders]
+    expected, capped, plain = (
+        merge(pool, "task_arithmetic", **plugins).to_adapter().fingerprint
+        for plugins in ({"norm_cap": 0.0, "pico": True}, {"norm_cap": 0.0}, {})
+    )
+    assert len({expected, capped, plain}) == 3
+    assert Adapter.load(tmp_path / "out").fingerprint == expected
+    assert "Pico, norm cap 0 MAD above the median" in (tmp_path / "out" / "README.md").read_text()
+    printed("merge", tmp_path / "out" / "recipe.yaml", *options, "-o", tmp_path / "again")
+    error = refused("merge", tmp_path / "out" / "recipe.yaml", "--norm-cap", 3, "-o", tmp_path / "other")
+    assert one_sentence(error, "--norm-cap 3", "0.0"), str(error)
+    error = refused("merge", tmp_path / "out" / "recipe.yaml", "--no-pico", "-o", tmp_path / "other")
+    assert one_sentence(error, "--pico False", "True"), str(error)
+
+
 def test_an_option_of_decouple_takes_the_methods_own_strength(folders: list[Path], tmp_path: Path) -> None:
     printed("merge", *folders, "--method", "do_merging", "--granularity", "module", "-o", tmp_path / "out")
     expected = merge([Adapter.load(folder) for folder in folders], "do_merging", decouple=Decouple(1.0, "module"))

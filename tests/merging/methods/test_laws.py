@@ -40,6 +40,9 @@ from merging import METHODS, Adapter, Features, LowRank, MergeError, collect_fea
 FACTOR_WISE = ("peft_linear", "peft_ties")
 """They merge A and B apart, as PEFT does: equal ranks only, and the result depends on the split of each product."""
 
+ISOTROPIC = ("iso_c", "iso_cts")
+"""They make all singular values equal."""
+
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -64,7 +67,7 @@ def settled(method: str, features: Features) -> dict:
 @every_method
 @pytest.mark.parametrize("ranks", [2, (16, 3, 5)])
 def test_one_adapter_merges_to_itself(method: str, ranks: int | tuple[int, ...], features: Features) -> None:
-    if method == "iso_c":
+    if method in ISOTROPIC:
         pytest.skip("it makes all singular values equal, even those of a single adapter")
     adapter = random_adapter(1, ranks)
     result = merged(method, [adapter], features, **neutral(METHODS[method]))
@@ -73,7 +76,7 @@ def test_one_adapter_merges_to_itself(method: str, ranks: int | tuple[int, ...],
 
 @every_method
 def test_two_equal_adapters_merge_to_a_multiple_of_one(method: str, features: Features) -> None:
-    if method == "iso_c":
+    if method in ISOTROPIC:
         pytest.skip("it makes all singular values equal, even those of a single adapter")
     adapter = random_adapter(1)
     result = deltas_of(merged(method, [adapter, called(adapter, "task-2")], features, **neutral(METHODS[method])))
@@ -229,7 +232,7 @@ def test_different_ranks_and_coverage_give_the_union_of_modules(method: str, fea
 
 @every_method
 def test_a_module_of_one_adapter_alone_stays_that_adapters_own(method: str, features: Features) -> None:
-    if method in ("average", "iso_c") or METHODS[method].needs:
+    if method in ("average", *ISOTROPIC) or METHODS[method].needs:
         pytest.skip("the others count there too, or the result is another one by design")
     names = list(MODULES)
     pool = [random_adapter(0, 4, names[:2]), random_adapter(1, 4, names[1:])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,17 +209,18 @@ def test_core_space_warns_where_singular_values_coincide() -> None:
         merge([Adapter("a", {"m": eye}, base="x")], "core_space").delta("m")
 
 
+def polar(columns: Tensor) -> Tensor:
+    U, S, Vh = torch.linalg.svd(columns, full_matrices=False)
+    rank = true_rank(S)
+    return U[:, :rank] @ Vh[:rank]
+
+
 def dense_tsv(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     left, values, right = [], [], []
     for part, weight in zip(parts, weights, strict=True):
         U, S, Vh = torch.linalg.svd(part, full_matrices=False)
         rank = true_rank(S)
         left.append(U[:, :rank]), values.append(weight * S[:rank]), right.append(Vh[:rank].T)
-
-    def polar(columns: Tensor) -> Tensor:
-        U, S, Vh = torch.linalg.svd(columns, full_matrices=False)
-        rank = true_rank(S)
-        return U[:, :rank] @ Vh[:rank]
 
     return polar(torch.cat(left, 1)) * torch.cat(values) @ polar(torch.cat(right, 1)).T
 
@@ -246,6 +248,138 @@ def test_iso_c_equals_its_dense_formula(module: str) -> None:
     rank = true_rank(S, 1e-9)
     expected = 0.7 * S[:rank].mean() * U[:, :rank] @ Vh[:rank]
     assert distance(merge(pool, "iso_c", weights=WEIGHTS, scaling=0.7).delta(module), expected) < 1e-5
+
+
+def dense_iso_cts(parts: Sequence[Tensor], common: float) -> Tensor:
+    def svd(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        return U[:, :count], S[:count], Vh[:count].T
+
+    total = torch.stack(list(parts)).sum(0)
+    R = true_rank(torch.linalg.svdvals(total), 1e-9)
+    own = min(round((R - int(R * common)) / len(parts)), R // len(parts))
+    spaces = [svd(total, R - own * len(parts))]
+    U = spaces[0][0]
+    for part in parts:
+        outside = part - U @ U.T @ part
+        spaces.append(
+            svd(
+                outside, min(own, int((torch.linalg.svdvals(outside) > 1e-6 * torch.linalg.matrix_norm(part, 2)).sum()))
+            )
+        )
+    left, values, right = (torch.cat(pieces, -1) for pieces in zip(*spaces, strict=True))
+    return values.mean() * polar(left) @ polar(right).T
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("module", MODULES)
+def test_iso_cts_equals_its_dense_formula(module: str, common: float) -> None:
+    pool = mixed_pool()
+    parts = [w * part for w, part in zip(weights_at(pool, module), at(pool, module), strict=True)]
+    result = merge(pool, "iso_cts", weights=WEIGHTS, scaling=0.7, common=common).delta(module)
+    assert distance(result, 0.7 * dense_iso_cts(parts, common)) < 1e-5
+
+
+def test_iso_cts_with_everything_common_is_iso_c() -> None:
+    common, iso_c = merge(mixed_pool(), "iso_cts", scaling=0.4, common=1.0), merge(mixed_pool(), "iso_c", scaling=0.4)
+    assert all(distance(common.delta(module), iso_c.delta(module)) < 1e-6 for module in MODULES)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.8])
+def test_iso_cts_gives_all_its_directions_one_strength(common: float) -> None:
+    pool = [random_adapter(i, 4, scale=1.0 + i) for i in range(4)]
+    for module in MODULES:
+        values = torch.linalg.svdvals(merge(pool, "iso_cts", common=common).delta(module).double())
+        rank = true_rank(values, 1e-5)
+        assert rank == 16
+        assert float(values[rank - 1]) == pytest.approx(float(values[0]), rel=1e-4)
+
+
+def test_iso_cts_keeps_a_weak_task_that_the_common_space_leaves_out() -> None:
+    eye = torch.eye(12)
+    strong = [Adapter(f"t{i}", {"m": LowRank(eye[:, :5] * (5.0 + i), eye[:5])}, base="x") for i in range(2)]
+    weak = Adapter("weak", {"m": LowRank(eye[:, 5:6] * 0.01, eye[5:6])}, base="x")
+    # of the sum's six directions five are common; two of the three tasks have nothing outside these
+    result = merge([*strong, weak], "iso_cts", common=0.5).delta("m").double()
+    assert float(result[5, 5]) == pytest.approx(float(result[0, 0]), rel=1e-5)
+
+
+def dense_shared_space(parts: Sequence[Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Tucker-2 by alternating SVDs of the matrices side by side, to the same end as ours."""
+
+    def leading(matrices: Sequence[Tensor]) -> Tensor:
+        U, S, _ = torch.linalg.svd(torch.cat(list(matrices), 1), full_matrices=False)
+        return U[:, : min(rank, true_rank(S))]
+
+    V, errors = leading([part.T for part in parts]), [math.inf]
+    while len(errors) < 3 or errors[-2] - errors[-1] >= 1e-6:
+        U = leading([part @ V for part in parts])
+        V = leading([part.T @ U for part in parts])
+        rest, whole = (
+            sum(float(m.square().sum()) for m in ms) for ms in ([p - U @ U.T @ p @ V @ V.T for p in parts], parts)
+        )
+        errors.append(math.sqrt(rest / whole))
+    return U, V
+
+
+def targets(parts: Sequence[Tensor], weights: Sequence[float], beta: float) -> list[Tensor]:
+    mean = sum(float(part.norm()) for part in parts) / len(parts)
+    return [w * (beta + (1 - beta) * mean / part.norm()) * part for w, part in zip(weights, parts, strict=True)]
+
+
+@pytest.mark.parametrize("inner", ["sum", "ties"])
+@pytest.mark.parametrize(("rank", "beta"), [(None, 0.0), (3, 0.0), (6, 0.6), (5, 1.0)])
+@pytest.mark.parametrize("module", MODULES)
+def test_ctm_equals_its_dense_formula(module: str, rank: int | None, beta: float, inner: str) -> None:
+    pool = mixed_pool()
+    parts, weights = at(pool, module), weights_at(pool, module)
+    U, V = dense_shared_space(targets(parts, weights, beta), rank or 16)
+    cores = [U.T @ part @ V for part in parts]
+    merged = (
+        sum(w * C for w, C in zip(weights, cores, strict=True)) if inner == "sum" else dense_ties(cores, 0.4, weights)
+    )
+    options = {"rank": rank, "balance": beta, "inner": inner, "density": 0.4}
+    result = merge(pool, "ctm", weights=WEIGHTS, scaling=0.7, **options)
+    assert distance(result.delta(module), 0.7 * U @ merged @ V.T) < 1e-5
+    assert result.result(module).rank <= (rank or 16)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_ctm_of_one_adapter_is_its_best_approximation(rank: int) -> None:
+    adapter = random_adapter(1, 5)
+    for module, update in adapter.deltas.items():
+        assert distance(merge([adapter], "ctm", rank=rank).delta(module), update.truncate(rank).dense()) < 1e-5
+
+
+def test_ctm_at_full_rank_is_task_arithmetic() -> None:
+    pool = mixed_pool()
+    result = merge(pool, "ctm", weights=WEIGHTS, scaling=0.4, rank=64)
+    for module, expected in dense_sum(pool, WEIGHTS).items():
+        assert distance(result.delta(module), 0.4 * expected) < 1e-6
+
+
+def test_ctm_keeps_more_of_all_tasks_than_the_singular_vectors_of_their_sum() -> None:
+    pool, rank = equal_pool(4), 4
+    for module in MODULES:
+        parts = targets(at(pool, module), [1.0] * 4, 0.0)
+        low = merge(pool, "ctm", rank=rank).result(module)
+        spaces = [(torch.linalg.qr(low.B.double()).Q, torch.linalg.qr(low.A.T.double()).Q)]
+        U, _, Vh = torch.linalg.svd(torch.stack(parts).sum(0))
+        spaces.append((U[:, :rank], Vh[:rank].T))
+        ours, theirs = (sum(float((U.T @ p @ V).square().sum()) for p in parts) for U, V in spaces)
+        assert ours > theirs
+
+
+def test_a_small_task_keeps_its_direction_in_ctm_unless_norms_count() -> None:
+    eye = torch.eye(8)
+    large = Adapter("large", {"m": LowRank(eye[:, :2] * torch.tensor([50.0, 40.0]), eye[:2])}, base="x")
+    small = Adapter("small", {"m": LowRank(eye[:, 2:3], eye[2:3])}, base="x")
+    kept = [
+        merge([large, small], "ctm", rank=2, balance=beta).delta("m").diagonal()[:3].tolist() for beta in (0.0, 1.0)
+    ]
+    assert kept == [pytest.approx([50.0, 0.0, 1.0], abs=1e-4), pytest.approx([50.0, 40.0, 0.0], abs=1e-4)]
+    cut = merge([large, small], "svd", rank=2).delta("m").diagonal()[:3].tolist()
+    assert cut == pytest.approx([50.0, 40.0, 0.0], abs=1e-4)
 
 
 # -- methods that need something ---------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ MERGES: dict[str, dict[str, Any]] = {
     "plug-ins": {"method": "task_arithmetic", "orthogonalize": Orthogonalize("balanced", 0.05, 7), "decouple": 0.35},
     "decouple's own options": {"method": "task_arithmetic", "decouple": Decouple(0.6, "module", 1.5, True)},
     "a limit only": {"method": "do_merging", "decouple": Decouple(max_up=2.0)},
+    "a norm cap": {"method": "task_arithmetic", "norm_cap": 0.5},
+    "Pico": {"method": "task_arithmetic", "pico": True},
     "the raw mode": {"method": "do_merging", "orthogonalize": "raw", "decouple": 0.0, "scaling": 0.4},
 }
 

@@ -68,6 +68,8 @@ def any_settings(draw: st.DrawFn) -> Settings:
     method = METHODS[draw(st.sampled_from(list(METHODS)))]
     plugs = {
         "orthogonalize": draw(st.sampled_from(MODES)),
+        "pico": draw(st.booleans()),
+        "norm_cap": draw(st.none() | between(0, 10)),
         "decouple": draw(between(0, 1)),
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "max_up": draw(st.none() | between(1, 20)),
@@ -116,10 +118,12 @@ def test_a_link_reads_like_the_controls() -> None:
     assert query.endswith("&weights=1,1,0.5,1,1,1,1,1&k=100&seed=0&limit=400")
 
 
-def test_a_link_from_before_decouple_had_options_is_the_same_link() -> None:
+def test_a_link_from_before_a_plug_in_is_the_same_link() -> None:
     query = to_query(tuned("do_merging"))
-    assert not any(name in query for name in ("granularity", "max_up", "renormalise"))
-    assert from_query(query, BENCH)[0].spec.decouple == Decouple(1.0)
+    assert not any(name in query for name in ("granularity", "max_up", "renormalise", "norm_cap", "pico"))
+    spec = from_query(query, BENCH)[0].spec
+    assert (spec.decouple, spec.norm_cap, spec.pico) == (Decouple(1.0), None, False)
+    assert "&pico=yes&norm_cap=3&" in to_query(tuned("ties", norm_cap=3.0, pico=True))
     assert "granularity=module&max_up=1.5" in to_query(tuned("do_merging", granularity="module", max_up=1.5))
 
 
@@ -239,6 +243,8 @@ PROGRAMS = {
     "plug-ins": tuned("task_arithmetic", orthogonalize="raw", penalty=0.35, decouple=0.45),
     "decouple's options": tuned("task_arithmetic", decouple=0.45, granularity="module", max_up=1.5, renormalise=True),
     "a limit at full strength": tuned("do_merging", max_up=2.0),
+    "a norm cap": tuned("task_arithmetic", pool="unequal", norm_cap=2.5),
+    "Pico": tuned("task_arithmetic", pico=True),
     "plug-ins off": tuned("do_merging", orthogonalize="off", decouple=0.0),
     "another penalty": tuned("do_merging", penalty=0.25),
 }

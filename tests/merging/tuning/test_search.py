@@ -123,6 +123,8 @@ def test_constraints_hold() -> None:
     subject = limited.subject(last.spec)
     assert isinstance(subject, Adapter)
     assert max(update.rank for update in subject.deltas.values()) <= 2
+    ranked = [c.spec for c in search(Space(rank=2, methods=("svd", "ctm"))).run(trials=6)]
+    assert {(spec.method, spec.values["rank"]) for spec in ranked} == {("svd", 2), ("ctm", 2)}
     with_texts = search(
         Space(texts=True, methods=("task_arithmetic", "regmean")), features=task_features(tiny_model(), 2), seed=2
     )

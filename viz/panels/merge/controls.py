@@ -14,7 +14,9 @@ import gradio as gr
 from merging.methods import Method, Param
 from merging.plugins.base import Plugin
 from merging.plugins.decouple import DECOUPLE_PARAMS, Decouple
+from merging.plugins.norm_cap import NORM_CAP_PARAMS
 from merging.plugins.orthogonalize import MODES, Orthogonalize
+from merging.plugins.pico import PICO_PARAMS
 from merging.plugins.soft_osrm import SoftOSRM
 from merging.recipes.spec import NOT_DECOUPLED, K, MergeSpec
 from merging.services.settings import K_RANGE, LIMIT, LIMIT_RANGE, MOST_SEED, MOST_TASKS, WEIGHT_RANGE, Settings
@@ -33,6 +35,7 @@ PLUGIN_SLIDERS = {  # control -> plug-in, its parameter
     "mu": ("soft_osrm", "mu"),
 }
 MAGNITUDE = DECOUPLE_PARAMS[1:]  # beside its strength; the controls have the parameters' names
+OTHERS = {"pico": PICO_PARAMS[0], "norm_cap": NORM_CAP_PARAMS[0]}  # plug-ins of one parameter, by their controls
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     def add(name: str, kind: type[gr.components.Component], **options: Any) -> None:
         form[name] = kind(**(options | start.get(name, {})), container=True, elem_id=f"ms-{name}")
 
+    def add_option(name: str, param: Param) -> None:
+        kind, style = (gr.Radio, "ms-segments") if _is_choice(param) else (gr.Slider, "ms-slider")
+        add(name, kind, **_option(param), elem_classes=style)
+
     gr.HTML("<h2>Pool</h2>", apply_default_css=False, container=False, padding=False)
     pools = [(pool_label(workbench, name), name) for name in workbench.pools]
     add("pool", gr.Radio, choices=pools, value=pool, label="Adapters", show_label=False)
@@ -81,12 +88,14 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     modes = {"label": plugins["orthogonalize"].title, "choices": list(MODES), "elem_classes": "ms-segments"}
     add("orthogonalize", gr.Radio, **modes)
     for name, (plugin, param) in PLUGIN_SLIDERS.items():
+        if name == "decouple":
+            for other, each in OTHERS.items():
+                add_option(other, each)
         add(name, gr.Slider, **plugin_slider(plugins[plugin], param), elem_classes="ms-slider")
         if name == "decouple":
             with gr.Accordion("Decouple: choices that are ours", open=False, elem_id="ms-decouple-more"):
                 for each in MAGNITUDE:
-                    kind, style = (gr.Radio, "ms-segments") if _is_choice(each) else (gr.Slider, "ms-slider")
-                    add(each.name, kind, **_magnitude(each), elem_classes=style)
+                    add_option(each.name, each)
     disclosure("ms-plugins-page", "How the plug-ins work", plugins_page(plugins.values()))
     k = {
         "minimum": K_RANGE[0],
@@ -160,8 +169,8 @@ def choose(workbench: Workbench, methods: Catalogue, pool: str, method: str) -> 
         options[f"choice_{slot}"] = _choice(_choices(params)[slot], tuned) if used else {"visible": False}
     for name in ("orthogonalize", *PLUGIN_SLIDERS):
         options[name] = {"value": tuned[name], "visible": methods[method].plugins}
-    for each in MAGNITUDE:
-        options[each.name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
+    for name, each in (OTHERS | {each.name: each for each in MAGNITUDE}).items():
+        options[name] = {"value": _shown(each, each.default), "visible": methods[method].plugins}
     options["seed"] = {"visible": methods[method].random}
     tasks = workbench.tasks(pool)
     for place in range(MOST_TASKS):
@@ -192,6 +201,7 @@ def read(workbench: Workbench, methods: Catalogue, form: Mapping[str, Any]) -> S
         weights=tuple(float(form[f"weight_{place}"]) for place in range(len(workbench.tasks(form["pool"])))),
         seed=int(form["seed"] or 0),
         k=int(form["k"]),
+        **({name: _read(param, form[name]) for name, param in OTHERS.items()} if method.plugins else {}),
     )
     return Settings(form["pool"], spec)
 
@@ -202,6 +212,7 @@ def form_of(methods: Catalogue, settings: Settings) -> dict[str, dict[str, Any]]
     found = {f"slider_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_sliders(params))}
     found |= {f"choice_{slot}": _shown(param, values[param.name]) for slot, param in enumerate(_choices(params))}
     found |= {param.name: _shown(param, values[param.name]) for param in MAGNITUDE}
+    found |= {name: _shown(param, values[name]) for name, param in OTHERS.items()}
     found |= {name: values[name] for name in ("orthogonalize", *PLUGIN_SLIDERS, "k", "seed")}
     found |= {f"weight_{place}": weight for place, weight in enumerate(settings.spec.weights)}
     return {name: {"value": value} for name, value in found.items()}
@@ -240,8 +251,8 @@ def _slider(param: Param, tuned: Mapping[str, Any], none: str = "automatic") -> 
     return limits | {"label": label, "info": param.help, "value": value, "visible": True}
 
 
-def _magnitude(param: Param) -> dict[str, Any]:
-    """Describe the control of an option of decouple."""
+def _option(param: Param) -> dict[str, Any]:
+    """Describe the control of a plug-in's option."""
     options = _choice(param, {}) if _is_choice(param) else _slider(param, {}, "no limit")
     return {name: value for name, value in options.items() if name not in ("value", "visible")}
 
