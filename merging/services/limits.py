@@ -43,6 +43,7 @@ class Limits(BaseSettings):
     pushes: int = Field(default=2, ge=1, description="pushes to the hub at once")
     loadings: int = Field(default=1, ge=1, description="changes of the base at once")
     programs: int = Field(default=2, ge=1, description="calls of programs at once")
+    program_seconds: int = Field(default=300, ge=1, description="seconds that one of them may take")
 
     @staticmethod
     def read() -> Limits:

@@ -10,6 +10,7 @@ import zipfile
 from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from mcp.types import CallToolResult
 import app
 from merging import METHODS, Adapter, MergeError, merge
 from merging.evaluation.accuracy import Hits, encode_task, evaluate, hits
+from merging.features.progress import Progress
 from merging.io.assets import assets_folder
 from merging.models.layers import working_copy
 from merging.models.load import load_base
@@ -37,7 +39,7 @@ from merging.services.settings import Settings
 from merging.shipped import load_pool
 from merging.tasks.task import Task
 from viz.panels.kit.look import launch_options
-from viz.panels.programs.endpoint import endpoint
+from viz.panels.programs.endpoint import endpoint, in_time
 from viz.panels.programs.endpoints import Programs
 
 NAMES = ("methods", "inspect", "merge", "evaluate", "predict")
@@ -278,12 +280,33 @@ USUAL: dict[str, Any] = {
 @settings(max_examples=30, deadline=None)
 @given(values=st.fixed_dictionaries({name: st.just(value) | JSON for name, value in USUAL.items()}))
 def test_any_values_are_answered_or_refused_in_a_sentence(name: str, values: dict[str, Any]) -> None:
-    function = getattr(Programs(app.playground(), lambda *_: iter(())), name)
+    function = getattr(Programs(app.playground(), lambda *_: (step for step in ())), name)
     asked = [values[parameter] for parameter in inspect.signature(function).parameters]
     try:
         list(endpoint(function)(*asked, SimpleNamespace(headers={}), lambda *_, **options: None))
     except gr.Error as error:
         assert one_sentence(MergeError(error.message))
+
+
+def test_a_call_that_takes_too_long_ends_with_what_it_has() -> None:
+    closed = []
+
+    def steps(result: bool) -> Iterator[Any]:
+        try:
+            yield Progress("merging", 0, 2)
+            if result:
+                yield "half"
+            while True:
+                sleep(0.01)
+                yield Progress("merging", 1, 2)
+        finally:
+            closed.append(result)
+
+    assert "half" in list(in_time(steps(True), 0.05))
+    with pytest.raises(MergeError) as refused:
+        list(in_time(steps(False), 0.05))
+    assert one_sentence(refused.value, "0.05 seconds")
+    assert closed == [True, False]
 
 
 # -- MCP ---------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ sentence.
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import wraps
+from time import monotonic
 from typing import Annotated, Any, get_args
 
 import gradio as gr
@@ -15,6 +17,7 @@ from pydantic import BeforeValidator, ValidationError, validate_call
 
 from merging.errors import MergeError
 from merging.features.progress import Progress
+from merging.services.limits import LIMITS
 
 SERVED = "/gradio_api/file="
 """Stands before a file's path in its address."""
@@ -44,13 +47,32 @@ def uploaded(files: list[gr.FileData] | None) -> list[str]:
     return paths
 
 
+def in_time(steps: Iterator[Any], seconds: float) -> Generator[Any, None, None]:
+    """Yield steps for so long: nobody notices when an MCP client has gone, so its call must end by itself.
+
+    Raises
+    ------
+    MergeError
+        If there has been nothing but `Progress` by then; else the last result stays.
+    """
+    end, answered = monotonic() + seconds, False
+    with closing(steps):  # type: ignore[type-var]
+        for step in steps:
+            if monotonic() > end:
+                if answered:
+                    return
+                raise MergeError(f"This takes longer than the {seconds} seconds of a call here: ask for less at once.")
+            answered = answered or not isinstance(step, Progress)
+            yield step
+
+
 def endpoint(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """Return a function as `gr.api` takes it; its docstring stays the description of endpoint and tool.
 
     Parameters
     ----------
-    function : yields results, each in place of the one before, and `Progress` between them; the last stays. What it is
-        given is checked against its annotations.
+    function : a generator of results, each in place of the one before, and of `Progress`; the last result stays, see
+        `in_time`. What it is given is checked against its annotations.
     """
     signature = inspect.signature(function)
     checked = validate_call(function)
@@ -60,12 +82,16 @@ def endpoint(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
         *values, request, progress = given
         tool = request.headers.get("x-gradio-user") == "mcp"
         try:
-            for step in checked(**dict(zip(signature.parameters, values, strict=True))):
-                if isinstance(step, Progress):
-                    progress((step.done, step.total or None), desc=step.what)
-                else:
-                    # what a tool returns is written by Gradio as Python does, here as JSON
-                    yield json.dumps(step, ensure_ascii=False) if tool and not isinstance(step, gr.FileData) else step
+            asked = checked(**dict(zip(signature.parameters, values, strict=True)))
+            with closing(in_time(asked, LIMITS.program_seconds)) as steps:
+                for step in steps:
+                    if isinstance(step, Progress):
+                        progress((step.done, step.total or None), desc=step.what)
+                    else:
+                        # what a tool returns is written by Gradio as Python does, here as JSON
+                        yield (
+                            json.dumps(step, ensure_ascii=False) if tool and not isinstance(step, gr.FileData) else step
+                        )
         except ValidationError as error:
             first = error.errors()[0]
             name, message = first["loc"][0], first["msg"][0].lower() + first["msg"][1:]

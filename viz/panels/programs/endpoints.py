@@ -121,7 +121,7 @@ class Programs:
         rows: int | None = None,
     ) -> Iterator[Progress | Plain]:
         """Measure the accuracy of a merge on the test rows of its tasks, with 95 % intervals. Results stream in until
-        "finished" is true.
+        "finished" is true; where that takes too long, what is known by then is the result.
 
         Args:
             merge: How: values as /methods shows them, {"method": "ties", "scaling": 0.5}, left out = the method's
