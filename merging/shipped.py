@@ -146,7 +146,7 @@ SHIPPED: dict[str, PoolSpec] = POOLS | {
         ),
         PoolSpec(
             "smollm2_osrm",
-            "SmolLM2-135M, OSRM's init",
+            "SmolLM2-135M, OSRM's start",
             "The same training of the language model, but each A starts where the other tasks' texts are quietest.",
             replace(WORDS_TRAINING, init="osrm"),
             base="smollm2",
