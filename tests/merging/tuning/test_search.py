@@ -186,9 +186,14 @@ from merging.tuning import search as tuning
 tuning.HEARTBEAT = 1
 one = test_search.search(storage={place!r}, seed=5)
 if {hang}:
-    import time
-    # it has given its first sign of life before it is killed
-    one.subject = lambda spec: (time.sleep(2), print("hanging", flush=True), time.sleep(600))
+    import sqlite3, time
+    def hung(spec):
+        signs = "select count(*) from trial_heartbeats"  # without one, nobody could notice that it is gone
+        while not sqlite3.connect({place!r}).execute(signs).fetchone()[0]:
+            time.sleep(0.05)
+        print("hanging", flush=True)
+        time.sleep(600)
+    one.subject = hung
 print([c.number for c in one.run(trials={trials})])
 """
 
