@@ -31,8 +31,7 @@ def ctm(stack: Stack, scaling: float, rank: int | None, balance: float, inner: s
     for a small R and norms that differ. With R at least the sum of all ranks nothing is cut, and a sum is Task
     Arithmetic.
 
-    On PEFT's default pool it cannot be told from Truncated SVD of the same rank (`mergescope sweep --pool default
-    --method ctm`).
+    On the default pool it cannot be told from Truncated SVD of the same rank.
 
     References
     ----------

@@ -34,8 +34,7 @@ def norm_cap(updates: Updates, mads: float | None) -> Updates:
     Adapters that lack the module, or do nothing there, do not count. Of one or two adapters none is ever capped at c =
     3. It comes before Decouple, so that an outlier does not raise the common magnitude.
 
-    On PEFT's default pool and on that of unequal budgets a plain sum gains no more by it than chance (`mergescope sweep
-    --pool unequal --method norm_cap`).
+    On the default pool and on that of unequal budgets a plain sum gains no more by it than chance.
 
     References
     ----------

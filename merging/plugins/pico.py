@@ -33,8 +33,7 @@ def pico(updates: Updates) -> Updates:
     brings the merged update to that norm, which a plug-in does not see; for a sum the two differ by a factor for each
     module.
 
-    On PEFT's default pool a plain sum gains no more by it than chance (`mergescope sweep --pool default --method
-    pico`).
+    On the default pool a plain sum gains no more by it than chance.
 
     References
     ----------
