@@ -120,7 +120,9 @@ def pool_of(bench: Workbench, pool: str, shelf: Sequence[Brought], base: str) ->
     if pool:
         raise MergeError("There are a pool and adapters of your own: give one of them.")
     visitor = Visitor()
+    bench.governor.welcome(visitor)
     try:
+        bench.governor.admit(visitor.key, len(shelf))
         yield _add(bench, visitor, shelf, base)
     finally:
         visitor.leave(bench)
