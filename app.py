@@ -177,8 +177,9 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
-    programs = Programs(playground(), stream_accuracy)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, programs, bases)
+    stream = bench.remembering(stream_accuracy)
+    programs = Programs(playground(), stream)
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, stream_tuning, programs, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -119,7 +119,7 @@ class FakeWorkbench:
     def starts(self, pool: str) -> set[str]:
         return {"osrm" if pool == "osrm" else "default"}
 
-    def shipped(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
+    def known(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
         return self.measured_before.get((settings.spec.method, settings.spec.scaling), [])
 
     def sweep(self, pool: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import gradio as gr
 from merging.experiments.sweep import CONTENDERS
 from merging.services.governor import Governor
 from merging.services.limits import LIMITS
+from merging.services.results import Stream
 from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -24,7 +25,6 @@ from viz.panels.kit.plot import serve_files
 from viz.panels.lessons.gallery import Drawings
 from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
-from viz.panels.merge.handlers import Stream
 from viz.panels.merge.panel import merge_panel
 from viz.panels.merge.tune import Tune
 from viz.panels.osrm.found import Found
