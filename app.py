@@ -38,7 +38,7 @@ from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
 from merging.services.chat import Chat
-from merging.services.limits import LIMITS
+from merging.services.limits import LIMITS, profile_of
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
@@ -52,6 +52,8 @@ from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.health import Health
+from viz.panels.server.jobs import log_jobs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -149,6 +151,12 @@ def playground() -> Playground:
     return Playground(workbench())
 
 
+@cache
+def health() -> Health:
+    """Begin to look after the server, once per process."""
+    return Health(workbench().governor)
+
+
 def answering_seconds(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> int:
     """Estimate how long answering a task's rows takes on a GPU."""
     return min(LIMITS.gpu_seconds, 15 + limit // 40)
@@ -179,7 +187,7 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
     stream = bench.remembering(stream_accuracy)
     programs = Programs(playground(), stream)
-    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, stream_tuning, programs, bases)
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, stream_tuning, programs, health(), bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:
@@ -187,8 +195,10 @@ def main(bases: Sequence[str] = ()) -> None:
     from merging.methods import METHODS
 
     demo = build(bases)
+    if profile_of(os.environ) != "laptop":
+        log_jobs()
     Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
-    demo.launch(**launch_options())
+    demo.launch(**launch_options(), app_kwargs={"routes": [health().route()]})
 
 
 if __name__ == "__main__":

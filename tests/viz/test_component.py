@@ -23,6 +23,7 @@ from viz.panels.kit.plot import DIAGNOSE, EARLY, SCRIPTS, STYLES, TEMPLATE, payl
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.health import Health
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -58,7 +59,8 @@ def demo() -> Iterator[gr.Blocks]:
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
     osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs)
+    health = Health(workbench.governor)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs, health)
     yield blocks
     blocks.close()
 

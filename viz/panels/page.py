@@ -31,6 +31,9 @@ from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.about import about_server
+from viz.panels.server.health import Health
+from viz.panels.server.jobs import watch
 from viz.panels.try_it.panel import Handlers, try_panel
 
 
@@ -45,6 +48,7 @@ def page(
     tried: Handlers,
     tune: Tune,
     programs: Programs,
+    health: Health,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -69,6 +73,8 @@ def page(
         `tune(plan)` yields the steps of `merging.services.tuning.tune`.
     programs : Programs
         What programs ask.
+    health : Health
+        What the server says of itself.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -97,6 +103,7 @@ def page(
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, address, workbench, methods, merging)
         lessons_card(workbench, methods, merging)
+        about_server(health)
         pool = merging.form["pool"]
         about = {
             "fn": lambda key: header_html(workbench.device, workbench.base_title(key)),
@@ -105,6 +112,8 @@ def page(
         }
         pool.change(**about, queue=False, **QUIET)
         _register_states(demo, visitor, workbench.governor)
+    watch(demo)
+    health.demo = demo
     return demo.queue(max_size=LIMITS.waiting)
 
 
