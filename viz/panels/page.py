@@ -36,6 +36,9 @@ from viz.panels.server.health import Health
 from viz.panels.server.jobs import watch
 from viz.panels.try_it.panel import Handlers, try_panel
 
+STATUS_EVERY = 2.0
+"""Seconds between two words to those who wait of their place."""
+
 
 def page(
     workbench: Workbench,
@@ -114,7 +117,7 @@ def page(
         _register_states(demo, visitor, workbench.governor)
     watch(demo)
     health.demo = demo
-    return demo.queue(max_size=LIMITS.waiting)
+    return demo.queue(STATUS_EVERY, max_size=LIMITS.waiting)
 
 
 def _register_states(demo: gr.Blocks, visitor: gr.State, governor: Governor) -> None:

@@ -23,7 +23,7 @@ STYLES = tuple(
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
 LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "handout", "gallery"))
-EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access"))
+EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access", "place"))
 """Scripts that run before any component does."""
 
 

@@ -70,12 +70,16 @@ def server_html(now: Mapping[str, Any]) -> str:
 
 def _work(queue: Mapping[str, Mapping[str, int]]) -> str:
     rows = "".join(
-        f'<tr data-kind="{kind}"><th scope="row">{escape(kind)}</th><td>{turns["running"]} of {turns["at_once"]}</td>'
-        f"<td>{turns['waiting'] or '–'}</td></tr>"
+        f'<tr data-kind="{kind}"><th scope="row">{escape(_kind(kind))}</th>'
+        f"<td>{turns['running']} of {turns['at_once']}</td><td>{turns['waiting'] or '–'}</td></tr>"
         for kind, turns in queue.items()
     )
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("work", "now", "waiting"))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _kind(kind: str) -> str:
+    return described(f"{PREFIX}{kind}".upper()).removesuffix(" at once")
 
 
 def _held(name: str, bytes_of: Mapping[str, int]) -> str:
