@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MergeError
+from ..io.whole import whole_file
 from .adapters import loaded
 from .options import Base, Output
 from .recipes import evaluate_recipe, features_of, opened
@@ -98,7 +99,8 @@ def tune_merge(
     rank = rank or (None if merged.method.low_rank else max(min(shape) for shape in merged.shapes.values()))
     tuned = TunedEntry(study=study, trial=best.number, seed=seed)
     print(merged.save(output, rank, tuned=tuned))
-    search.table().to_csv(output / "trials.csv", index=False)
+    with whole_file(Path(output) / "trials.csv") as fresh:
+        search.table().to_csv(fresh, index=False)
     print(f"trial {best.number}, the best of {len(search.table())}: {best.spec.words()}")
     print(
         f"{best.average:.3f} on validation, which is optimistic, since it was chosen there; on test rows, which the "

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from ..io.whole import writing
 from .governor import GUEST
 from .pools import Pools
 
@@ -50,6 +51,10 @@ class Visitor:
 
     def folder(self, tab: str) -> Path:
         """Return where the files of one tab are; it goes with the visitor, or at the latest with the server."""
+        with writing("your files"):
+            return self._place(tab)
+
+    def _place(self, tab: str) -> Path:
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="mergescope-", ignore_cleanup_errors=True)
         place = Path(self._folder.name) / tab
