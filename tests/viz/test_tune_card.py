@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from merging import MergeError
 from merging.recipes.spec import MergeSpec
 from merging.services.tuning import TunePlan, tune
 from merging.services.workbench import Workbench
+from merging.tuning.importance import choices
 from merging.tuning.search import Candidate, ranked
-from viz.figures.tuning import average_against_worst, candidates_tried
+from viz.figures.tuning import NONE, average_against_worst, candidates_tried, choices_made, choices_that_mattered
 from viz.panels.merge.tune import ranking
 
 FOUND = [
@@ -29,6 +31,35 @@ def test_the_figures_show_every_candidate_and_the_front() -> None:
     dots, front = average_against_worst(table)["data"]
     assert len(dots["x"]) == 3
     assert list(zip(front["x"], front["y"], strict=True)) == [(0.7, 0.6), (0.8, 0.5)]
+
+
+def test_a_line_is_a_candidate_and_ends_at_its_value() -> None:
+    dense = Candidate(4, MergeSpec.of("ties", {"scaling": 0.5, "density": 0.5}), "measured", 0.65, 0.65, 0.6, 200, 1.0)
+    tried = [*FOUND, dense]
+    table = choices(tried)
+    names = ["density", "method", "λ"]
+    figure = choices_made(table, pd.DataFrame({"choice": names, "importance": 0.5, "spread": 0.1}))
+    axes = len(names) + 1
+    assert figure["layout"]["xaxis"]["ticktext"] == [*names, "value"]
+    lines = {}
+    for trace in figure["data"]:
+        for start in range(0, len(trace["y"]), axes + 1):
+            *heights, gap = trace["y"][start : start + axes + 1]
+            assert gap is None
+            lines[trace["text"][start].partition("<br>")[0]] = heights
+    assert lines.keys() == {one.spec.words() for one in tried}
+    # from the worst value to the best, .3 to .8
+    for one in tried:
+        assert lines[one.spec.words()][-1] == pytest.approx((one.value - 0.3) / 0.5)
+    # TSV-M has no density; of the methods TIES was the best
+    assert lines[FOUND[2].spec.words()][0] == NONE
+    assert lines[FOUND[1].spec.words()][1] == 1.0
+
+
+def test_what_mattered_most_is_at_the_top() -> None:
+    rows = pd.DataFrame({"choice": ["λ", "method"], "importance": [0.7, 0.3], "spread": [0.1, 0.05]})
+    [bars] = choices_that_mattered(rows)["data"]
+    assert (bars["y"], bars["x"], bars["error_x"]["array"]) == (["method", "λ"], [0.3, 0.7], [0.05, 0.1])
 
 
 def test_only_what_was_measured_can_be_used() -> None:
