@@ -58,7 +58,7 @@ def demo() -> Iterator[gr.Blocks]:
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
     osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, nothing, programs)
     yield blocks
     blocks.close()
 
