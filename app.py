@@ -1,7 +1,13 @@
-"""Mergescope's app: `python app.py`, then open the address it prints."""
+"""Mergescope's app: `python app.py`, then open the address it prints; `--public` for a server that strangers use."""
 
 import os
+from argparse import ArgumentParser
 
+if __name__ == "__main__":  # before anything reads the limits
+    asked = ArgumentParser(description=__doc__)
+    asked.add_argument("--public", action="store_true", help="with the limits of a public server")
+    if asked.parse_args().public:
+        os.environ.setdefault("MERGESCOPE_PROFILE", "public")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("SPACE_ID"):
@@ -183,9 +189,10 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
-    programs = Programs(playground(), stream_accuracy)
+    stream = bench.remembering(stream_accuracy)
+    programs = Programs(playground(), stream)
     tuning = stream_tuning, stream_scaling
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, *tuning, programs, bases)
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
+from merging.services.results import Stream
 from merging.services.workbench import Workbench
 from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET, turns
@@ -16,7 +17,7 @@ from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
-from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
+from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers
 from viz.panels.merge.recipe import Paste, paste_box, recipe
 from viz.panels.merge.scaling import SweepScaling, wire_scaling
 from viz.panels.merge.session import Session

@@ -35,7 +35,7 @@ def tune_scaling(
             if session.presses != mine:
                 break
             if isinstance(step, Progress):
-                words = f"{step.what[:1].upper()}{step.what[1:]}: {step.done} of {step.total}. Press “Tune λ” again to stop."
+                words = f"{step.what[:1].upper()}{step.what[1:]}: {step.done} of {step.total}. Once more stops it."
                 yield {"notes": f'<p role="status">{words}</p>'}, {}
                 continue
             rows = pd.concat([rows, step], ignore_index=True)
