@@ -131,7 +131,7 @@ def said() -> Iterator[None]:
     try:
         yield
     except MergeError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandlers) -> MergeTab:
