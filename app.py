@@ -33,6 +33,7 @@ except ImportError:  # only Spaces has it
     spaces = None
 
 import gradio as gr
+import pandas as pd
 
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
@@ -42,7 +43,7 @@ from merging.services.limits import LIMITS, profile_of
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
-from merging.services.tuning import TunePlan, tune
+from merging.services.tuning import TunePlan, sweep_scaling, tune
 from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -145,6 +146,17 @@ def stream_tuning(plan: TunePlan) -> Iterator[Progress | Candidate]:
     yield from tune(workbench(), plan)
 
 
+def sweeping_seconds(settings: Settings, rows: int) -> int:
+    """Estimate how long measuring a merge over λ takes on a GPU."""
+    return min(LIMITS.gpu_seconds, 30 + rows // 2)
+
+
+@on_gpu(sweeping_seconds)
+def stream_scaling(settings: Settings, rows: int) -> Iterator[Progress | pd.DataFrame]:
+    """Measure a merge over λ."""
+    yield from sweep_scaling(workbench(), settings, rows)
+
+
 @cache
 def playground() -> Playground:
     """Open what the Try it tab asks, once per process."""
@@ -187,7 +199,8 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
     stream = bench.remembering(stream_accuracy)
     programs = Programs(playground(), stream)
-    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, stream_tuning, programs, health(), bases)
+    tuning = stream_tuning, stream_scaling
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, health(), bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -66,6 +66,7 @@ def tune_merge(
     from ..recipes.spec import MergeSpec
     from ..shipped import load_pool
     from ..tasks.task import Task
+    from ..tuning.importance import choices, importances
     from ..tuning.search import Search
     from ..tuning.space import Space
 
@@ -101,6 +102,11 @@ def tune_merge(
     print(merged.save(output, rank, tuned=tuned))
     with whole_file(Path(output) / "trials.csv") as fresh:
         search.table().to_csv(fresh, index=False)
+    made = choices(search.candidates, [adapter.name for adapter in adapters])
+    with whole_file(Path(output) / "choices.csv") as fresh:
+        made.to_csv(fresh, index=False)
+    if mattered := [f"{row.choice} {row.importance:.0%}" for row in importances(made).itertuples()]:
+        print(f"of the differences in value follow: {', '.join(mattered)}")
     print(f"trial {best.number}, the best of {len(search.table())}: {best.spec.words()}")
     print(
         f"{best.average:.3f} on validation, which is optimistic, since it was chosen there; on test rows, which the "

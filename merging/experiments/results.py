@@ -14,6 +14,7 @@ from ..evaluation.intervals import Recovered, average, gap_recovered
 from ..shipped import POOLS, SHIPPED
 from .correlations import markdown_bank
 from .do_pieces.markdown import markdown_do
+from .load_test import markdown_load
 from .sweep import ALONE, BASE, CONTENDERS, best_scalings, marks_of, read_table
 from .tables import markdown_adapters, markdown_osrm, markdown_results
 
@@ -128,5 +129,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "osrm": markdown_osrm,
     "do": markdown_do,
     "bank": markdown_bank,
+    "load": markdown_load,
 }
 """{marker: what stands there}."""

@@ -59,8 +59,8 @@ def demo() -> Iterator[gr.Blocks]:
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
     osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
-    health = Health(workbench.governor)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs, health)
+    health, tuning = Health(workbench.governor), (nothing, nothing)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, *tuning, programs, health)
     yield blocks
     blocks.close()
 

@@ -1,7 +1,8 @@
 """Average accuracy against the scaling λ: the sweep on validation, the current λ, the merge and the pins on test."""
 
 from collections.abc import Mapping
-from typing import Any
+from math import isnan
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -9,6 +10,16 @@ from viz.figures.theme import ACCENT, CARD, INK, MUTED, Figure, axis, band, inte
 
 REACH = 2.0  # where the slider ends; a sweep that goes on is drawn beyond only if it is the current method's
 DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
+
+
+class Row(NamedTuple):
+    """A point of a sweep; `scaling` is NaN for a method without λ."""
+
+    method: str
+    scaling: float
+    average: float
+    low: float
+    high: float
 
 
 def average_against_scaling(
@@ -45,19 +56,21 @@ def average_against_scaling(
     dict
         The figure; `layout.shapes[0].x0` is λ.
     """
-    others = [name for name in sweep["method"].unique() if name != method]
-    grid = sorted(sweep["scaling"].dropna().unique())
+    # many times a second while an evaluation streams: plain rows, since pandas takes ten times as long for so few
+    rows = [Row(*values) for values in zip(*(sweep[name].tolist() for name in Row._fields), strict=True)]
+    curves = {name: [row for row in rows if row.method == name] for name in dict.fromkeys(row.method for row in rows)}
+    mine = curves.pop(method, [])
+    grid = sorted({row.scaling for row in rows if not isnan(row.scaling)})
     traces = []
-    many = len(others) > len(DASHES)  # too many for a dash and a line in the legend each
-    for place, name in enumerate(others):
+    many = len(curves) > len(DASHES)  # too many for a dash and a line in the legend each
+    for place, (name, points) in enumerate(curves.items()):
         line = {"color": MUTED, "width": 1} if many else {"color": MUTED, "width": 1.5, "dash": DASHES[place]}
-        curve = _curve(_level(sweep[sweep["method"] == name], grid), titles.get(name, name), line)
+        curve = _curve(points, grid, titles.get(name, name), line)
         quiet = {"name": "other methods", "showlegend": place == 0, "opacity": 0.5}
         traces.append(curve | quiet if many else curve)
-    mine = _level(sweep[sweep["method"] == method], grid)
-    if len(mine):
-        traces.append(_band(mine))
-        traces.append(_curve(mine, titles.get(method, method), {"color": ACCENT, "width": 3}))
+    if mine:
+        traces.append(_band(mine, grid))
+        traces.append(_curve(mine, grid, titles.get(method, method), {"color": ACCENT, "width": 3}))
     for (run, colour), rows in pins.groupby(["run", "colour"], sort=False) if pins is not None else ():
         marker = {"symbol": "diamond-open", "size": 11, "color": colour, "line": {"width": 2}}
         traces.append(_points(rows, run, marker))
@@ -72,7 +85,7 @@ def average_against_scaling(
     reach = max(
         [
             REACH,
-            mine["scaling"].max(),
+            *(row.scaling for row in _level(mine, grid) if not isnan(row.scaling)),
             *([] if scaling is None else [scaling]),
             *([] if pins is None else pins["scaling"]),
         ]
@@ -92,20 +105,21 @@ def average_against_scaling(
     }
 
 
-def _level(rows: pd.DataFrame, grid: list[float]) -> pd.DataFrame:
+def _level(rows: list[Row], grid: list[float]) -> list[Row]:
     """Repeat the one row of a method without λ over all λ of the others, so that its line can be hovered anywhere."""
-    flat = len(rows) > 0 and bool(rows["scaling"].isna().all())
-    return pd.concat([rows.assign(scaling=x, flat=True) for x in grid]) if flat and grid else rows.assign(flat=False)
+    if grid and all(isnan(row.scaling) for row in rows):
+        return [row._replace(scaling=x) for x in grid for row in rows]
+    return sorted(rows, key=lambda row: row.scaling)
 
 
-def _curve(rows: pd.DataFrame, name: str, line: dict[str, Any]) -> dict[str, Any]:
-    rows = rows.sort_values("scaling")
-    flat = bool(rows["flat"].any())
+def _curve(rows: list[Row], grid: list[float], name: str, line: dict[str, Any]) -> dict[str, Any]:
+    flat = all(isnan(row.scaling) for row in rows) and bool(grid)
     at = "no λ" if flat else "λ %{x:.2f}"
+    points = _level(rows, grid)
     return {
         "type": "scatter",
-        "x": rows["scaling"].tolist(),
-        "y": rows["average"].tolist(),
+        "x": [row.scaling for row in points],
+        "y": [row.average for row in points],
         "mode": "lines" if flat else "lines+markers",
         "name": name,
         "line": line,
@@ -114,9 +128,9 @@ def _curve(rows: pd.DataFrame, name: str, line: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _band(rows: pd.DataFrame) -> dict[str, Any]:
-    rows = rows.sort_values("scaling")
-    return band(*(rows[column].tolist() for column in ("scaling", "low", "high")))
+def _band(rows: list[Row], grid: list[float]) -> dict[str, Any]:
+    points = _level(rows, grid)
+    return band(*([getattr(row, column) for row in points] for column in ("scaling", "low", "high")))
 
 
 def _level_line(name: str, value: float, dash: str, ends: list[float]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from viz.panels.lessons.gallery import Drawings
 from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
 from viz.panels.merge.panel import merge_panel
+from viz.panels.merge.scaling import SweepScaling
 from viz.panels.merge.tune import Tune
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
@@ -50,6 +51,7 @@ def page(
     brought: AdaptersHandlers,
     tried: Handlers,
     tune: Tune,
+    sweep: SweepScaling,
     programs: Programs,
     health: Health,
     bases: Sequence[str] = (),
@@ -74,6 +76,8 @@ def page(
         The Try it panel's.
     tune : callable
         `tune(plan)` yields the steps of `merging.services.tuning.tune`.
+    sweep : callable
+        `sweep(settings, rows)` yields those of `merging.services.tuning.sweep_scaling`.
     programs : Programs
         What programs ask.
     health : Health
@@ -92,7 +96,7 @@ def page(
         address = Address()
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
-                merging = merge_panel(demo, address, workbench, methods, plugins, stream, tune)
+                merging = merge_panel(demo, address, workbench, methods, plugins, stream, tune, sweep)
             with gr.Tab("Lessons", id="lessons"):
                 lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:

@@ -15,6 +15,10 @@ NOW = QUIET | {"queue": False}
 """Of one that does not wait behind running work."""
 
 
+DRAWING = 0.25
+"""Share of the time that running work may take for being drawn."""
+
+
 def turns(work: str, shown: Any = None) -> dict[str, Any]:
     """Let so many events of a kind of work, a name in `Limits`, go on at once; the others wait for their turn.
 
@@ -27,13 +31,16 @@ def turns(work: str, shown: Any = None) -> dict[str, Any]:
 
 
 def paced(steps: Iterator[Step], pause: float) -> Generator[tuple[Step, bool], None, None]:
-    """Yield every step, and whether it is time to draw: ``pause`` seconds after the last time that it was.
+    """Yield every step, and whether it is time to draw: ``pause`` seconds after the last time that it was, or longer
+    where drawing takes long, so that on a busy server it never takes more than a share of the work's time.
 
     The steps are closed with this generator, so work stops where nobody takes its steps any more.
     """
-    drawn = -pause
+    drawn, took = -pause, 0.0
     with closing(steps):  # type: ignore[type-var]
         for step in steps:
-            if due := monotonic() - drawn > pause:
+            if due := monotonic() - drawn > max(pause, took / DRAWING):
                 drawn = monotonic()
             yield step, due
+            if due:
+                took = monotonic() - drawn

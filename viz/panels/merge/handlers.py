@@ -239,7 +239,9 @@ class MergeHandlers:
         return {
             "verdict": verdict_html(run, before, references, self.workbench.title),
             "accuracy": views.accuracy_view(self.workbench, run, before, pins),
-            "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
+            "sweep": views.sweep_view(
+                self.methods, references, self.workbench.sweep(pool), run, pins, session.curve_of(run.settings)
+            ),
             "compare": compare_html(run, pins, references, self.workbench.title, session.against),
         }
 

@@ -219,6 +219,8 @@ class Session:
         self.future: list[tuple[Settings, int]] = []
         self.now: tuple[Settings, int] | None = None
         self.drag, self.moved_at = DRAG, 0.0
+        self.curve: tuple[Settings, pd.DataFrame] | None = None  # a merge over λ, measured here on validation
+        self.presses = 0  # of “Tune λ”: odd while it runs
         self.sent: dict[str, str] = {}
         self._drawn: dict[str, tuple[Any, ...]] = {}
         self._runs: dict[tuple[Any, ...], Run] = {}
@@ -241,6 +243,13 @@ class Session:
         while len(self._runs) > REMEMBERED:
             del self._runs[next(iter(self._runs))]
         return run
+
+    def curve_of(self, settings: Settings) -> pd.DataFrame | None:
+        """Return what was measured here of a merge over λ, if anything was."""
+        if self.curve is None or settings.spec.scaling is None:
+            return None
+        mine, rows = self.curve
+        return rows if mine.changed(scaling=1.0).canonical() == settings.changed(scaling=1.0).canonical() else None
 
     def cancel(self) -> None:
         """Let the current run stop at its next step."""

@@ -65,13 +65,13 @@ class Training:
 
     def cancel(self) -> None:
         """Let the training end at its next step; what is done is kept."""
-        if self.running:
+        if self.running and self.root.exists():  # a visitor who has left took it along
             self.stop_file.touch()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the visitor has stopped it."""
-        return self.stop_file.exists()
+        """Whether the visitor has stopped it, or left."""
+        return self.stop_file.exists() or not self.root.exists()
 
 
 @dataclass
