@@ -44,6 +44,7 @@ from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
 from merging.services.tuning import TunePlan, sweep_scaling, tune
+from merging.services.visitor import clear_killed
 from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -208,6 +209,7 @@ def main(bases: Sequence[str] = ()) -> None:
     from merging.methods import METHODS
 
     demo = build(bases)
+    clear_killed()
     if profile_of(os.environ) != "laptop":
         log_jobs()
     Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
