@@ -8,6 +8,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from gradio_client import Client
 
 pytest.importorskip("playwright")
 from pages import served
@@ -23,10 +24,10 @@ def health(url: str) -> dict[str, Any]:
         return json.load(answer)
 
 
-def until(url: str, **expected: int) -> None:
-    """Wait until the server says that so many evaluations run and wait."""
+def until(url: str, kind: str = "evaluations", **expected: int) -> None:
+    """Wait until the server says that so much of a kind of work runs and waits."""
     deadline = time.monotonic() + 30
-    while (queue := health(url)["queue"]["evaluations"]) | expected != queue:
+    while (queue := health(url)["queue"][kind]) | expected != queue:
         assert time.monotonic() < deadline, queue
         time.sleep(0.3)
 
@@ -65,6 +66,30 @@ def test_the_queue_is_seen_left_and_told(browser, tmp_path: Path) -> None:
         assert health(url)["visitors"] == 2
         third.context.close()
         until(url, running=0, waiting=0)
+    told(tmp_path)
+
+
+def test_what_may_not_even_wait_is_told_so_and_can_be_asked_again(browser, tmp_path: Path) -> None:
+    # what a page draws for itself waits for a moment, too
+    with served(tmp_path, "app.py", MERGESCOPE_PROGRAMS="1", MERGESCOPE_WAITING="3") as url:
+        program = Client(url, verbose=False)
+        merge = {"method": "task_arithmetic", "scaling": 0.37}
+        jobs = [program.submit(merge, pool="papers", rows=1000, api_name="/evaluate") for _ in range(4)]
+        until(url, "programs", running=1, waiting=3)
+        assert health(url)["status"] == "full"
+        page = browser.new_context().new_page()
+        page.goto(f"{url}{LONG}0.93")
+        refused = page.locator("#ms-verdict [role=alert]")
+        expect(refused).to_have_text(re.compile("3 pieces of work wait here already.*try again in a minute"))
+        for job in reversed(jobs):
+            job.cancel()
+        until(url, "programs", running=0, waiting=0)
+        page.locator("#ms-again").click()
+        expect(state(page, "running")).to_be_visible(timeout=30_000)
+
+
+def told(tmp_path: Path) -> None:
+    """Look at what the server has written of its jobs."""
     lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line.startswith("{")]
     jobs = [json.loads(line) for line in lines]
     assert [job["outcome"] for job in jobs if job["kind"] == "evaluations"] == ["stopped", "stopped"]

@@ -19,6 +19,10 @@ DRAWING = 0.25
 """Share of the time that running work may take for being drawn."""
 
 
+CROWDED = f"{LIMITS.waiting:,} pieces of work wait here already, and no more may: try again in a minute."
+"""Why an event that was to wait was refused."""
+
+
 def turns(work: str, shown: Any = None) -> dict[str, Any]:
     """Let so many events of a kind of work, a name in `Limits`, go on at once; the others wait for their turn.
 

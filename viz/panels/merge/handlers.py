@@ -20,7 +20,7 @@ from merging.services.results import Stream
 from merging.services.settings import LIMIT, Settings
 from merging.services.workbench import MergeView, Workbench
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import paced
+from viz.panels.kit.events import CROWDED, paced
 from viz.panels.kit.help import first_paragraph, method_page
 from viz.panels.merge import views
 from viz.panels.merge.compare import compare_html
@@ -202,6 +202,14 @@ class MergeHandlers:
         """Stop the current run before its next step, and leave what there is of it."""
         session.cancel()
         return session.changed(**self.accuracy(session, session.run)) if session.run else {}
+
+    def crowded(self, session: Session) -> dict[str, str]:
+        """Say that the current run may not even wait, if that is why it has not begun."""
+        run = session.run
+        if run is None or run.state != "waiting":
+            return {}
+        run.state, run.error = "failed", CROWDED
+        return session.changed(**self.accuracy(session, run))
 
     def pin(self, session: Session) -> dict[str, str]:
         """Keep the current run in the figures."""

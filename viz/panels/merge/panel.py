@@ -180,6 +180,7 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
     def follow(event: Any) -> None:
         waits = turns("evaluations", layout.outputs["verdict"])
         followed.append(event.then(evaluate, state, streamed, **QUIET | waits))
+        followed[-1].failure(lambda session: send(panel.crowded(session), ACCURACY), state, figures, **NOW)
 
     # most merges take milliseconds; the style sheet shows the clock only where one takes longer
     clock = QUIET | {"show_progress": "minimal", "show_progress_on": layout.outputs["about"], "queue": False}
@@ -202,10 +203,8 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
     after(layout.controls.equal.click(None, None, weights, js=f"() => Array({len(weights)}).fill(1)", **QUIET))
     follow(layout.again.click(again, inputs, outputs, **clock))
     _wire_cancel(layout, panel, state, figures, followed)
-    layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
-    layout.controls.unpin.click(
-        lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET
-    )
+    for button, work in ((layout.controls.pin, panel.pin), (layout.controls.unpin, panel.unpin)):
+        button.click(lambda session, work=work: send(work(session), ACCURACY), state, figures, **NOW)
     _wire_compare(layout, panel, state, figures)
     _wire_turns(layout, panel, state, controls, after)
     _wire_rank(layout, panel, loaded, applied)

@@ -128,6 +128,8 @@ def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: g
     offered = [pool, layout.choice, layout.download]
     waits = turns("trainings", layout.outputs["training"])
     trained = begun.then(train, state, [*components(TRAINING), *offered], **QUIET | waits)
+    status = layout.outputs["training"]
+    trained.failure(lambda session: _send(panel.crowded(session), ("training",)), state, status, **NOW)
     layout.cancel.click(
         lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW
     )

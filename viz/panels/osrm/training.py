@@ -18,7 +18,7 @@ from merging.services.plan import Trained
 from merging.services.pools import Pools
 from merging.training.variants import VARIANTS
 from viz.panels.kit.alert import alert
-from viz.panels.kit.events import paced
+from viz.panels.kit.events import CROWDED, paced
 from viz.panels.merge.session import Score
 from viz.panels.osrm import views
 from viz.panels.osrm.plan import read_plan
@@ -100,6 +100,14 @@ class TrainingHandlers:
             if training.take(event) or due:
                 yield session.changed(**self.training(session))
         training.state = "stopped" if training.cancelled else "done"
+
+    def crowded(self, session: OsrmSession) -> Values:
+        """Say that the training may not even wait, if that is why it has not begun."""
+        training = session.training
+        if training is None or training.state != "waiting":
+            return {}
+        training.state, training.error = "failed", CROWDED
+        return session.changed(training=training_html(self.titles(session), training))
 
     def cancel(self, session: OsrmSession) -> Values:
         """Stop the training; what is done is kept."""
