@@ -69,7 +69,7 @@ def _numbers(summary: Summary | None, tasks: int, title: Callable[[str], str], u
     recovered = average = worst = "–"
     tone, spread, counted = "", "", f"{tasks} adapters" if unmeasured else f"{tasks} tasks"
     share = "(merge − base) ÷ (own adapter − base)"
-    note = "opened without tasks: nothing to measure" if unmeasured else "first estimates come within seconds"
+    note = "opened without tasks: nothing to measure" if unmeasured else "estimates stream in once it begins"
     if summary is not None:
         recovered, tone, share = _recovered(summary)
         average, spread = f"{summary.average:.3f}", f"± {(summary.high - summary.low) / 2:.3f}"
