@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from typing import Any
 
 try:
@@ -195,12 +196,25 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, bases)
 
 
-def main(bases: Sequence[str] = ()) -> None:
-    """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+def get_ready() -> None:
+    """Load what the first visitor needs; then read, a batch at a time, what Diagnose, OSRM and Try it would read
+    first.
+    """
     from merging.methods import METHODS
 
+    start = opening(workbench(), METHODS)
+    workbench().warm_up(start)
+    if LIMITS.read_ahead:
+        example, _ = playground().row(start.pool, workbench().tasks(start.pool)[0], 0)
+        playground().said(start.pool, [example], {"base": None, "own": None, "merge": start})
+        for _ in workbench().read_moments(start):
+            sleep(0.1)  # visitors come first
+
+
+def main(bases: Sequence[str] = ()) -> None:
+    """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     demo = build(bases)
-    Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
+    Thread(target=get_ready, daemon=True).start()
     demo.launch(**launch_options())
 
 
