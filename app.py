@@ -40,11 +40,12 @@ from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
 from merging.services.chat import Chat
-from merging.services.limits import LIMITS
+from merging.services.limits import LIMITS, profile_of
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
 from merging.services.tuning import TunePlan, sweep_scaling, tune
+from merging.services.visitor import clear_killed
 from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -54,6 +55,8 @@ from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.health import Health
+from viz.panels.server.jobs import log_jobs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -162,6 +165,12 @@ def playground() -> Playground:
     return Playground(workbench())
 
 
+@cache
+def health() -> Health:
+    """Begin to look after the server, once per process."""
+    return Health(workbench().governor)
+
+
 def answering_seconds(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> int:
     """Estimate how long answering a task's rows takes on a GPU."""
     return min(LIMITS.gpu_seconds, 15 + limit // 40)
@@ -193,7 +202,7 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     stream = bench.remembering(stream_accuracy)
     programs = Programs(playground(), stream)
     tuning = stream_tuning, stream_scaling
-    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, bases)
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, health(), bases)
 
 
 def get_ready() -> None:
@@ -214,8 +223,11 @@ def get_ready() -> None:
 def main(bases: Sequence[str] = ()) -> None:
     """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     demo = build(bases)
+    clear_killed()
+    if profile_of(os.environ) != "laptop":
+        log_jobs()
     Thread(target=get_ready, daemon=True).start()
-    demo.launch(**launch_options())
+    demo.launch(**launch_options(), app_kwargs={"routes": [health().route()]})
 
 
 if __name__ == "__main__":
