@@ -30,6 +30,8 @@ class FaultError(Exception):
 def judge(status: int, content: Any) -> Exception:
     """Tell a polite refusal from a fault."""
     said = content.get("error") or content.get("detail") if isinstance(content, dict) else content
+    if isinstance(said, list) and said and isinstance(said[0], dict):  # what FastAPI says of a body
+        said = f"The body does not fit: {said[0].get('msg')}"
     sentence = isinstance(said, str) and len(said.split()) >= 3 and "Traceback" not in said
     return RefusedError(said) if sentence else FaultError(f"{status}: {str(content)[:300]}")
 
@@ -102,16 +104,17 @@ class Page:
         target = self.layout.tabs[tab]
         await asyncio.gather(*(self.run(id_, target, {"value": tab}) for id_ in self.layout.on[target, "select"]))
 
-    async def upload(self, elem_id: str, *files: Path) -> None:
-        """Give files to a component, as the browser does."""
+    async def upload(self, elem_id: str, *files: Path, several: bool = True) -> None:
+        """Give files to a component, as the browser does; one that takes one file has `several` false."""
         parts = [("files", (file.name, file.read_bytes())) for file in files]
         answer = await self.client.post(f"{API}/upload", files=parts)
-        answer.raise_for_status()
+        if answer.status_code != 200:
+            raise judge(answer.status_code, answer.text)
         value = [
             {"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}
             for path, file in zip(answer.json(), files, strict=True)
         ]
-        await self.fire(elem_id, "upload", value)
+        await self.fire(elem_id, "upload", value if several else value[0])
 
     async def settle(self) -> None:
         """Wait until all that follows is done."""
