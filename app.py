@@ -1,7 +1,13 @@
-"""Mergescope's app: `python app.py`, then open the address it prints."""
+"""Mergescope's app: `python app.py`, then open the address it prints; `--public` for a server that strangers use."""
 
 import os
+from argparse import ArgumentParser
 
+if __name__ == "__main__":  # before anything reads the limits
+    asked = ArgumentParser(description=__doc__)
+    asked.add_argument("--public", action="store_true", help="with the limits of a public server")
+    if asked.parse_args().public:
+        os.environ.setdefault("MERGESCOPE_PROFILE", "public")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("SPACE_ID"):
@@ -27,6 +33,7 @@ except ImportError:  # only Spaces has it
     spaces = None
 
 import gradio as gr
+import pandas as pd
 
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
@@ -36,7 +43,7 @@ from merging.services.limits import LIMITS
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
-from merging.services.tuning import TunePlan, tune
+from merging.services.tuning import TunePlan, sweep_scaling, tune
 from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -137,6 +144,17 @@ def stream_tuning(plan: TunePlan) -> Iterator[Progress | Candidate]:
     yield from tune(workbench(), plan)
 
 
+def sweeping_seconds(settings: Settings, rows: int) -> int:
+    """Estimate how long measuring a merge over λ takes on a GPU."""
+    return min(LIMITS.gpu_seconds, 30 + rows // 2)
+
+
+@on_gpu(sweeping_seconds)
+def stream_scaling(settings: Settings, rows: int) -> Iterator[Progress | pd.DataFrame]:
+    """Measure a merge over λ."""
+    yield from sweep_scaling(workbench(), settings, rows)
+
+
 @cache
 def playground() -> Playground:
     """Open what the Try it tab asks, once per process."""
@@ -171,8 +189,10 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     demand = Demand(bench, stream_leave_out)
     brought = AdaptersHandlers(bench.lab, bench, bench.base, stream_prepare)
     tried = TryHandlers(playground()), BrokeHandlers(playground(), stream_outcome), ChatHandlers(Chat(playground()))
-    programs = Programs(playground(), stream_accuracy)
-    return page(bench, METHODS, PLUGINS, stream_accuracy, demand, osrm, brought, tried, stream_tuning, programs, bases)
+    stream = bench.remembering(stream_accuracy)
+    programs = Programs(playground(), stream)
+    tuning = stream_tuning, stream_scaling
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, bases)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -102,4 +102,4 @@ def test_no_file_is_too_long_to_be_read_at_one_sitting() -> None:
     styles = [*(ROOT / "assets").rglob("*.css"), *(ROOT / "assets").rglob("*.js")]
     lines = {path.relative_to(ROOT).as_posix(): path.read_text().count("\n") for path in [*EVERYTHING, *styles]}
     # the browser's half of Diagnose is one closure
-    assert {path: count for path, count in lines.items() if count > 350} == {"assets/js/diagnose.js": 500}
+    assert {path: count for path, count in lines.items() if count > 350} == {"assets/js/diagnose.js": 511}

@@ -22,6 +22,7 @@
     let moving = false;
     let resting = 0;
     let settling = 0;
+    let repeated = "";
     const due = new Set(); // sliders that have moved since the last drawing
 
     for (const [name, card] of Object.entries(cards)) {
@@ -462,10 +463,13 @@
       if (/^(scaling|weight_)/.test(name) || (name === "decouple" && bundle.follows_gamma)) soon(name); // the others are the server's
       if (name === "scaling") return;
       // the server merges again when the slider rests, so that it does not compete with the drawing
-      clearTimeout(settling);
-      settling = setTimeout(() => document.querySelector("#ms-diag-settled").click(), REST);
+      settle();
     });
 
+    const settle = () => {
+      clearTimeout(settling);
+      settling = setTimeout(() => document.querySelector("#ms-diag-settled").click(), REST);
+    };
     const update = () => {
       if (!props.value) return;
       const news = JSON.parse(props.value);
@@ -475,7 +479,14 @@
         pin = null;
         Object.assign(chosen, { source: null, target: null, layer: null, kind: null });
       }
-      if (news.fresh || other) Object.assign(live, news.at);
+      if (news.fresh || other) {
+        Object.assign(live, news.at);
+      } else {
+        // of two answers under way the older one may come last: the server is told once more what the sliders say
+        const [wanted, got] = [live, news.at].map((at) => JSON.stringify(Object.keys(news.at).map((name) => name !== "scaling" && at[name])));
+        if (wanted !== got && wanted !== repeated) settle();
+        repeated = wanted === got ? "" : wanted;
+      }
       const split = (text) => {
         const all = columnNorms(text);
         const width = all.length / news.tasks.length;

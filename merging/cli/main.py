@@ -29,8 +29,11 @@ def start_app(
     base: Annotated[
         list[str] | None, typer.Option(help="Folder with a base model that visitors may choose; may be given again.")
     ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With the limits of a public server.")] = False,
 ) -> None:
     """Start the app in the browser."""
+    if public:  # before anything reads the limits
+        os.environ.setdefault("MERGESCOPE_PROFILE", "public")
     from app import main as start
 
     start(base or ())

@@ -65,6 +65,7 @@ def tune_merge(
     from ..recipes.spec import MergeSpec
     from ..shipped import load_pool
     from ..tasks.task import Task
+    from ..tuning.importance import choices, importances
     from ..tuning.search import Search
     from ..tuning.space import Space
 
@@ -99,6 +100,10 @@ def tune_merge(
     tuned = TunedEntry(study=study, trial=best.number, seed=seed)
     print(merged.save(output, rank, tuned=tuned))
     search.table().to_csv(output / "trials.csv", index=False)
+    made = choices(search.candidates, [adapter.name for adapter in adapters])
+    made.to_csv(output / "choices.csv", index=False)
+    if mattered := [f"{row.choice} {row.importance:.0%}" for row in importances(made).itertuples()]:
+        print(f"of the differences in value follow: {', '.join(mattered)}")
     print(f"trial {best.number}, the best of {len(search.table())}: {best.spec.words()}")
     print(
         f"{best.average:.3f} on validation, which is optimistic, since it was chosen there; on test rows, which the "

@@ -138,11 +138,11 @@ class Experiment:
 QUICK = Experiment(
     tasks=("trec", "sms_spam", "movie"),
     repetitions=(0,),
-    training=replace(TRAINING, epochs=1, rows=48, validation_rows=16, learning_rate=4e-3, max_length=16, k=10),
+    training=replace(TRAINING, epochs=1, rows=16, validation_rows=8, learning_rate=4e-3, max_length=16, k=10),
     methods=("task_arithmetic", "regmean"),
     scalings=(0.3, 1.0),
-    validation_rows=16,
-    test_rows=24,
+    validation_rows=8,
+    test_rows=8,
     axes=(Axis("tasks", (2, 3)), Axis("k", (5, 10), ("osrm",)), Axis("epochs", (1, 2), ("osrm",))),
 )
 """The same from end to end in a minute or so: for tests, not for conclusions."""

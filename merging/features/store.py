@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 from torch import nn
@@ -93,12 +94,25 @@ class FeatureStore:
         """Bytes that are kept in memory, moments included."""
         return self.moments.nbytes + sum(reading.nbytes for reading in list(self._readings.values()))
 
+    def kept(self) -> Iterator[tuple[tuple[TextsOf, int], float, Features]]:
+        """Yield (key for `drop`, when it was used last as `time.monotonic` counts, features) of what has been read."""
+        for key, reading in [*self._readings.items()]:
+            if reading.features is not None:
+                yield key, reading.used, reading.features
+
+    def drop(self, key: tuple[TextsOf, int]) -> None:
+        """Drop what was read, if it is still there."""
+        with self._lock:
+            if key in self._readings:
+                self._drop(key)
+
     def _reading(self, texts: TextsOf, k: int) -> _Reading:
         key = (texts, texts_for(k))
         with self._lock:
             if key not in self._readings:
                 self._readings[key] = _Reading(lambda: self._start(*key))
             self._readings.move_to_end(key)
+            self._readings[key].used = monotonic()
             return self._readings[key]
 
     def _start(self, texts: TextsOf, size: int) -> Generator[tuple[int, int], None, Features]:
@@ -141,6 +155,7 @@ class _Reading:
 
     def __init__(self, start: Callable[[], Generator[tuple[int, int], None, Features]]) -> None:
         self.features: Features | None = None
+        self.used = monotonic()
         self._start = start
         self._steps: Generator[tuple[int, int], None, Features] | None = None
         self._lock = Lock()

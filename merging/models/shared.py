@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -22,6 +23,8 @@ from .embedded import EMBEDDED
 from .layers import linear_kinds, usual_targets
 from .load import DTYPES, load_base, load_config, load_language_model
 
+FIRST = ("minilm", "float32")
+"""The base that stays loaded."""
 KEPT = 2
 """Base models that stay loaded beside the first one; the one that was not used for longest goes."""
 HEADROOM = 1.25
@@ -153,11 +156,13 @@ class Bases:
     Parameters
     ----------
     kept : so many stay loaded beside the first
+    largest : bytes of the largest that is loaded
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self.kept = kept
+    def __init__(self, kept: int = KEPT, largest: int | None = None) -> None:
+        self.kept, self.largest = kept, largest
         self._loaded: OrderedDict[tuple[str, str], Base] = OrderedDict()
+        self._used: dict[tuple[str, str], float] = {}
         self._loading: dict[tuple[str, str], Lock] = {}
         self._lock = Lock()
 
@@ -167,7 +172,7 @@ class Bases:
         Raises
         ------
         MergeError
-            If there is none, or not enough memory for it.
+            If there is none, it is larger than the largest, or there is not enough memory for it.
         """
         key = (source, dtype)
         with self._lock:
@@ -178,28 +183,45 @@ class Bases:
                 self._make_room()
                 known = self._load(source, dtype)
                 with self._lock:
-                    self._loaded[key] = known
+                    self._loaded[key], self._used[key] = known, monotonic()
             return known
 
     def loaded(self, source: str, dtype: str) -> bool:
         """Tell whether a base is there already."""
         return (source, dtype) in self._loaded
 
+    def all(self) -> list[tuple[tuple[str, str], float, Base]]:
+        """Return (key, when it was used last as `time.monotonic` counts, base) of those that are loaded."""
+        with self._lock:
+            return [(key, self._used[key], base) for key, base in self._loaded.items()]
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Forget a base; whoever asks for it again loads it again."""
+        with self._lock:
+            self._loaded.pop(key, None)
+
     def _known(self, key: tuple[str, str]) -> Base | None:
         with self._lock:
             if key in self._loaded:
                 self._loaded.move_to_end(key)
+                self._used[key] = monotonic()
             return self._loaded.get(key)
 
     def _make_room(self) -> None:
         """Forget what was not used for longest, so that one more is as many as are kept."""
         with self._lock:
-            others = [known for known in self._loaded if known != ("minilm", "float32")]
+            others = [known for known in self._loaded if known != FIRST]
             for known in others[: len(others) - self.kept + 1]:
                 del self._loaded[known]
 
     def _load(self, source: str, dtype: str) -> Base:
         description = describe(source, dtype)
+        if self.largest is not None and description.gigabytes * 1e9 > self.largest:
+            raise MergeError(
+                f"{description.title} takes {description.gigabytes:.1f} GB, and bases of up to "
+                f"{self.largest / 1e9:.1f} GB are loaded here: choose a smaller one, or run Mergescope on a machine of "
+                "your own."
+            )
         check_memory(description)
         reader, tokenizer = (load_language_model if description.writes else load_base)(source, dtype)
         model = copy.deepcopy(reader).to("cuda") if torch.cuda.is_available() else reader

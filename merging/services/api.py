@@ -6,7 +6,7 @@ Everything comes from strangers and goes back as plain values that JSON knows, w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
@@ -28,12 +28,12 @@ from ..recipes.spec import MergeSpec
 from ..tasks.embedded import SOURCES
 from .link import LONGEST, from_query, from_values
 from .playground import Playground, texts_of
+from .results import Stream
 from .settings import LIMIT, LIMIT_RANGE, MOST_TASKS, Settings
 from .shelf import Brought, bring, keep
 from .visitor import Visitor
 from .workbench import Workbench
 
-Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 Plain = dict[str, Any]
 
 # -- what there is -----------------------------------------------------------------------------------------------------
@@ -120,7 +120,9 @@ def pool_of(bench: Workbench, pool: str, shelf: Sequence[Brought], base: str) ->
     if pool:
         raise MergeError("There are a pool and adapters of your own: give one of them.")
     visitor = Visitor()
+    bench.governor.welcome(visitor)
     try:
+        bench.governor.admit(visitor.key, len(shelf))
         yield _add(bench, visitor, shelf, base)
     finally:
         visitor.leave(bench)
@@ -223,7 +225,10 @@ def evaluated(bench: Workbench, stream: Stream, settings: Settings, rows: int) -
     ----------
     stream : as `Workbench.evaluate`, on plain values
     """
-    found: dict[str, Estimate] = {}
+    found = {one.task: one for one in bench.known(settings, rows)}
+    if found:
+        yield _accuracy(bench, settings, found)
+        return
     with closing(stream(settings.to_dict(), rows)) as steps:  # type: ignore[type-var]
         for step in steps:
             if isinstance(step, Progress):

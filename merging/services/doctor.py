@@ -13,7 +13,7 @@ from ..io import wheels
 from ..models.embedded import EMBEDDED
 from ..models.shared import free_gigabytes
 from ..training.settings import TrainingSettings
-from .limits import LIMITS, PREFIX
+from .limits import LIMITS, PREFIX, profile_of
 
 PACKAGES = ("torch", "transformers", "peft", "gradio")
 
@@ -30,6 +30,7 @@ class Report:
     versions : {"python" or a package: its version}
     bases : {embedded base: whether it is here}
     cache : folder of what was fetched; ``cache_megabytes`` is its size
+    profile : the limits' name in `merging.services.limits.PROFILES`
     limits : {environment variable: the value that holds}
     """
 
@@ -40,6 +41,7 @@ class Report:
     bases: dict[str, str]
     cache: str
     cache_megabytes: float
+    profile: str
     limits: dict[str, int]
 
 
@@ -58,6 +60,7 @@ def examined() -> Report:
         bases={base.title: _presence(source, base.megabytes) for source, base in EMBEDDED.items()},
         cache=str(folder),
         cache_megabytes=round(size / 1e6, 1),
+        profile=profile_of(os.environ),
         limits={f"{PREFIX}{name}".upper(): value for name, value in LIMITS.model_dump().items()},
     )
 

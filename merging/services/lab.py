@@ -42,11 +42,13 @@ class Lab:
     base : returns a base (model, tokenizer) that is never changed
     reader : the same on the CPU, if ``base`` may be on a borrowed GPU: features are read in this process and kept
     trained : returns an adapter of a task that was trained without OSRM, or None: what the post-hoc variant is shown on
+    admit : raises MergeError where an owner may bring no more, see `Governor.admit`
     """
 
     base: BaseOf
     reader: BaseOf | None = None
     trained: Callable[[str], Adapter | None] = lambda task: None
+    admit: Callable[[str, int], None] = lambda owner, brings: None
     _own: dict[str, Task] = field(default_factory=dict, repr=False)
     store: FeatureStore = field(init=False, repr=False)
 
@@ -69,10 +71,22 @@ class Lab:
         return self._own[name].title if name in self._own else name
 
     def add(self, task: Task, owner: str) -> str:
-        """Make a visitor's own task available to that visitor; returns the name that it has here."""
+        """Make a visitor's own task available to that visitor; returns the name that it has here.
+
+        Raises
+        ------
+        MergeError
+            Where ``owner`` may bring no more.
+        """
+        self.admit(owner, 1)
         name = f"{owner}-{task.name}"
         self._own[name] = replace(task, name=name)
         return name
+
+    def owned(self) -> Iterator[tuple[str, Task]]:
+        """Yield (owner, task) of what visitors added."""
+        for name, task in [*self._own.items()]:
+            yield name.partition("-")[0], task
 
     def forget(self, owner: str) -> None:
         """Drop what ``owner`` added."""

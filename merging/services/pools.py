@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from ..errors import MergeError
 from ..features.store import TextsOf
 from ..io.assets import assets_folder
 from ..models.embedded import EMBEDDED
-from ..models.shared import Bases
+from ..models.shared import FIRST, Bases
 from ..shipped import SHIPPED, load_pool
 from ..tasks.embedded import SOURCES
 from ..tasks.task import DEFAULT_TASKS
+from .governor import Governor, Kept, owner_of
+from .held import buffers_of
 from .lab import Lab
 from .limits import LIMITS
 from .memory import trim
@@ -47,9 +50,10 @@ class Pools:
         self.tables = self.root / "tables"
         present = [name for name in SHIPPED if load_names(self.root / "adapters" / name)]
         self.pools = {name: SHIPPED[name].title for name in present}
-        self.bases = Bases(LIMITS.bases)
+        self.bases = Bases(LIMITS.bases, LIMITS.base_bytes)
+        self.governor = Governor(self.kept, lambda visitor: visitor.leave(self))
         self._own: dict[str, OwnPool] = {}
-        self.lab = Lab(self.base, self._base_reader, self._trained)
+        self.lab = Lab(self.base, self._base_reader, self._trained, self.governor.admit)
         # caches belong to the instance, so that a second workbench (another folder) does not share them
         self._caches: list[PerPool[..., Any]] = []
         self.adapters = self._per_pool(self._adapters)
@@ -134,7 +138,22 @@ class Pools:
         """Return a task's name without the mark of the session that added it."""
         return task if task in SOURCES else self.title(task)
 
+    def kept(self) -> Iterator[Kept]:
+        """Yield what is kept of pools, texts and bases, for the governor."""
+        for cache in self._caches:
+            yield from cache.kept()
+        store = self.lab.store
+        for read, used, features in store.kept():
+            owner = next(filter(None, map(owner_of, read[0].tasks)), "")
+            yield Kept(owner, used, buffers_of(features), partial(store.drop, read))
+        yield Kept("", 0.0, {id(store.moments): store.moments.nbytes})
+        for key, used, base in self.bases.all():
+            yield Kept("", used, buffers_of(base), partial(self.bases.drop, key) if key != FIRST else None)
+        for owner, task in self.lab.owned():
+            yield Kept(owner, 0.0, buffers_of(task))
+
     def _own_pool(self, pool: str) -> OwnPool:
+        self.governor.touch(owner_of(pool))
         if pool not in self._own:
             raise MergeError("This set of adapters is no longer kept: train or bring it again, or choose another pool.")
         return self._own[pool]

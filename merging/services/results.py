@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import pandas as pd
 from ..evaluation.accuracy import Estimate, estimate
 from ..evaluation.intervals import Recovered, gap_recovered
 from ..experiments.sweep import ALONE, BASE, CONTENDERS, averages, best_scalings, marks_of, read_table, unpacked
+from ..features.progress import Progress
 from ..methods import METHODS
 from ..recipes.spec import PLAIN, MergeSpec
 from .pools import Pools
+from .remembered import Remembered
 from .settings import Settings
 
+Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
+"""As `Workbench.evaluate`, on plain values."""
 FALLBACK_SCALING = 0.5
 
 
@@ -28,6 +34,7 @@ class Results(Pools):
         self.sweep = self._per_pool(self._sweep)
         self.defaults = self._per_pool(self._defaults, 1024)
         self._known_tests = self._per_pool(self._tests)
+        self.remembered = Remembered()
 
     def _references(self, pool: str) -> pd.DataFrame:
         table = self._known_tests(pool)
@@ -59,6 +66,26 @@ class Results(Pools):
         if set(marks) != set(sizes) or any(len(marks[task]) < min(limit, rows) for task, rows in sizes.items()):
             return []
         return [estimate(task, marks[task][:limit]) for task in sizes]
+
+    def known(self, settings: Settings, limit: int) -> list[Estimate]:
+        """Return a merge's accuracy where it ships, or anybody has measured it since the start; else nothing."""
+        return self.shipped(settings, limit) or self.remembered.of(settings, limit)
+
+    def remembering(self, stream: Stream) -> Stream:
+        """Return an evaluation whose results, on shipped pools, are known to everybody afterwards."""
+
+        def evaluated(settings: dict[str, Any], limit: int) -> Iterator[Progress | Estimate]:
+            found: dict[str, Estimate] = {}
+            with closing(stream(settings, limit)) as steps:  # type: ignore[type-var]
+                for step in steps:
+                    if isinstance(step, Estimate):
+                        found[step.task] = step
+                    yield step
+            merge = Settings.from_dict(settings)
+            if merge.pool in self.pools and set(found) == set(self.tasks(merge.pool)):
+                self.remembered.take(merge, limit, found.values())
+
+        return evaluated
 
     def hardness(self, pool: str) -> Recovered | None:
         """Return the gap that a plain sum (Task Arithmetic) recovers on test at its best λ; None where it was not

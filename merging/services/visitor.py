@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from .governor import GUEST
 from .pools import Pools
 
 
@@ -30,11 +33,15 @@ class Visitor:
     key : nobody can guess it; names of the visitor's own tasks and pools begin with it
     pools : {tab: [(title, pool)]}, own sets of adapters by the tab that they were made on
     work : what the tabs have going
+    shelf : the adapters that were brought along, see `merging.services.shelf.Brought`
+    uploads : adapters and tables that were brought so far
     """
 
-    key: str = field(default_factory=lambda: f"guest{secrets.token_hex(8)}")
+    key: str = field(default_factory=lambda: f"{GUEST}{secrets.token_hex(8)}")
     pools: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
+    shelf: list[Any] = field(default_factory=list)
+    uploads: int = 0
     _folder: TemporaryDirectory[str] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Visitor:
@@ -48,6 +55,11 @@ class Visitor:
         place = Path(self._folder.name) / tab
         place.mkdir(exist_ok=True)
         return place
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files."""
+        return bytes_in(Path(self._folder.name)) if self._folder is not None else 0
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -67,5 +79,16 @@ class Visitor:
         for _, pool in self.choices:
             pools.remove_pool(pool)
         pools.lab.forget(self.key)
+        pools.governor.forget(self.key)
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of all files in a folder; some may go while they are counted."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / file).lstat().st_size
+    return total

@@ -153,7 +153,12 @@ class Search:
         """Return every candidate so far as a row, the best first; ``pareto`` where none is better in average and worst
         task both.
         """
-        return ranked([candidate(trial, self.goal) for trial in self.study.trials if trial.state in STATES])
+        return ranked(self.candidates)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All of the study that have ended, in the order in which they were begun."""
+        return [candidate(trial, self.goal) for trial in self.study.trials if trial.state in STATES]
 
     @property
     def best(self) -> Candidate | None:

@@ -56,26 +56,28 @@ def app_url(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @cache
-def opening_query(rows: int) -> str:
-    """The link to what the app opens with, at so many test rows a task."""
+def opening_query(rows: int | None, k: int | None) -> str:
+    """The link to what the app opens with, at so many test rows a task, or reading so many texts of each."""
     from merging.methods import METHODS
     from merging.services.link import to_query
+    from merging.services.settings import LIMIT
     from merging.services.workbench import Workbench
     from viz.panels.merge.controls import opening
 
-    return to_query(opening(Workbench(), METHODS), rows)
+    settings = opening(Workbench(), METHODS)
+    return to_query(settings if k is None else settings.changed(k=k), rows or LIMIT)
 
 
 @pytest.fixture
 def open_page(browser, app_url: str) -> Iterator:
-    """Open the app in a new context, through a link if only so many `rows` are to be evaluated.
+    """Open the app in a new context, through a link if only so many `rows` are to be evaluated or `k` texts read.
 
     At the end fail on page errors, console errors and requests to other origins.
     """
     faults: list[str] = []
     contexts = []
 
-    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows: int | None = None, **options):
+    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows=None, k=None, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -83,7 +85,7 @@ def open_page(browser, app_url: str) -> Iterator:
         page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
         page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
         page.on("request", lambda request: foreign(request.url) and faults.append(f"request to {request.url}"))
-        page.goto(f"{app_url}?__theme={theme}" + (f"&{opening_query(rows)}" if rows else ""))
+        page.goto(f"{app_url}?__theme={theme}" + (f"&{opening_query(rows, k)}" if rows or k else ""))
         return page
 
     def foreign(url: str) -> bool:

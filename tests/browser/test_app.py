@@ -50,7 +50,7 @@ def accuracies(page: Page) -> list[float]:
 
 def shipped(page: Page, yes: bool) -> Locator:
     """A finished verdict that was measured before, or here."""
-    return page.locator(f'{DONE}[data-shipped="{str(yes).lower()}"]')
+    return page.locator(f'{DONE}[data-known="{str(yes).lower()}"]')
 
 
 def test_it_opens_on_a_finished_merge_without_a_click_or_an_evaluation(open_page) -> None:
@@ -284,7 +284,7 @@ def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
     expect(page.locator(DONE)).to_contain_text("RegMean", timeout=150_000)
     # its accuracy ships with the app at the tuned λ: measure it here
     page.locator("#ms-again").click()
-    expect(page.locator(f'{DONE}[data-shipped="false"]')).to_contain_text("RegMean", timeout=150_000)
+    expect(page.locator(f'{DONE}[data-known="false"]')).to_contain_text("RegMean", timeout=150_000)
     assert {"reading", "merging", "evaluating"} <= set(page.evaluate("[...window.stages]"))
     assert len(accuracies(page)) == 8
     expect(page.locator("#ms-recipe")).to_contain_text("method: regmean")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from merging.diagnostics.grams import merge_error
 from merging.diagnostics.linked import Diagnosis
@@ -23,6 +23,8 @@ from viz.panels.merge.controls import opening
 pytestmark = pytest.mark.slow
 
 FIGURES = ("pairs", "map", "error", "magnitude", "variance", "spectra", "signs")
+FEW = 10
+"""Texts a task that are read: what is shown here is the same with 100."""
 DONE = '#ms-verdict [data-state="done"]'
 BARS, CELLS, LINE = 'plots("error").data[0].x', 'plots("pairs").data[0].z', 'plots("variance").data[1].y'
 PLOTS = "const plots = (name) => document.querySelector(`#ms-diag [data-figure=${name}] .ms-plot`);"
@@ -32,13 +34,13 @@ PLOTS = "const plots = (name) => document.querySelector(`#ms-diag [data-figure=$
 def bench() -> Workbench:
     """The same pools as the app's, with their texts read here too."""
     found = Workbench()
-    list(found.read_moments(opening(found, METHODS)))
+    list(found.read_moments(opening(found, METHODS).changed(k=FEW)))
     return found
 
 
 @pytest.fixture(scope="module")
 def start(bench: Workbench) -> Settings:
-    return opening(bench, METHODS)
+    return opening(bench, METHODS).changed(k=FEW)
 
 
 def opened(page: Page) -> Page:
@@ -118,7 +120,7 @@ def interference(found: Diagnosis, weights: Sequence[float], scaling: float) -> 
 def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
     open_page, bench: Workbench, start: Settings
 ) -> None:
-    page, found = opened(open_page()), bench.diagnosis(start)
+    page, found = opened(open_page(k=FEW)), bench.diagnosis(start)
     asked: list[str] = []
     page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
     shows(page, BARS, errors(found, start.spec.weights, dict(start.spec.params)["scaling"]))
@@ -131,7 +133,7 @@ def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
 
 
 def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page())
+    page = opened(open_page(k=FEW))
     box = page.locator("#ms-diag-at-scaling input[type=number]")
     box.fill("5")
     box.press("Tab")
@@ -140,7 +142,7 @@ def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Wor
 
 
 def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page())
+    page = opened(open_page(k=FEW))
     scaling = move(page, "scaling", 16)
     weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0, 1.0, 1.0)
     assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1, 1, 1))
@@ -153,7 +155,7 @@ def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start:
 def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(
     open_page, bench: Workbench, start: Settings
 ) -> None:
-    page = opened(open_page())
+    page = opened(open_page(k=FEW))
     gamma = move(page, "decouple", 7)
     settings = start.changed(decouple=gamma)
     table = bench.update(settings).magnitude_variance.set_index("module").variance
@@ -167,7 +169,7 @@ def test_gamma_draws_the_variance_of_magnitudes_that_python_computes(
 
 
 def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page()), bench.diagnosis(start)
+    page, found = opened(open_page(k=FEW)), bench.diagnosis(start)
     empty = np.where(np.eye(len(start.spec.weights)), np.nan, 0)
     for measure in ("overlap_A", "overlap_B", "cosine"):
         choice(page, "metric").select_option(measure)
@@ -182,7 +184,7 @@ def test_the_measures_of_pairs_are_pythons(open_page, bench: Workbench, start: S
 
 
 def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page()), bench.diagnosis(start)
+    page, found = opened(open_page(k=FEW)), bench.diagnosis(start)
     names = [bench.title(task) for task in bench.tasks(start.pool)]
     click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     expect(choice(page, "source")).to_have_value("3")
@@ -220,7 +222,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
 
 
 def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(k=FEW))
     choice(page, "source").select_option("0")
     expect(choice(page, "target")).to_have_value("1")
     choice(page, "target").select_option("")
@@ -229,7 +231,7 @@ def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
 
 
 def test_the_difference_to_a_pinned_merge_is_now_minus_pinned(open_page, bench: Workbench, start: Settings) -> None:
-    page, found = opened(open_page()), bench.diagnosis(start)
+    page, found = opened(open_page(k=FEW)), bench.diagnosis(start)
     pinned = move(page, "scaling", 10)
     shows(page, BARS, errors(found, start.spec.weights, pinned))
     page.get_by_role("button", name="Pin as A").click()
@@ -256,8 +258,25 @@ def test_the_difference_to_a_pinned_merge_is_now_minus_pinned(open_page, bench: 
     assert not drawn(page, 'plots("error").data[1].visible')
 
 
+def test_an_answer_that_comes_late_undoes_nothing(open_page, bench: Workbench, start: Settings) -> None:
+    page = opened(open_page(k=FEW))
+    page.get_by_role("tab", name="Merge").click()
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/gradio_api/run/**", lambda route: held.append((route, route.fetch())), times=1)
+    page.get_by_role("tab", name="Diagnose").click()
+    weights = (move(page, "weight_0", 9), *start.spec.weights[1:])
+    lost = bench.diagnosis(start.changed(weights=weights)).lost
+    shows(page, 'plots("signs").data[1].y', lost)
+    [(route, old)] = held
+    late = '() => JSON.stringify(document.querySelector("#ms-diag [data-figure=signs] .ms-plot").data[1].y)'
+    now = page.evaluate(late)
+    route.fulfill(response=old)
+    page.wait_for_function(f"(now) => ({late})() !== now", arg=now)
+    shows(page, 'plots("signs").data[1].y', lost)
+
+
 def test_the_merge_tab_takes_the_values_over(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page(rows=50, k=FEW))
     value = move(page, "scaling", 33)
     move(page, "weight_3", 15)
     page.get_by_role("button", name="Use these values on the Merge tab").click()
@@ -271,7 +290,7 @@ def test_the_merge_tab_takes_the_values_over(open_page) -> None:
 
 
 def test_another_merge_on_the_merge_tab_is_taken_over(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page(rows=50, k=FEW))
     move(page, "scaling", 70)
     page.get_by_role("tab", name="Merge").click()
     page.get_by_role("combobox", name="Method").click()
@@ -284,7 +303,7 @@ def test_another_merge_on_the_merge_tab_is_taken_over(open_page, bench: Workbenc
 
 
 def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page(rows=50, k=FEW))
     cancel = page.locator("#ms-cancel-demand")
     expect(cancel).to_be_disabled()
     page.get_by_role("button", name="Leave one adapter out").click()
@@ -300,7 +319,7 @@ def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
 
 
 def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
-    page = opened(open_page())
+    page = opened(open_page(k=FEW))
     card(page, "error").locator("summary").click()
     expect(card(page, "error").locator("table tr")).to_have_count(9)
     with page.expect_download() as download:
@@ -318,7 +337,7 @@ def test_table_csv_and_png_hold_a_linked_figure(open_page) -> None:
 def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(open_page(theme=theme))
+    page = opened(open_page(theme=theme, k=FEW))
     card(page, "pairs").locator("summary").click()
     click_cell(page, "pairs", column=3, row=1, shape=(8, 8))
     grave = [

@@ -11,6 +11,7 @@ from fake_workbench import TITLES
 
 from merging.errors import MergeError
 from merging.features.store import TextsOf
+from merging.services.governor import Governor
 from merging.services.plan import Plan, SubspaceView, Trained
 from merging.tasks.task import Task
 from merging.training.variants import VARIANTS
@@ -33,6 +34,9 @@ class FakeLab:
     def add(self, task: Task, owner: str) -> str:
         self.own[f"{owner}-{task.name}"] = replace(task, name=f"{owner}-{task.name}")
         return f"{owner}-{task.name}"
+
+    def admit(self, owner: str, brings: int) -> None:
+        """Nothing is full."""
 
     def forget(self, owner: str) -> None:
         self.own = {name: task for name, task in self.own.items() if not name.startswith(f"{owner}-")}
@@ -94,6 +98,7 @@ class FakePools:
     def __init__(self, lab: FakeLab) -> None:
         self.lab = lab
         self.pools: dict[str, tuple[str, dict[str, str], Plan]] = {}
+        self.governor = Governor(lambda: iter(()), lambda visitor: None)
 
     def add_pool(self, key: str, title: str, folders: dict[str, str], texts: TextsOf, measured: bool = True) -> None:
         self.pools[key] = (title, dict(folders), texts)

@@ -17,6 +17,7 @@ from merging.errors import MergeError
 from merging.features.progress import Progress
 from merging.methods import METHODS as REAL
 from merging.recipes.spec import NOT_DECOUPLED, MergeSpec
+from merging.services.governor import Governor
 from merging.services.settings import Settings
 
 TITLES = {
@@ -79,6 +80,7 @@ class FakeWorkbench:
     def __init__(self, pause: float = 0.0) -> None:
         self.pools = {"papers": "As in the papers", "default": "PEFT's default, own seeds", "osrm": "OSRM's init"}
         self.pause = pause
+        self.governor = Governor(lambda: iter(()), lambda visitor: None)
         self.started: list[Settings] = []
         self.texts = 0  # read so far
         self.steps = 0  # of reading
@@ -117,7 +119,7 @@ class FakeWorkbench:
     def starts(self, pool: str) -> set[str]:
         return {"osrm" if pool == "osrm" else "default"}
 
-    def shipped(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
+    def known(self, settings: Settings, limit: int) -> list[SimpleNamespace]:
         return self.measured_before.get((settings.spec.method, settings.spec.scaling), [])
 
     def sweep(self, pool: str) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def panel() -> AdaptersHandlers:
 @pytest.fixture
 def session() -> Iterator[AdaptersSession]:
     session = AdaptersSession(base=TINY)
-    session.shelf += [
+    session.visitor.shelf += [
         Brought(name, replace(random_adapter(seed), name=name, base="")) for seed, name in enumerate(("one", "two"))
     ]
     yield session
@@ -113,7 +113,9 @@ def test_another_base_stops_the_measuring(panel: AdaptersHandlers, session: Adap
 
 
 def test_adapters_without_tasks_are_opened_all_the_same(panel: AdaptersHandlers, session: AdaptersSession) -> None:
-    session.shelf = [replace(brought, adapter=replace(brought.adapter, base="tiny")) for brought in session.shelf]
+    session.visitor.shelf = [
+        replace(brought, adapter=replace(brought.adapter, base="tiny")) for brought in session.shelf
+    ]
     [last] = panel.open(session)
     folders, plan, known = panel.pools.added[last["pool"]]
     assert (list(folders), plan.base, known) == (["one", "two"], "tiny", False)

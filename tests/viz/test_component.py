@@ -58,7 +58,7 @@ def demo() -> Iterator[gr.Blocks]:
     ground = SimpleNamespace(workbench=workbench)
     tried = TryHandlers(ground), BrokeHandlers(ground, nothing), ChatHandlers(Chat(ground))
     osrm, programs = OsrmHandlers(lab, pools, train, merge), Programs(ground, nothing)
-    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, programs)
+    blocks = page(workbench, METHODS, PLUGINS, nothing, demand, osrm, brought, tried, nothing, nothing, programs)
     yield blocks
     blocks.close()
 
@@ -86,8 +86,8 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
     assert listeners
     for listener in listeners:
         assert listener["api_visibility"] == "private"
-        # what adds something is done once, however often its button is pressed
-        clicked = all(event == "click" for _, event in listener["targets"])
+        # what adds something is done once, however often its button is pressed; a page is closed once
+        clicked = all(event in ("click", "unload") for _, event in listener["targets"])
         assert listener["trigger_mode"] == "always_last" or (listener["trigger_mode"] == "once" and clicked)
         assert listener["show_progress"] in {"hidden", "minimal"}
 

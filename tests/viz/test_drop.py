@@ -96,7 +96,7 @@ def test_only_a_head_without_names_is_asked_for_its_order(tmp_path: Path) -> Non
         "bias": adapter.deltas[min(adapter.deltas)].A[0, :2],
     }
     unnamed = replace(adapter, head=Head("pooled", weights))
-    session.shelf += [Brought("unnamed", unnamed), Brought("none", adapter)]
+    session.visitor.shelf += [Brought("unnamed", unnamed), Brought("none", adapter)]
     session.shelf.append(_in_order(session.shelf[0], ("good", "bad")))
     assert panel.order(session, 0, key) == {"visible": True, "value": "bad, good"}
     assert [panel.order(session, place, key)["visible"] for place in (1, 2, 3)] == [False] * 3

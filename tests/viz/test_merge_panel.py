@@ -384,9 +384,7 @@ def test_what_was_to_be_measured_here_is_so_after_a_cancel_too(
     assert "measured before" in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
     for _ in range(2):
         session.again()
-        assert (
-            'data-shipped="false"' in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
-        )
+        assert 'data-known="false"' in merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)["verdict"]
         running = merge.evaluate(session)
         next(running)
         merge.cancel(session)
@@ -394,7 +392,7 @@ def test_what_was_to_be_measured_here_is_so_after_a_cancel_too(
     session.again()
     merge.redraw(session, form(workbench, slider_0=0.7), 200, EVERYWHERE)
     assert (
-        'data-state="done" data-stage="evaluating" data-shipped="false"' in list(merge.evaluate(session))[-1]["verdict"]
+        'data-state="done" data-stage="evaluating" data-known="false"' in list(merge.evaluate(session))[-1]["verdict"]
     )
 
 

@@ -3,7 +3,9 @@ numbers."""
 
 import gc
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import torch
 
 from merging.cli.recipes import features_of
 from merging.errors import MergeError
-from merging.evaluation.accuracy import evaluate
+from merging.evaluation.accuracy import Estimate, estimate, evaluate
 from merging.experiments.sweep import ALONE, BASE, CONTENDERS, append, as_rows, read_table
 from merging.features.progress import Progress
 from merging.features.store import TextsOf
 from merging.methods import METHODS
 from merging.models.layers import working_copy
+from merging.services.remembered import Remembered
 from merging.services.settings import Settings
 from merging.services.workbench import Workbench
 from merging.shipped import POOLS
@@ -171,14 +174,14 @@ def test_the_opening_has_the_very_marks_of_the_shipped_table(bench: Workbench, m
     table = read_table(bench.root / "tables" / "test_papers.csv")
     table = table[(table.method == method) & (table.scaling == 1)].set_index("task")
     found = bench.shipped(opening(bench, METHODS, method), limit)
-    assert [estimate.task for estimate in found] == bench.tasks("papers")
-    for estimate in found:
-        row = table.loc[estimate.task]
+    assert [one.task for one in found] == bench.tasks("papers")
+    for one in found:
+        row = table.loc[one.task]
         marks = bin(int(f"1{row.hits}", 16))[3:][: row.total]  # the 1 in front keeps zeros
         assert marks.count("1") == row.correct
-        assert estimate.marks == marks[:limit]
-        assert estimate.done == estimate.total == min(limit, row.total)
-        assert estimate.accuracy == pytest.approx(estimate.marks.count("1") / estimate.total)
+        assert one.marks == marks[:limit]
+        assert one.done == one.total == min(limit, row.total)
+        assert one.accuracy == pytest.approx(one.marks.count("1") / one.total)
 
 
 MEASURED = ("do_merging", "task_arithmetic", "orthogonalize", "decouple", "soft_osrm", "ties", "regmean", "average")
@@ -208,8 +211,49 @@ def test_a_merge_that_ships_has_its_own_marks_and_no_others(measured: Workbench,
     table = read_table(measured.tables / "test_papers.csv")
     expected = table[table.method == name].set_index("task").hits
     found = measured.shipped(contender(measured, name), 60)
-    assert {estimate.task: f"{int(estimate.marks, 2):015x}" for estimate in found} == expected.to_dict()
+    assert {one.task: f"{int(one.marks, 2):015x}" for one in found} == expected.to_dict()
     assert measured.shipped(contender(measured, name), 61) == []
+
+
+def test_what_one_visitor_has_measured_is_known_to_all(bench: Workbench) -> None:
+    settings = contender(bench, "task_arithmetic").changed(scaling=0.37)
+    stream = bench.remembering(lambda values, limit: bench.evaluate(Settings.from_dict(values), limit))
+    stopped = stream(settings.to_dict(), 50)
+    assert any(isinstance(step, Estimate) for step in islice(stopped, 200))
+    stopped.close()  # type: ignore[attr-defined]
+    assert bench.known(settings, 50) == []
+    last = {step.task: step for step in stream(settings.to_dict(), 50) if isinstance(step, Estimate)}
+    assert {one.task: one for one in bench.known(settings, 50)} == last
+    assert [one.marks for one in bench.known(settings, 20)] == [last[task].marks[:20] for task in last]
+    assert bench.known(settings, 51) == []
+    assert bench.known(settings.changed(seed=1, k=30), 50)  # changes nothing of this merge
+    assert bench.known(settings.changed(scaling=0.38), 50) == []
+    assert bench.known(replace(settings, pool="osrm"), 50) == []
+
+
+def test_what_is_of_one_visitor_is_not_remembered(bench: Workbench) -> None:
+    own = Settings("guest1-pool1", contender(bench, "average").spec)
+    estimates = [estimate("trec", "10"), estimate("movie", "01")]
+    assert [*bench.remembering(lambda values, limit: iter_of(estimates))(own.to_dict(), 50)] == estimates
+    assert bench.remembered.of(own, 50) == []
+
+
+def test_remembered_accuracies_are_bounded_and_the_longest_unused_go(bench: Workbench) -> None:
+    some = [contender(bench, "task_arithmetic").changed(scaling=scaling) for scaling in (0.1, 0.2, 0.3)]
+    remembered = Remembered(largest=10)
+    for settings in some[:2]:
+        remembered.take(settings, 5, [estimate("trec", "10101")])
+    assert remembered.of(some[0], 5)
+    remembered.take(some[2], 4, [estimate("trec", "1010")])
+    assert [bool(remembered.of(settings, 4)) for settings in some] == [True, False, True]
+    remembered.take(some[0], 3, [estimate("trec", "101")])  # fewer rows than are known
+    assert remembered.of(some[0], 5)
+    remembered.take(some[1], 5, [estimate("trec", "1010.")])  # not come to its end
+    assert remembered.of(some[1], 5) == []
+
+
+def iter_of(steps: list[Estimate]) -> Iterator[Progress | Estimate]:
+    yield from steps
 
 
 FEWER = (1.0, 0.5, *(1.0,) * 6)

@@ -6,6 +6,9 @@ from typing import Any
 import gradio as gr
 
 from merging.experiments.sweep import CONTENDERS
+from merging.services.governor import Governor
+from merging.services.limits import LIMITS
+from merging.services.results import Stream
 from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -22,8 +25,8 @@ from viz.panels.kit.plot import serve_files
 from viz.panels.lessons.gallery import Drawings
 from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
-from viz.panels.merge.handlers import Stream
 from viz.panels.merge.panel import merge_panel
+from viz.panels.merge.scaling import SweepScaling
 from viz.panels.merge.tune import Tune
 from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
@@ -42,6 +45,7 @@ def page(
     brought: AdaptersHandlers,
     tried: Handlers,
     tune: Tune,
+    sweep: SweepScaling,
     programs: Programs,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
@@ -65,6 +69,8 @@ def page(
         The Try it panel's.
     tune : callable
         `tune(plan)` yields the steps of `merging.services.tuning.tune`.
+    sweep : callable
+        `sweep(settings, rows)` yields those of `merging.services.tuning.sweep_scaling`.
     programs : Programs
         What programs ask.
     bases : sequence of str
@@ -81,7 +87,7 @@ def page(
         address = Address()
         with gr.Tabs(elem_id="ms-tabs") as tabs:
             with gr.Tab("Merge", id="merge"):
-                merging = merge_panel(demo, address, workbench, methods, plugins, stream, tune)
+                merging = merge_panel(demo, address, workbench, methods, plugins, stream, tune, sweep)
             with gr.Tab("Lessons", id="lessons"):
                 lessons_tab(Drawings(workbench, found, bank.do_merging))
             with gr.Tab("Try it", id="try") as tab:
@@ -102,16 +108,25 @@ def page(
             "outputs": top,
         }
         pool.change(**about, queue=False, **QUIET)
-        _register_states(demo, visitor)
-    return demo
+        _register_states(demo, visitor, workbench.governor)
+    return demo.queue(max_size=LIMITS.waiting)
 
 
-def _register_states(demo: gr.Blocks, visitor: gr.State) -> None:
+def _register_states(demo: gr.Blocks, visitor: gr.State, governor: Governor) -> None:
     """Let every state be returned once: Gradio calls a state's delete_callback, and frees it, only if a handler has
     returned it.
     """
     others = [block for block in demo.blocks.values() if isinstance(block, gr.State) and block is not visitor]
-    demo.load(_of_one_visitor, [visitor, *others], [visitor, *others], queue=False, **QUIET)
+
+    def opened(request: gr.Request, visitor: Visitor, *values: Any) -> tuple[Any, ...]:
+        governor.welcome(visitor, str(request.session_hash))
+        return _of_one_visitor(visitor, *values)
+
+    def closed(request: gr.Request) -> None:
+        governor.closed(str(request.session_hash))
+
+    demo.load(opened, [visitor, *others], [visitor, *others], queue=False, **QUIET)
+    demo.unload(closed)
 
 
 def _of_one_visitor(visitor: Visitor, *values: Any) -> tuple[Any, ...]:

@@ -77,7 +77,8 @@ class AdaptersHandlers:
             except MergeError as error:
                 notes.append(str(error))
         found = f'<p role="status">{"<br>".join(map(escape, made))}</p>' if made else ""
-        return self._bring(session, sources) | {"note": found + "".join(map(alert, notes))}
+        added = self._bring(session, sources)
+        return added | {"note": found + added["note"] + "".join(map(alert, notes))}
 
     def save(self, session: AdaptersSession, tasks: Sequence[str], orders: Sequence[str]) -> Path:
         """Write adapters, own tasks and which is of which to one file, as the choices stand.
@@ -151,6 +152,10 @@ class AdaptersHandlers:
         yield added | {"note": added["note"] or note}
 
     def _bring(self, session: AdaptersSession, sources: Sequence[Any]) -> Values:
+        try:
+            self.lab.admit(session.visitor.key, len(sources))
+        except MergeError as error:
+            return self.view(session) | {"note": alert(error)}
         model, _ = self.base(*session.base)
         for source in sources:
             if len(session.shelf) >= MOST_TASKS:
@@ -261,6 +266,7 @@ class AdaptersHandlers:
         root = session.visitor.folder("adapters") / f"pool{len(session.pools) + 1}-{mine}"
         folders: dict[str, str] = {}
         try:
+            self.lab.admit(session.visitor.key, 0)
             known = {name: self.lab.task(name) for name in chosen}
             for name, text in zip(tasks, orders, strict=False):
                 if name and text:
@@ -289,6 +295,7 @@ class AdaptersHandlers:
         session.run += 1
         root = session.visitor.folder("adapters") / f"pool{len(session.pools) + 1}-{session.run}"
         try:
+            self.lab.admit(session.visitor.key, 0)
             table = overview(session.shelf)
             fitting = [
                 brought

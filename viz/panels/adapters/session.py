@@ -12,7 +12,6 @@ class AdaptersSession:
     """One visitor's shelf, own tasks and pools, and the base (source, dtype) of what is on the shelf."""
 
     visitor: Visitor = field(default_factory=Visitor)
-    shelf: list[Brought] = field(default_factory=list)
     base: tuple[str, str] = ("minilm", "float32")
     vouched: bool = False
     run: int = 0
@@ -20,6 +19,11 @@ class AdaptersSession:
     def __deepcopy__(self, memo: dict[int, Any]) -> "AdaptersSession":
         """Make a new visitor: Gradio copies a state's first value for every page."""
         return AdaptersSession()
+
+    @property
+    def shelf(self) -> list[Brought]:
+        """The adapters that were brought along."""
+        return self.visitor.shelf
 
     @property
     def pools(self) -> list[tuple[str, str]]:

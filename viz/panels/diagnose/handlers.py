@@ -68,6 +68,7 @@ class DiagnoseHandlers:
         if session.settings is None:
             return {}
         session.settings = self.settings(session.settings, form)
+        session.sent.pop("linked", None)  # the page asks again when an older answer came after a newer one
         return self.draw(session)
 
     def keep(self, session: DiagnoseSession, form: Mapping[str, Any]) -> None:

@@ -75,6 +75,7 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         folder, kept = session.next(), [gr.skip()] * 3
         yield ["", *outdated(session)]
         try:
+            workbench.governor.admit(session.visitor.key)
             for step in write_zip(workbench, settings, form, size or None, heads, folder, known.accuracy):
                 text, ready = step.what, gr.skip()
                 if step.file is not None:

@@ -56,7 +56,7 @@ def _run(name: str, run: Run, references: pd.DataFrame, tasks: Sequence[str], bu
     if found is not None:
         cells[0] = f"{found.average:.3f}"
         cells[1] = "–" if isnan(found.recovered) else f"{100 * found.recovered:.0f} %".replace("-", "−")
-    cells.append("shipped" if run.shipped else "–" if run.seconds is None else f"{run.seconds:.1f}")
+    cells.append("before" if run.known else "–" if run.seconds is None else f"{run.seconds:.1f}")
     cells += [f"{run.scores[task].accuracy:.3f}" if task in run.scores else "–" for task in tasks]
     row = "".join(f"<td>{cell}</td>" for cell in cells)
     method, _, settings = run.label.partition(" · ")

@@ -51,6 +51,7 @@ class Controls:
     pin: gr.Button
     unpin: gr.Button
     tuned: gr.Button
+    tune: gr.Button
     equal: gr.Button
     undo: gr.Button
     redo: gr.Button
@@ -120,12 +121,14 @@ def controls(workbench: Workbench, methods: Catalogue, plugins: Plugins) -> Cont
     with gr.Row(elem_classes="ms-buttons"):
         pin = gr.Button("Pin this run", variant="primary", size="sm", elem_id="ms-pin")
         unpin = gr.Button("Clear pins", size="sm", elem_id="ms-unpin")
+    with gr.Row(elem_classes="ms-buttons"):
         tuned = gr.Button("Tuned values", size="sm", elem_id="ms-tuned")
+        tune = gr.Button("Tune λ", size="sm", elem_id="ms-tune-scaling")
     with gr.Row(elem_classes="ms-buttons"):
         undo = gr.Button("Undo", size="sm", elem_id="ms-undo")
         redo = gr.Button("Redo", size="sm", elem_id="ms-redo")
     notes = gr.HTML(elem_id="ms-notes", apply_default_css=False, container=False, padding=False)
-    return Controls(form, limit, teaches, about, page, notes, pin, unpin, tuned, equal, undo, redo)
+    return Controls(form, limit, teaches, about, page, notes, pin, unpin, tuned, tune, equal, undo, redo)
 
 
 def opening_method(methods: Catalogue) -> str:

@@ -6,7 +6,7 @@ that changes the merge replaces it, and an evaluation that finds another run cur
 its next step. So the last move wins, in whatever order the browser's requests arrive.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 from html import escape
 from time import monotonic, sleep
@@ -16,6 +16,7 @@ from merging.errors import MergeError
 from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.services.link import from_query, settings_of_recipe
+from merging.services.results import Stream
 from merging.services.settings import LIMIT, Settings
 from merging.services.workbench import MergeView, Workbench
 from viz.panels.kit.alert import alert
@@ -27,8 +28,6 @@ from viz.panels.merge.controls import Catalogue, opening, opening_method, read, 
 from viz.panels.merge.recipe import recipe_payload
 from viz.panels.merge.session import Run, Session, summarise
 from viz.panels.merge.verdict import story_html, verdict_html
-
-Stream = Callable[[dict[str, Any], int], Iterator[Progress | Estimate]]
 
 PAUSE = 0.12  # seconds between two drawings of a running evaluation
 SETTLE = 0.1  # seconds without a move before an evaluation starts, so that a drag stays smooth
@@ -98,7 +97,7 @@ class MergeHandlers:
         run = Run(settings, limit, tasks, self.label(settings))
         run = session.start((settings.canonical(), limit), run)
         session.visit(settings, limit)
-        self._take_shipped(run)
+        self._take_known(run)
         method = self.methods[settings.spec.method]
         values = {"about": first_paragraph(method), "page": method_page(method)}
         values["teaches"] = f'<p class="ms-muted">{escape(self.workbench.help(settings.pool))}</p>'
@@ -121,13 +120,13 @@ class MergeHandlers:
             return {}
         return session.changed(**values, **self.accuracy(session, run))
 
-    def _take_shipped(self, run: Run) -> None:
-        """Finish a run at once whose accuracy ships with the app, unless the visitor wants it measured here."""
+    def _take_known(self, run: Run) -> None:
+        """Finish a run at once whose accuracy is known, unless the visitor wants it measured."""
         if run.state != "waiting" or run.live:
             return
-        for estimate in self.workbench.shipped(run.settings, run.limit):
+        for estimate in self.workbench.known(run.settings, run.limit):
             run.take(estimate)
-            run.state, run.shipped = "done", True
+            run.state, run.known = "done", True
 
     def _pin_reference(self, session: Session, limit: int) -> None:
         """Pin the plain sum beside the merge that the page opens on, once, where its accuracy ships."""
@@ -135,8 +134,8 @@ class MergeHandlers:
             return
         settings = opening(self.workbench, self.methods, REFERENCE)
         run = Run(settings, limit, tuple(self.workbench.tasks(settings.pool)), self.label(settings))
-        self._take_shipped(run)
-        if run.shipped:
+        self._take_known(run)
+        if run.known:
             session.keep(run)
 
     def story(self) -> str:
@@ -147,7 +146,7 @@ class MergeHandlers:
         for method in (REFERENCE, opening_method(self.methods)):
             settings = opening(self.workbench, self.methods, method)
             run = Run(settings, LIMIT, tuple(self.workbench.tasks(settings.pool)), "")
-            self._take_shipped(run)
+            self._take_known(run)
             found.append(summarise(run.scores, self.workbench.references(settings.pool)))
         plain, best = found
         return story_html(plain, best, len(self.workbench.tasks(next(iter(self.workbench.pools)))))
@@ -240,7 +239,9 @@ class MergeHandlers:
         return {
             "verdict": verdict_html(run, before, references, self.workbench.title),
             "accuracy": views.accuracy_view(self.workbench, run, before, pins),
-            "sweep": views.sweep_view(self.methods, references, self.workbench.sweep(pool), run, pins),
+            "sweep": views.sweep_view(
+                self.methods, references, self.workbench.sweep(pool), run, pins, session.curve_of(run.settings)
+            ),
             "compare": compare_html(run, pins, references, self.workbench.title, session.against),
         }
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
+from merging.services.results import Stream
 from merging.services.workbench import Workbench
 from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET, turns
@@ -16,8 +17,9 @@ from viz.panels.kit.picked import picked
 from viz.panels.kit.plot import plot
 from viz.panels.merge import views
 from viz.panels.merge.controls import Catalogue, Controls, Plugins, choose, controls
-from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers, Stream
+from viz.panels.merge.handlers import ACCURACY, OUTPUTS, STREAMED, MergeHandlers
 from viz.panels.merge.recipe import Paste, paste_box, recipe
+from viz.panels.merge.scaling import SweepScaling, wire_scaling
 from viz.panels.merge.session import Session
 from viz.panels.merge.tune import Tune, TuneCard, tune_card, wire_tune
 from viz.panels.merge.verdict import verdict
@@ -62,11 +64,14 @@ def merge_panel(
     plugins: Plugins,
     stream: Stream,
     tune: Tune,
+    sweep: SweepScaling,
 ) -> MergeTab:
     """Lay the panel out inside `demo` and wire it."""
     panel = MergeHandlers(workbench, methods, stream)
     layout = _layout(workbench, methods, plugins, panel.story())
     merging = _wire(demo, address, layout, panel)
+    shown = {name: layout.outputs[name] for name in (*ACCURACY, "notes")}
+    wire_scaling(layout.controls, panel, sweep, merging.session, shown, said, merging.after)
     wire_tune(layout.tune, workbench, methods, tune, merging.form, merging.after)
     return merging
 

@@ -37,7 +37,7 @@ class Run:
     """One merge and its accuracy on test, filled in while it is evaluated.
 
     `progress` is how far the work before the first estimate is, `cancelled` that the visitor wants no more of it,
-    `shipped` that its accuracy comes from the tables that ship, `live` that the visitor wants it measured here all the
+    `known` that its accuracy ships or was measured for somebody else, `live` that the visitor wants it measured all the
     same, `error` why it failed, `name` the letter under which it is pinned, `title` what the visitor calls the pin,
     `seconds` how long it took here.
     """
@@ -50,7 +50,7 @@ class Run:
     scores: dict[str, Score] = field(default_factory=dict)
     progress: Progress | None = None
     cancelled: bool = False
-    shipped: bool = False
+    known: bool = False
     live: bool = False
     error: str = ""
     name: str = ""
@@ -219,6 +219,8 @@ class Session:
         self.future: list[tuple[Settings, int]] = []
         self.now: tuple[Settings, int] | None = None
         self.drag, self.moved_at = DRAG, 0.0
+        self.curve: tuple[Settings, pd.DataFrame] | None = None  # a merge over λ, measured here on validation
+        self.presses = 0  # of “Tune λ”: odd while it runs
         self.sent: dict[str, str] = {}
         self._drawn: dict[str, tuple[Any, ...]] = {}
         self._runs: dict[tuple[Any, ...], Run] = {}
@@ -242,18 +244,25 @@ class Session:
             del self._runs[next(iter(self._runs))]
         return run
 
+    def curve_of(self, settings: Settings) -> pd.DataFrame | None:
+        """Return what was measured here of a merge over λ, if anything was."""
+        if self.curve is None or settings.spec.scaling is None:
+            return None
+        mine, rows = self.curve
+        return rows if mine.changed(scaling=1.0).canonical() == settings.changed(scaling=1.0).canonical() else None
+
     def cancel(self) -> None:
         """Let the current run stop at its next step."""
         if self.run is not None and self.run.state in {"waiting", "running"}:
             self.run.cancelled, self.run.state = True, "stopped"
 
     def again(self) -> None:
-        """Let the next start of a cancelled run begin anew; what came from the shipped tables is measured here."""
+        """Let the next start of a cancelled run begin anew; what was known before is measured."""
         if self.run is None:
             return
         self.run.cancelled = False
-        if self.run.shipped:
-            self.run.shipped, self.run.live, self.run.state, self.run.scores = False, True, "waiting", {}
+        if self.run.known:
+            self.run.known, self.run.live, self.run.state, self.run.scores = False, True, "waiting", {}
 
     def pin(self) -> None:
         """Keep the current run for comparison."""

@@ -15,8 +15,9 @@ from merging.services.settings import Settings
 from merging.services.tuning import TunePlan
 from merging.services.visitor import Visitor
 from merging.services.workbench import Workbench
+from merging.tuning.importance import choices, importances
 from merging.tuning.search import Candidate, ranked
-from viz.figures.tuning import average_against_worst, candidates_tried
+from viz.figures.tuning import average_against_worst, candidates_tried, choices_made, choices_that_mattered
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET, paced, turns
 from viz.panels.kit.picked import picked
@@ -33,6 +34,14 @@ COLUMNS = ("merge", "average", "worst", "rows", "seconds")
 TRIED = (
     "Every candidate in the order in which it was tried; a cross was stopped because it could not win any more. Line: "
     "the best so far. Measured on validation rows, so the best is a little optimistic."
+)
+CHOSEN = (
+    "A line is one candidate: what it chose, and its value at the right. The method with the best mean is at the top. "
+    "“none”: this candidate had no such choice."
+)
+MATTERED = (
+    "How much worse a candidate's value can be told when this choice is hidden (a random forest; whisker: standard "
+    "deviation). It tells what made a difference in this search, which looks more often at what is promising."
 )
 FRONT = "Who wants no task to suffer chooses high up, who wants the average to be high chooses at the right."
 
@@ -72,6 +81,9 @@ class TuneCard:
     tried: gr.HTML
     front: gr.HTML
     drawn: gr.Column
+    chosen: gr.HTML
+    mattered: gr.HTML
+    explained: gr.Column
 
 
 def tune_card() -> TuneCard:
@@ -114,7 +126,10 @@ def tune_card() -> TuneCard:
         with gr.Column(visible=False, elem_id="ms-tune-figures") as drawn:
             tried = plot("ms-tune-tried", "What was tried")
             front = plot("ms-tune-front", "Average against the worst task")
-    return TuneCard(form, start, stop, note, table, tried, front, drawn)
+        with gr.Column(visible=False, elem_id="ms-tune-explained") as explained:
+            chosen = plot("ms-tune-chosen", "What the candidates chose")
+            mattered = plot("ms-tune-mattered", "Which choice mattered")
+    return TuneCard(form, start, stop, note, table, tried, front, drawn, chosen, mattered, explained)
 
 
 def ranking(table: pd.DataFrame) -> str:
@@ -155,7 +170,7 @@ def wire_tune(
     taken : merges and evaluates again after an event
     """
     state = gr.State(TuneSession())
-    shown = [card.note, card.table, card.tried, card.front, card.drawn]
+    shown = [card.note, card.table, card.tried, card.front, card.drawn, card.chosen, card.mattered, card.explained]
     kept = [gr.skip()] * len(shown)
 
     def drawing(session: TuneSession, rank: int | None, done: bool) -> list[Any]:
@@ -172,6 +187,19 @@ def wire_tune(
             ranking(table),
             payload(candidates_tried(table), TRIED, rows, "search"),
             payload(average_against_worst(table), FRONT, table, "search-front"),
+            gr.update(visible=True),
+            *(explanation(session) if done else kept[-3:]),
+        ]
+
+    def explanation(session: TuneSession) -> list[Any]:
+        """Draw what follows from all candidates together, if they are enough to tell."""
+        table = choices(session.found, [workbench.title(task) for task in workbench.tasks(session.pool)])
+        importance = importances(table)
+        if importance.empty:
+            return kept[-3:]
+        return [
+            payload(choices_made(table, importance), CHOSEN, table, "search-choices"),
+            payload(choices_that_mattered(importance), MATTERED, importance, "search-importance"),
             gr.update(visible=True),
         ]
 
@@ -192,7 +220,9 @@ def wire_tune(
                 settings.spec.seed,
             )
             mine = session.begin(settings.pool)
-            yield ['<p role="status">The first candidate is measured.</p>', "", *kept[2:-1], gr.update(visible=False)]
+            hidden = gr.update(visible=False)
+            first = '<p role="status">The first candidate is measured.</p>'
+            yield [first, "", *kept[2:4], hidden, *kept[5:7], hidden]
             for step, due in paced(tune(plan), PAUSE):
                 if session.number != mine:
                     break

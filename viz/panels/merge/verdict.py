@@ -41,11 +41,11 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
     doing, counted, bar = STAGES[run.stage]
     done, total = (run.progress.done, run.progress.total) if run.progress else _rows(run)
     state = doing if run.state == "running" else STATES[run.state]
-    if run.shipped:
+    if run.known:
         state, counted = "measured before", "{limit:,} test rows a task"
     return (
         f'<section class="ms-verdict{" ms-stale" if stale else ""}" aria-label="Verdict" data-state="{run.state}" '
-        f'data-stage="{run.stage}" data-shipped="{str(run.shipped).lower()}">'
+        f'data-stage="{run.stage}" data-known="{str(run.known).lower()}">'
         f"{_numbers(summary, len(run.tasks), title, run.state == 'unmeasured')}"
         f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
         f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"

@@ -7,6 +7,7 @@ from math import nan
 import pandas as pd
 
 from merging.diagnostics.leave_out import layer_of
+from merging.experiments.sweep import averages
 from merging.recipes.spec import MergeSpec
 from merging.services.settings import Settings
 from merging.services.workbench import MergeView, Workbench
@@ -79,9 +80,19 @@ def accuracy_view(workbench: Workbench, run: Run, before: Run | None, pins: Sequ
     )
 
 
-def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame, run: Run, pins: Sequence[Run]) -> str:
-    """Show the average accuracy against λ, with `run` and the pins."""
+def sweep_view(
+    methods: Catalogue,
+    references: pd.DataFrame,
+    sweep: pd.DataFrame,
+    run: Run,
+    pins: Sequence[Run],
+    curve: pd.DataFrame | None = None,
+) -> str:
+    """Show the average accuracy against λ, with `run` and the pins; `curve` is what was measured here of this merge."""
     settings = run.settings
+    if curve is not None and len(curve):
+        measured = averages(curve)
+        sweep = pd.concat([sweep[~sweep["method"].isin(measured["method"])], measured], ignore_index=True)
     scaled = {name for name, method in methods.items() if any(param.name == "scaling" for param in method.params)}
     ends = {end: sweep[sweep["method"] == end]["average"] for end in ENDS}
     sweep = sweep[~sweep["method"].isin(ENDS)]
@@ -109,10 +120,12 @@ def sweep_view(methods: Catalogue, references: pd.DataFrame, sweep: pd.DataFrame
         "which merging harms, and each adapter alone. Dashed: your λ. Dot: this merge on test. Good methods are high, "
         f"and flat around their best λ.{_know_more(methods, sweep)}"
     )
+    if curve is not None and len(curve):
+        caption += f" Your line was measured here, as the merge stands, on {curve['total'].max()} rows a task at most."
     if sweep.empty:
         caption = (
-            "No sweep was run for this set of adapters. Dashed: your λ. Dot: this merge on test; pin runs to "
-            "compare several λ."
+            "No sweep was run for this set of adapters: “Tune λ” measures one. Dashed: your λ. Dot: this merge on "
+            "test; pin runs to compare several λ."
         )
     table = sweep if points.empty else pd.concat([sweep, points.drop(columns="colour")], ignore_index=True)
     return payload(figure, caption, table, filename(settings, "sweep"))

@@ -52,6 +52,7 @@ class TrainingHandlers:
         try:
             plan = read_plan(form)
             self.lab.check(plan)
+            self.lab.admit(session.visitor.key, 0)
         except MergeError as error:
             return session.changed(note=alert(error))
         root = session.visitor.folder("osrm") / f"training-{session.move()}"

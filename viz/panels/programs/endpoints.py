@@ -13,7 +13,6 @@ from gradio.events import api
 
 from merging.features.progress import Progress
 from merging.services.api import (
-    Stream,
     catalogue,
     evaluated,
     inspected,
@@ -25,6 +24,7 @@ from merging.services.api import (
 )
 from merging.services.bundle import write_zip
 from merging.services.playground import Playground
+from merging.services.results import Stream
 from viz.panels.kit.events import paced, turns
 from viz.panels.programs.endpoint import Upload, endpoint, uploaded
 
