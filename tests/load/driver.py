@@ -193,28 +193,37 @@ class Page:
                         self._take(event, output["data"])
                     return
                 elif message["msg"] == "unexpected_error":
-                    raise judge(200, {"error": message.get("message")})
+                    raise FaultError(message["message"])
         finally:
             self.open_events.discard(mine)
             self.messages.pop(mine, None)
 
     async def _listen(self) -> None:
+        """Hand on what the server sends, as long as anybody waits for it."""
         while self.open_events:
-            address = f"{API}/queue/data"
-            async with self.client.stream("GET", address, params={"session_hash": self.hash}, timeout=None) as answer:
-                async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    self.seen(line)
-                    message = json.loads(line[5:])
-                    if message["msg"] == "close_stream":
-                        break
-                    if message["msg"] == "unexpected_error":
-                        for waiting in self.open_events:
-                            self.messages[waiting].put_nowait(message)
-                        return
-                    if message.get("event_id") in self.open_events:
-                        self.messages[message["event_id"]].put_nowait(message)
+            try:
+                lost = await self._stream()
+            except (httpx.HTTPError, ValueError) as error:
+                lost = f"the stream broke: {type(error).__name__} {error}"
+            for waiting in self.open_events if lost else ():
+                self.messages[waiting].put_nowait({"msg": "unexpected_error", "message": lost})
+
+    async def _stream(self) -> str:
+        """Read one stream to its end; return why it broke, or nothing."""
+        params = {"session_hash": self.hash}
+        async with self.client.stream("GET", f"{API}/queue/data", params=params, timeout=300) as answer:
+            async for line in answer.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                self.seen(line)
+                message = json.loads(line[5:])
+                if message["msg"] == "close_stream":
+                    return ""
+                if message["msg"] == "unexpected_error":
+                    return str(message.get("message"))
+                if message.get("event_id") in self.open_events:
+                    self.messages[message["event_id"]].put_nowait(message)
+        return "the stream ended"
 
     async def _heartbeat(self) -> None:
         async with self.client.stream("GET", f"{API}/heartbeat/{self.hash}", timeout=None) as answer:
@@ -237,6 +246,6 @@ class Page:
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Layout]]:
     """Give a client of the server and the page's layout."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=2)
     async with httpx.AsyncClient(base_url=url.rstrip("/"), limits=limits, timeout=120) as client:
         yield client, Layout((await client.get("/config")).json())

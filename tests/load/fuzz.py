@@ -76,10 +76,14 @@ class Attack:
         for _ in range(count):
             event = random.choice(events)
             body = self._body(random, event, mine)
+            if os.environ.get("KEEPLOG"):
+                with open("/tmp/h18b/calls.txt", "a") as f: f.write(json.dumps([event["api_name"], event["queue"], body])+"\n")
             where = f"{event['api_name']} {json.dumps(body)[:700]}"
             query = random.choice(["", "", self._query(random)])
             try:
                 await self._call(random, event, body, query, where)
+            except httpx.ReadError:  # Gradio ends the stream of a page that it has just seen go
+                (await self.client.get("/config")).raise_for_status()
             except (httpx.HTTPError, ValueError) as error:
                 self.broken.append(f"{type(error).__name__} {error} <- {where}")
 
@@ -111,7 +115,7 @@ class Attack:
         headers = {"content-type": "application/json"}
         if random.random() < 0.02:
             headers[random.choice(["cookie", "x-forwarded-for", "referer", "x-gradio-user"])] = "a" * 20_000
-        if not event["queue"] or random.random() < 0.5:
+        if not event["queue"] or random.random() < 0.1:
             answer = await self.client.post(f"{API}/run/predict?{query}", content=content, headers=headers)
             self._judge(answer.status_code, answer.text, where)
             return
@@ -128,7 +132,7 @@ class Attack:
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
                 if message.get("msg") in ("process_generating", "process_completed", "unexpected_error"):
                     good = message.get("success", False)
-                    self._judge(200 if good else 500, json.dumps(message.get("output") or message), where)
+                    self._judge(200 if good else 500, json.dumps(message.get("output") or {"error": message.get("message")}), where)
                     return
 
     def _judge(self, status: int, text: str, where: str) -> None:
@@ -138,7 +142,7 @@ class Attack:
                 content = json.loads(text)
             except ValueError:
                 content = text
-            leaks += [what for what in (str(ROOT), "site-packages") if what in text]
+            leaks += [what for what in (str(ROOT), "site-packages") if what in text and what not in where]
             wrong = judge(status, content)
             self.refused += 1
             if isinstance(wrong, FaultError):
@@ -203,13 +207,15 @@ def attacked(calls: int, uploads: int, seed: int) -> list[str]:
         temporary.mkdir()
         os.environ.pop(MARKER, None)
         marker = folder / "executed"
-        variables = {"TMPDIR": str(temporary), "GRADIO_TEMP_DIR": str(temporary / "gradio")}
+        variables = {"PYTHONFAULTHANDLER": "1", "TMPDIR": str(temporary), "GRADIO_TEMP_DIR": str(temporary / "gradio")}
         os.environ[MARKER] = str(marker)
         with served(folder, "app.py", **variables) as url:
             try:
                 one = asyncio.run(attack(url, folder, calls, uploads, seed))
             except httpx.ConnectError:
-                if os.environ.get("KEEPLOG"): Path("/tmp/h18b/last.log").write_text((folder / "log.txt").read_text())
+                if os.environ.get("KEEPLOG"):
+                    import psutil; print([(c.cmdline(), c.status(), c.wait(5)) for c in psutil.Process().children()])
+                    Path("/tmp/h18b/last.log").write_text((folder / "log.txt").read_text())
                 return [f"the server is gone:\n{(folder / 'log.txt').read_text()[-6000:]}"]
             strange = [path.name for path in temporary.iterdir() if not path.name.startswith(("mergescope-", "gradio", "torchinductor"))]
         if os.environ.get("KEEPLOG"): Path("/tmp/h18b/last.log").write_text((folder / "log.txt").read_text())
