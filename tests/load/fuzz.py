@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -45,6 +44,7 @@ class Attack:
     broken: list[str] = field(default_factory=list)
     refused: int = 0
     answered: int = 0
+    doing: Path | None = None
 
     def __post_init__(self) -> None:
         self.secret = self.folder / "secret.txt"
@@ -76,8 +76,6 @@ class Attack:
         for _ in range(count):
             event = random.choice(events)
             body = self._body(random, event, mine)
-            if os.environ.get("KEEPLOG"):
-                with open("/tmp/h18b/calls.txt", "a") as f: f.write(json.dumps([event["api_name"], event["queue"], body])+"\n")
             where = f"{event['api_name']} {json.dumps(body)[:700]}"
             query = random.choice(["", "", self._query(random)])
             try:
@@ -132,7 +130,11 @@ class Attack:
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
                 if message.get("msg") in ("process_generating", "process_completed", "unexpected_error"):
                     good = message.get("success", False)
-                    self._judge(200 if good else 500, json.dumps(message.get("output") or {"error": message.get("message")}), where)
+                    self._judge(
+                        200 if good else 500,
+                        json.dumps(message.get("output") or {"error": message.get("message")}),
+                        where,
+                    )
                     return
 
     def _judge(self, status: int, text: str, where: str) -> None:
@@ -164,7 +166,7 @@ class Attack:
                 page = Page(self.client, self.layout, lambda text: self._judge(200, text, "page"), self._told)
                 await page.open()
                 await page.settle()
-            self.doing = name = hostile_file(random, self.folder / f"upload-{random.randbytes(6).hex()}", self.secret)
+            self.doing = name = hostile_file(random, self.folder / f"upload-{number}", self.secret)
             elem_id = random.choice(["ms-bring-files", "ms-bring-files", "ms-task-file", "ms-plan-upload"])
             several = elem_id == "ms-bring-files"
             await page.upload(elem_id, name, several=several)
@@ -205,20 +207,19 @@ def attacked(calls: int, uploads: int, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory() as place:
         folder, temporary, before = Path(place), Path(place) / "temporary", tree(ROOT)
         temporary.mkdir()
-        os.environ.pop(MARKER, None)
         marker = folder / "executed"
-        variables = {"PYTHONFAULTHANDLER": "1", "TMPDIR": str(temporary), "GRADIO_TEMP_DIR": str(temporary / "gradio")}
-        os.environ[MARKER] = str(marker)
+        variables = {"TMPDIR": str(temporary), "GRADIO_TEMP_DIR": str(temporary / "gradio")}
+        variables |= {MARKER: str(marker), "PYTHONFAULTHANDLER": "1"}
         with served(folder, "app.py", **variables) as url:
             try:
                 one = asyncio.run(attack(url, folder, calls, uploads, seed))
             except httpx.ConnectError:
-                if os.environ.get("KEEPLOG"):
-                    import psutil; print([(c.cmdline(), c.status(), c.wait(5)) for c in psutil.Process().children()])
-                    Path("/tmp/h18b/last.log").write_text((folder / "log.txt").read_text())
                 return [f"the server is gone:\n{(folder / 'log.txt').read_text()[-6000:]}"]
-            strange = [path.name for path in temporary.iterdir() if not path.name.startswith(("mergescope-", "gradio", "torchinductor"))]
-        if os.environ.get("KEEPLOG"): Path("/tmp/h18b/last.log").write_text((folder / "log.txt").read_text())
+            strange = [
+                path.name
+                for path in temporary.iterdir()
+                if not path.name.startswith(("mergescope-", "gradio", "torchinductor"))
+            ]
         print(f"{one.answered} answers, {one.refused} refusals")
         one.broken += [f"in the temporary folder: {name}" for name in strange]
         one.broken += [f"in the app's folder: {name}" for name in sorted(tree(ROOT) ^ before)]
@@ -227,12 +228,10 @@ def attacked(calls: int, uploads: int, seed: int) -> list[str]:
 
 
 def tree(folder: Path) -> set[str]:
-    """Return the files below a folder, without what Python and tools keep of their own."""
-    return {
-        str(path)
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
-    }
+    """Return the files of the app, without what Python keeps of its own."""
+    places = [folder, *(place for name in ("assets", "merging", "viz") for place in (folder / name).rglob("*"))]
+    files = {str(path) for place in places if place.is_dir() for path in place.iterdir()}
+    return {path for path in files if not {"__pycache__"} & {*Path(path).parts} and not Path(path).name.startswith(".")}
 
 
 def main() -> None:

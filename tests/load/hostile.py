@@ -1,4 +1,4 @@
-"""Files that nobody should send: archives that climb out of their folder, pickles that act, bombs, HTML in every name."""
+"""Files that nobody should send: archives that climb out of their folder, pickles that act, HTML in every name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pickle
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ class Evil:
 def hostile_file(random: Random, folder: Path, secret: Path) -> Path:
     """Write one into a folder of its own."""
     folder.mkdir()
+    warnings.filterwarnings("ignore", "Duplicate name", UserWarning)
     return random.choice(KINDS)(random, folder, secret)
 
 
@@ -63,15 +65,26 @@ def session(random: Random, folder: Path, secret: Path) -> Path:
     path = folder / "mergescope_session.zip"
     listed = {
         "format": random.choice([1, 2, "1", None]),
-        "base": random.choice([["minilm", "float32"], ["/etc", "float32"], [str(secret.parent), "float16"], "minilm", None]),
+        "base": random.choice(
+            [["minilm", "float32"], ["/etc", "float32"], [str(secret.parent), "float16"], "minilm", None]
+        ),
         "vouched": random.choice([True, "yes", None]),
-        "adapters": random.choice([[{"name": SCRIPT, "task": "../../x"}], [{}], [{"name": "a", "task": "trec"}] * 40, None]),
-        "tasks": random.choice([[], [{"name": SCRIPT, "labels": [SCRIPT, "b"], "pairs": False}], [{"name": "../x"}], "x"]),
+        "adapters": random.choice(
+            [[{"name": SCRIPT, "task": "../../x"}], [{}], [{"name": "a", "task": "trec"}] * 40, None]
+        ),
+        "tasks": random.choice(
+            [[], [{"name": SCRIPT, "labels": [SCRIPT, "b"], "pairs": False}], [{"name": "../x"}], "x"]
+        ),
     }
     rows = "\n".join(json.dumps({"text": SCRIPT, "label": SCRIPT, "split": "test"}) for _ in range(5))
     with zipfile.ZipFile(path, "w") as whole:
-        whole.writestr("session.json", random.choice([json.dumps(listed), "[" * 20_000, "{", "null", "\ud800".encode("utf-8", "surrogatepass")]))
-        whole.writestr("adapter-0.zip", random.choice([b"", b"PK", ADAPTER.joinpath("adapter_config.json").read_bytes()]))
+        whole.writestr(
+            "session.json",
+            random.choice([json.dumps(listed), "[" * 20_000, "{", "null", "\ud800".encode("utf-8", "surrogatepass")]),
+        )
+        whole.writestr(
+            "adapter-0.zip", random.choice([b"", b"PK", ADAPTER.joinpath("adapter_config.json").read_bytes()])
+        )
         whole.writestr(random.choice(["task-0.jsonl", *OUTSIDE]), rows)
     return path
 
@@ -85,7 +98,9 @@ def table(random: Random, folder: Path, secret: Path) -> Path:
         rows = [json.dumps({"text": random.choice(cells), "label": random.choice(cells)}) for _ in range(40)]
         rows += random.choice([[], ["[" * 5000], ["{"], ["1"], ['{"text": {}, "label": []}'], ["1" * 5000]])
     else:
-        head = random.choice(["text,label", f"{SCRIPT},label", "text;label", "text", ",".join(map(str, range(3000))), ""])
+        head = random.choice(
+            ["text,label", f"{SCRIPT},label", "text;label", "text", ",".join(map(str, range(3000))), ""]
+        )
         rows = [head, *(f"{random.choice(cells)},{random.choice(cells)}" for _ in range(60))]
     data = "\n".join(rows).encode(random.choice(["utf-8", "utf-16", "cp1252"]), "replace")
     path.write_bytes(noise(random, data) if random.random() < 0.3 else data)
@@ -95,7 +110,9 @@ def table(random: Random, folder: Path, secret: Path) -> Path:
 def loose(random: Random, folder: Path, secret: Path) -> Path:
     """One file of an adapter alone, or of a kind that nobody asked for."""
     path = folder / random.choice([*INSIDE, "x.pkl", "x.html", "x.svg", "x.py", ".bashrc", "nul", "x.zip", "x.csv.zip"])
-    path.write_bytes(random.choice([pickle.dumps(Evil()), SCRIPT.encode(), b"", b"PK\x05\x06" + b"\0" * 18, b"\xff" * 99]))
+    path.write_bytes(
+        random.choice([pickle.dumps(Evil()), SCRIPT.encode(), b"", b"PK\x05\x06" + b"\0" * 18, b"\xff" * 99])
+    )
     return path
 
 
@@ -115,7 +132,9 @@ def _json(random: Random, data: bytes) -> bytes:
     except ValueError:
         return data
     for key in random.sample([*found], min(3, len(found))):
-        found[key] = random.choice([None, -1, 10**30, SCRIPT, "../../etc/passwd", [], {}, ["(a+)+$"], {"a": [SCRIPT]}, True])
+        found[key] = random.choice(
+            [None, -1, 10**30, SCRIPT, "../../etc/passwd", [], {}, ["(a+)+$"], {"a": [SCRIPT]}, True]
+        )
     return json.dumps(found).encode()
 
 
