@@ -13,6 +13,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("SPACE_ID"):
     # what strangers name is fetched as a stranger: the Space's own login could read its owner's private repositories
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+    if os.access("/data", os.W_OK):  # a Space's volume: what was fetched is still there after a restart
+        os.environ.setdefault("MERGESCOPE_CACHE", "/data/mergescope")
+        os.environ.setdefault("HF_HOME", "/data/huggingface")
 # an evaluation and a moving slider share the cores: threads that spin while they wait would make both many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
