@@ -13,6 +13,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("SPACE_ID"):
     # what strangers name is fetched as a stranger: the Space's own login could read its owner's private repositories
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+    if os.access("/data", os.W_OK):  # a Space's volume: what was fetched is still there after a restart
+        os.environ.setdefault("MERGESCOPE_CACHE", "/data/mergescope")
+        os.environ.setdefault("HF_HOME", "/data/huggingface")
 # an evaluation and a moving slider share the cores: threads that spin while they wait would make both many times slower
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -25,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from typing import Any
 
 try:
@@ -204,15 +208,28 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, health(), bases)
 
 
-def main(bases: Sequence[str] = ()) -> None:
-    """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+def get_ready() -> None:
+    """Load what the first visitor needs; then read, a batch at a time, what Diagnose, OSRM and Try it would read
+    first.
+    """
     from merging.methods import METHODS
 
+    start = opening(workbench(), METHODS)
+    workbench().warm_up(start)
+    if LIMITS.read_ahead:
+        example, _ = playground().row(start.pool, workbench().tasks(start.pool)[0], 0)
+        playground().said(start.pool, [example], {"base": None, "own": None, "merge": start})
+        for _ in workbench().read_moments(start):
+            sleep(0.1)  # visitors come first
+
+
+def main(bases: Sequence[str] = ()) -> None:
+    """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     demo = build(bases)
     clear_killed()
     if profile_of(os.environ) != "laptop":
         log_jobs()
-    Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
+    Thread(target=get_ready, daemon=True).start()
     demo.launch(**launch_options(), app_kwargs={"routes": [health().route()]})
 
 

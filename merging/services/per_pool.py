@@ -30,23 +30,35 @@ class PerPool(Generic[P, T]):
         self._kept: OrderedDict[Key, T] = OrderedDict()
         self._held: dict[Key, Buffers] = {}
         self._used: dict[Key, float] = {}
+        self._computing: dict[Key, Lock] = {}
         self._lock = Lock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the function's value; computed without the lock, so that a slow pool holds nobody else up."""
+        """Return the function's value; computed without the lock, so that a slow pool holds nobody else up, and once
+        for all who ask for it at the same time.
+        """
         key = (*args, *sorted(kwargs.items()))
         with self._lock:
             if key in self._kept:
-                self._kept.move_to_end(key)
-                self._used[key] = monotonic()
-                return self._kept[key]
-        value = self.function(*args, **kwargs)
-        held = buffers_of(value)
-        with self._lock:
-            self._kept[key], self._held[key], self._used[key] = value, held, monotonic()
-            while len(self._kept) > 1 and sum(map(self.size, self._kept.values())) > self.largest:
-                self._remove(next(iter(self._kept)))
-        return value
+                return self._known(key)
+            computing = self._computing.setdefault(key, Lock())
+        with computing:
+            with self._lock:
+                if key in self._kept:
+                    return self._known(key)
+            value = self.function(*args, **kwargs)
+            held = buffers_of(value)
+            with self._lock:
+                self._kept[key], self._held[key], self._used[key] = value, held, monotonic()
+                self._computing.pop(key, None)
+                while len(self._kept) > 1 and sum(map(self.size, self._kept.values())) > self.largest:
+                    self._remove(next(iter(self._kept)))
+            return value
+
+    def _known(self, key: Key) -> T:
+        self._kept.move_to_end(key)
+        self._used[key] = monotonic()
+        return self._kept[key]
 
     def forget(self, pool: str) -> None:
         """Drop all that was computed of one pool."""

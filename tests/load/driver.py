@@ -30,6 +30,8 @@ class FaultError(Exception):
 def judge(status: int, content: Any) -> Exception:
     """Tell a polite refusal from a fault."""
     said = content.get("error") or content.get("detail") if isinstance(content, dict) else content
+    if isinstance(said, list) and said and isinstance(said[0], dict):  # what FastAPI says of a body
+        said = f"The body does not fit: {said[0].get('msg')}"
     sentence = isinstance(said, str) and len(said.split()) >= 3 and "Traceback" not in said
     return RefusedError(said) if sentence else FaultError(f"{status}: {str(content)[:300]}")
 
@@ -102,16 +104,17 @@ class Page:
         target = self.layout.tabs[tab]
         await asyncio.gather(*(self.run(id_, target, {"value": tab}) for id_ in self.layout.on[target, "select"]))
 
-    async def upload(self, elem_id: str, *files: Path) -> None:
-        """Give files to a component, as the browser does."""
+    async def upload(self, elem_id: str, *files: Path, several: bool = True) -> None:
+        """Give files to a component, as the browser does; one that takes one file has `several` false."""
         parts = [("files", (file.name, file.read_bytes())) for file in files]
         answer = await self.client.post(f"{API}/upload", files=parts)
-        answer.raise_for_status()
+        if answer.status_code != 200:
+            raise judge(answer.status_code, answer.text)
         value = [
             {"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}
             for path, file in zip(answer.json(), files, strict=True)
         ]
-        await self.fire(elem_id, "upload", value)
+        await self.fire(elem_id, "upload", value if several else value[0])
 
     async def settle(self) -> None:
         """Wait until all that follows is done."""
@@ -190,28 +193,37 @@ class Page:
                         self._take(event, output["data"])
                     return
                 elif message["msg"] == "unexpected_error":
-                    raise judge(200, {"error": message.get("message")})
+                    raise FaultError(message["message"])
         finally:
             self.open_events.discard(mine)
             self.messages.pop(mine, None)
 
     async def _listen(self) -> None:
+        """Hand on what the server sends, as long as anybody waits for it."""
         while self.open_events:
-            address = f"{API}/queue/data"
-            async with self.client.stream("GET", address, params={"session_hash": self.hash}, timeout=None) as answer:
-                async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    self.seen(line)
-                    message = json.loads(line[5:])
-                    if message["msg"] == "close_stream":
-                        break
-                    if message["msg"] == "unexpected_error":
-                        for waiting in self.open_events:
-                            self.messages[waiting].put_nowait(message)
-                        return
-                    if message.get("event_id") in self.open_events:
-                        self.messages[message["event_id"]].put_nowait(message)
+            try:
+                lost = await self._stream()
+            except (httpx.HTTPError, ValueError) as error:
+                lost = f"the stream broke: {type(error).__name__} {error}"
+            for waiting in self.open_events if lost else ():
+                self.messages[waiting].put_nowait({"msg": "unexpected_error", "message": lost})
+
+    async def _stream(self) -> str:
+        """Read one stream to its end; return why it broke, or nothing."""
+        params = {"session_hash": self.hash}
+        async with self.client.stream("GET", f"{API}/queue/data", params=params, timeout=300) as answer:
+            async for line in answer.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                self.seen(line)
+                message = json.loads(line[5:])
+                if message["msg"] == "close_stream":
+                    return ""
+                if message["msg"] == "unexpected_error":
+                    return str(message.get("message"))
+                if message.get("event_id") in self.open_events:
+                    self.messages[message["event_id"]].put_nowait(message)
+        return "the stream ended"
 
     async def _heartbeat(self) -> None:
         async with self.client.stream("GET", f"{API}/heartbeat/{self.hash}", timeout=None) as answer:
@@ -234,6 +246,6 @@ class Page:
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Layout]]:
     """Give a client of the server and the page's layout."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=2)
     async with httpx.AsyncClient(base_url=url.rstrip("/"), limits=limits, timeout=120) as client:
         yield client, Layout((await client.get("/config")).json())

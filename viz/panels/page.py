@@ -22,6 +22,7 @@ from viz.panels.kit.address import Address
 from viz.panels.kit.events import QUIET
 from viz.panels.kit.look import header, header_html
 from viz.panels.kit.plot import serve_files
+from viz.panels.kit.sentences import Sentences
 from viz.panels.lessons.gallery import Drawings
 from viz.panels.lessons.panel import lessons_card, lessons_tab
 from viz.panels.merge.controls import Catalogue, Plugins
@@ -89,7 +90,7 @@ def page(
     found = Found(workbench.tables, {name: contender.title for name, contender in CONTENDERS.items()})
     bank = BankViews(workbench.tables)
     # copies of what visitors download are removed after a day
-    with gr.Blocks(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
+    with Sentences(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         programs.register()  # first, so that no listener of the page takes an endpoint's name
         visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
@@ -121,7 +122,8 @@ def page(
         _register_states(demo, visitor, workbench.governor)
     watch(demo)
     health.demo = demo
-    return demo.queue(STATUS_EVERY, max_size=LIMITS.waiting)
+    # nobody passes by the queue: it is what keeps one visitor's work from taking another's turn
+    return demo.queue(STATUS_EVERY, max_size=LIMITS.waiting, api_open=False)
 
 
 def _register_states(demo: gr.Blocks, visitor: gr.State, governor: Governor) -> None:

@@ -9,6 +9,7 @@ from gradio.themes.utils import fonts
 from merging.services.limits import LIMITS
 from viz.panels.kit.glossary import as_json
 from viz.panels.kit.plot import EARLY, SCRIPTS, STYLES, address
+from viz.panels.kit.sentences import misfit
 
 # Gradio's stock blue and orange are too pale for text on white (WCAG AA).
 BLUE = gr.themes.Color(
@@ -109,5 +110,6 @@ def launch_options() -> dict[str, Any]:
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
         "max_file_size": LIMITS.upload_bytes,
         "mcp_server": True,
+        "app_kwargs": {"exception_handlers": {Exception: misfit}},
         "footer_links": ["api", "settings"],
     }
