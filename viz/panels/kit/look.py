@@ -1,10 +1,12 @@
 """How the app looks: theme, style sheet, scripts and the page's header."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 from gradio.themes.utils import fonts
+from starlette.routing import BaseRoute
 
 from merging.services.limits import LIMITS
 from viz.panels.kit.glossary import as_json
@@ -99,7 +101,7 @@ def head() -> str:
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 
-def launch_options() -> dict[str, Any]:
+def launch_options(routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
     """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin."""
     return {
         "theme": theme(),
@@ -110,6 +112,6 @@ def launch_options() -> dict[str, Any]:
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
         "max_file_size": LIMITS.upload_bytes,
         "mcp_server": True,
-        "app_kwargs": {"exception_handlers": {Exception: misfit}},
+        "app_kwargs": {"exception_handlers": {Exception: misfit}, "routes": [*routes]},
         "footer_links": ["api", "settings"],
     }
