@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Thread
+from time import sleep
 from typing import Any
 
 try:
@@ -42,11 +43,12 @@ from merging.evaluation.accuracy import Estimate
 from merging.features.progress import Progress
 from merging.playground.rows import Outcome
 from merging.services.chat import Chat
-from merging.services.limits import LIMITS
+from merging.services.limits import LIMITS, profile_of
 from merging.services.plan import Plan, Trained
 from merging.services.playground import Playground
 from merging.services.settings import Settings
 from merging.services.tuning import TunePlan, sweep_scaling, tune
+from merging.services.visitor import clear_killed
 from merging.services.workbench import Workbench
 from merging.tuning.search import Candidate
 from viz.panels.adapters.handlers import AdaptersHandlers
@@ -56,6 +58,8 @@ from viz.panels.merge.controls import opening
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.health import Health
+from viz.panels.server.jobs import log_jobs
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.chat import ChatHandlers
 from viz.panels.try_it.handlers import TryHandlers
@@ -164,6 +168,12 @@ def playground() -> Playground:
     return Playground(workbench())
 
 
+@cache
+def health() -> Health:
+    """Begin to look after the server, once per process."""
+    return Health(workbench().governor)
+
+
 def answering_seconds(pool: str, settings: dict[str, Any] | None, task: str, limit: int) -> int:
     """Estimate how long answering a task's rows takes on a GPU."""
     return min(LIMITS.gpu_seconds, 15 + limit // 40)
@@ -195,16 +205,32 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
     stream = bench.remembering(stream_accuracy)
     programs = Programs(playground(), stream)
     tuning = stream_tuning, stream_scaling
-    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, bases)
+    return page(bench, METHODS, PLUGINS, stream, demand, osrm, brought, tried, *tuning, programs, health(), bases)
+
+
+def get_ready() -> None:
+    """Load what the first visitor needs; then read, a batch at a time, what Diagnose, OSRM and Try it would read
+    first.
+    """
+    from merging.methods import METHODS
+
+    start = opening(workbench(), METHODS)
+    workbench().warm_up(start)
+    if LIMITS.read_ahead:
+        example, _ = playground().row(start.pool, workbench().tasks(start.pool)[0], 0)
+        playground().said(start.pool, [example], {"base": None, "own": None, "merge": start})
+        for _ in workbench().read_moments(start):
+            sleep(0.1)  # visitors come first
 
 
 def main(bases: Sequence[str] = ()) -> None:
     """Serve the app; host and port come from GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
-    from merging.methods import METHODS
-
     demo = build(bases)
-    Thread(target=workbench().warm_up, args=[opening(workbench(), METHODS)], daemon=True).start()
-    demo.launch(**launch_options())
+    clear_killed()
+    if profile_of(os.environ) != "laptop":
+        log_jobs()
+    Thread(target=get_ready, daemon=True).start()
+    demo.launch(**launch_options(), app_kwargs={"routes": [health().route()]})
 
 
 if __name__ == "__main__":

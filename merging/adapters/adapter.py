@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import MergeError
+from ..io.whole import writing
 from . import fetch
 from .base_files import BaseFiles, base_files
 from .config import CONFIG_FILE, export_config, read_config, scaling
@@ -228,7 +229,8 @@ class Adapter:
         Raises
         ------
         MergeError
-            If ``folder`` exists and is neither empty nor an adapter, or the base has no module of that name.
+            If ``folder`` exists and is neither empty nor an adapter, the base has no module of that name, or the disk
+            is full.
         """
         target = Path(folder)
         if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / CONFIG_FILE).exists())):
@@ -241,7 +243,8 @@ class Adapter:
             raise MergeError(
                 f"{target.parent} is a file, so no folder can be made below it: choose another place."
             ) from error
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-")
+        with writing(target.name), aside as temporary:
             work = Path(temporary) / "adapter"
             work.mkdir()
             self._write(work, dtype)

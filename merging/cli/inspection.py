@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import MergeError
+from ..io.whole import whole_file
 from .adapters import loaded
 from .options import Base
 from .recipes import recipe_of
@@ -101,4 +102,5 @@ def _write_report(path: Path, adapters: list[Adapter], report: CompatibilityRepo
         chance={side: measures.chance_overlap(named, side) for side in overlaps},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html_report(inspection), encoding="utf-8")
+    with whole_file(path) as fresh:
+        fresh.write_text(html_report(inspection), encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MergeError
+from ..io.whole import whole_file
 from .adapters import loaded
 from .options import Base
 from .recipes import features_of, opened, recipe_of
@@ -131,7 +132,8 @@ def answer_lines(
     if task is not None:
         yield from _blame_lines(model, tokenizer, adapters, spec, texts, questions[task], features)
     if output is not None:
-        frame.assign(text=[texts[place] for place in frame["text"]]).to_csv(output, index=False)
+        with whole_file(output) as fresh:
+            frame.assign(text=[texts[place] for place in frame["text"]]).to_csv(fresh, index=False)
 
 
 def _blame_lines(
@@ -200,7 +202,8 @@ def broken_lines(
         sides = f"{row.truth} ({row.sure_first:.2f}) -> {row.second} ({row.sure_second:.2f})"
         yield f"{row.row:5} {sides}  {_short(row.text)}"
     if output is not None:
-        frame.to_csv(output, index=False)
+        with whole_file(output) as fresh:
+            frame.to_csv(fresh, index=False)
 
 
 def _short(text: str, signs: int = SHOWN) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MergeError
+from ..io.whole import whole_file
 from .adapters import loaded
 from .options import Base, Output
 from .recipes import evaluate_recipe, features_of, opened
@@ -99,9 +100,11 @@ def tune_merge(
     rank = rank or (None if merged.method.low_rank else max(min(shape) for shape in merged.shapes.values()))
     tuned = TunedEntry(study=study, trial=best.number, seed=seed)
     print(merged.save(output, rank, tuned=tuned))
-    search.table().to_csv(output / "trials.csv", index=False)
+    with whole_file(Path(output) / "trials.csv") as fresh:
+        search.table().to_csv(fresh, index=False)
     made = choices(search.candidates, [adapter.name for adapter in adapters])
-    made.to_csv(output / "choices.csv", index=False)
+    with whole_file(Path(output) / "choices.csv") as fresh:
+        made.to_csv(fresh, index=False)
     if mattered := [f"{row.choice} {row.importance:.0%}" for row in importances(made).itertuples()]:
         print(f"of the differences in value follow: {', '.join(mattered)}")
     print(f"trial {best.number}, the best of {len(search.table())}: {best.spec.words()}")

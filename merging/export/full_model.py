@@ -24,6 +24,7 @@ from ..adapters.same_base import used_base
 from ..errors import MergeError
 from ..evaluation.heads import named_heads
 from ..io.untrusted import read_object
+from ..io.whole import writing
 from ..models.checkpoint import Reader, find_checkpoint
 from ..models.load import DTYPES
 from ..models.weight_files import BESIDE_WEIGHTS, INDEX_FILE
@@ -88,7 +89,8 @@ def save_full_model(
         raise MergeError(
             f"{target.parent} is a file, so no folder can be made below it: choose another place."
         ) from error
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+    aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-")
+    with writing(target.name), aside as temporary:
         work = Path(temporary) / "model"
         work.mkdir()
         _write_shards(plan, work, max_shard_size, on_shard)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MergeError
+from ..io.whole import writing
 
 POOLINGS = ("token", "mean", "task_mean")
 BLOCK = 50
@@ -74,8 +75,18 @@ class TokenFile:
         return begin
 
     def write(self, begin: int, rows: Tensor) -> None:
-        """Write rows (n, width) from a byte on."""
-        os.pwrite(self._file.fileno(), rows.contiguous().numpy().tobytes(), begin)
+        """Write rows (n, width) from a byte on.
+
+        Raises
+        ------
+        MergeError
+            Where the disk is full.
+        """
+        left = memoryview(rows.contiguous().numpy().tobytes())
+        with writing("what the layers see"):
+            while left:  # a disk that fills up takes a part, and refuses the next
+                count = os.pwrite(self._file.fileno(), left, begin)
+                left, begin = left[count:], begin + count
 
     def read(self, begin: int, rows: int, width: int) -> Tensor:
         """Return rows (n, width) from a byte on."""

@@ -12,6 +12,7 @@ from .iso_cts import ISO_CTS
 from .knots import KNOTS
 from .linear import AVERAGE, DO_MERGING, TASK_ARITHMETIC
 from .regmean import REGMEAN
+from .ssr import SSR
 from .svd import SVD
 from .ties import DARE_TIES, TIES
 from .tsv import ISO_C, TSV
@@ -20,7 +21,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE),
-        *(TSV, ISO_C, ISO_CTS, CTM, REGMEAN, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
+        *(TSV, ISO_C, ISO_CTS, CTM, REGMEAN, SSR, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
     )
 }
 

@@ -56,7 +56,8 @@ def soft_osrm(updates: Updates, features: Features, tasks: Sequence[str], option
 
     A_t' = A_t G_t (G_t + mu sum_{j != t} G_j)^-1 minimises E_t ||(A' - A_t) h||^2 + mu sum_{j != t} E_j ||A' h||^2:
     keep what the adapter does on its own texts, do little on the others'. It keeps B and the rank. With mu = 1 the sum
-    over tasks is RegMean on the updates. It needs k unlabelled texts per task; G_t are second moments of the base
+    over tasks is RegMean on the updates; its relatives are SSR-Merge (that regression inside what all A read), IterIS
+    and LoRM (iterated, at a fixed rank). It needs k unlabelled texts per task; G_t are second moments of the base
     model's features plus a ridge; without one, texts that leave a direction empty are refused.
 
     References

@@ -18,6 +18,7 @@ from ..errors import MergeError
 from ..evaluation.intervals import Accuracy
 from ..export.full_model import save_full_model
 from ..export.push import push_to_hub
+from ..io.whole import whole_file
 from ..merged import Merged
 from ..recipes.card import fidelity
 from .settings import Settings
@@ -78,7 +79,7 @@ def write_zip(
         loss = fidelity(Adapter.load(target))
         said = f"{loss[0].upper()}{loss[1:]}."
     archive = folder / f"{name}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+    with whole_file(archive) as fresh, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as packed:
         for file in sorted(path for path in target.rglob("*") if path.is_file()):
             packed.write(file, f"{name}/{file.relative_to(target)}")
     shutil.rmtree(target)

@@ -94,6 +94,7 @@ class Limits(BaseSettings):
     result_bytes: int = Field(
         default=20_000_000, ge=0, description="bytes of measured accuracies that are kept for all"
     )
+    read_ahead: bool = Field(default=True, description="the opening's texts are read before somebody asks")
     # how much of a kind of work goes on at once; the rest waits
     evaluations: int = Field(default=4, ge=1, description="evaluations at once")
     readings: int = Field(default=2, ge=1, description="readings of texts at once")

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..adapters.adapter import Adapter
 from ..adapters.fetch import DAMAGED, MAX_TOTAL_BYTES, Careful, copy_member
 from ..errors import MergeError
+from ..io.whole import whole_file
 from ..tasks.files import read_table
 from ..tasks.splitting import SPLITS
 from ..tasks.task import Task
@@ -60,7 +61,7 @@ class SavedSession(BaseModel):
 
 def save_session(path: Path, session: SavedSession, adapters: Sequence[Adapter], tasks: Sequence[Task]) -> Path:
     """Write a session; ``adapters`` and ``tasks`` are those that it lists, in its order."""
-    with tempfile.TemporaryDirectory() as work, zipfile.ZipFile(path, "w") as whole:
+    with whole_file(path) as fresh, tempfile.TemporaryDirectory() as work, zipfile.ZipFile(fresh, "w") as whole:
         whole.writestr(INDEX, session.model_dump_json(indent=1))
         for place, adapter in enumerate(adapters):
             folder, packed = adapter.save(Path(work) / f"{place}"), Path(work) / f"{place}.zip"

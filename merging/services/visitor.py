@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Protocol
 
+import psutil
+
+from ..io.whole import writing
 from .governor import GUEST
 from .pools import Pools
+
+FOLDERS = f"mergescope-{blake2b(platform.node().encode(), digest_size=4).hexdigest()}-"
+"""Begins the names of visitors' folders, with the process that made them behind it; other machines may share the disk.
+"""
 
 
 class Work(Protocol):
@@ -50,8 +60,13 @@ class Visitor:
 
     def folder(self, tab: str) -> Path:
         """Return where the files of one tab are; it goes with the visitor, or at the latest with the server."""
+        with writing("your files"):
+            return self._place(tab)
+
+    def _place(self, tab: str) -> Path:
         if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="mergescope-", ignore_cleanup_errors=True)
+            mine = f"{FOLDERS}{os.getpid()}-"  # says whose it was, see `clear_killed`
+            self._folder = TemporaryDirectory(prefix=mine, ignore_cleanup_errors=True)
         place = Path(self._folder.name) / tab
         place.mkdir(exist_ok=True)
         return place
@@ -82,6 +97,14 @@ class Visitor:
         pools.governor.forget(self.key)
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def clear_killed() -> None:
+    """Remove what visitors of servers that were killed have left on this machine."""
+    for folder in Path(gettempdir()).glob(f"{FOLDERS}*"):
+        process = folder.name.removeprefix(FOLDERS).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def bytes_in(folder: Path) -> int:

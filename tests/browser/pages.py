@@ -26,6 +26,7 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_SERVER_NAME": "127.0.0.1",
+    "MERGESCOPE_READ_AHEAD": "false",
 }
 PATIENCE = 90  # seconds until the app answers, on a busy machine
 

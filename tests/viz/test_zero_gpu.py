@@ -1,4 +1,6 @@
-"""The way to a borrowed GPU: what goes in and out of the streams crosses a process boundary, so it must pickle."""
+"""The way to a borrowed GPU: what goes in and out of the streams crosses a process boundary, so it must pickle; and what
+a server reads ahead.
+"""
 
 import json
 import os
@@ -66,6 +68,11 @@ for event in app.stream_training(plan, str(root), str(stop)):
     events.append(event)
     stop.touch()  # in another process only the disk is shared
 scores = list(app.stream_merge({"sms_spam": events[-1].folder}, 0.5))
+scaling = app.stream_scaling(settings, 4)
+curve = next(step for step in scaling if not isinstance(step, Progress))
+scaling.close()
+unread = bench.texts_read(settings)
+app.get_ready()
 print(json.dumps({
     "trained": [asdict(event) for event in events],
     "scores": scores,
@@ -75,6 +82,8 @@ print(json.dumps({
     "modules": len(bench.modules(settings.pool)),
     "progress": [asdict(step) for step in progress],
     "estimates": [asdict(step) for step in estimates],
+    "curve": curve.method.tolist(),
+    "read": [unread, bench.texts_read(settings)],
     "durations": spaces.DURATIONS,
 }))
 """
@@ -94,6 +103,8 @@ def test_what_is_streamed_crosses_the_process_boundary(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
+    assert result["curve"] == ["do_merging"] * 8
+    assert result["read"] == [False, True]
     loading, merging = result["progress"][:2], result["progress"][2:]
     assert [step["what"] for step in loading] == ["loading"] * 2
     assert [step["done"] for step in merging] == list(range(result["modules"] + 1))
@@ -113,5 +124,5 @@ def test_what_is_streamed_crosses_the_process_boundary(tmp_path: Path) -> None:
     assert {event["task"] for event in result["trained"]} == {"sms_spam"}
     assert (tmp_path / "sms_spam" / "adapter_config.json").exists()
     assert result["scores"][-1][-2:] == [100, 100]
-    assert len(result["durations"]) == 4
+    assert len(result["durations"]) == 5
     assert all(0 < duration <= 300 for duration in result["durations"])

@@ -33,7 +33,13 @@ from viz.panels.osrm.found import Found
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.osrm.panel import osrm_panel
 from viz.panels.programs.endpoints import Programs
+from viz.panels.server.about import about_server
+from viz.panels.server.health import Health
+from viz.panels.server.jobs import watch
 from viz.panels.try_it.panel import Handlers, try_panel
+
+STATUS_EVERY = 2.0
+"""Seconds between two words to those who wait of their place."""
 
 
 def page(
@@ -48,6 +54,7 @@ def page(
     tune: Tune,
     sweep: SweepScaling,
     programs: Programs,
+    health: Health,
     bases: Sequence[str] = (),
 ) -> gr.Blocks:
     """Put the page together.
@@ -74,6 +81,8 @@ def page(
         `sweep(settings, rows)` yields those of `merging.services.tuning.sweep_scaling`.
     programs : Programs
         What programs ask.
+    health : Health
+        What the server says of itself.
     bases : sequence of str
         Folders with further base models that visitors may choose.
     """
@@ -102,6 +111,7 @@ def page(
             with gr.Tab("Export", id="export") as tab:
                 export_panel(tab, address, workbench, methods, merging)
         lessons_card(workbench, methods, merging)
+        about_server(health)
         pool = merging.form["pool"]
         about = {
             "fn": lambda key: header_html(workbench.device, workbench.base_title(key)),
@@ -110,8 +120,10 @@ def page(
         }
         pool.change(**about, queue=False, **QUIET)
         _register_states(demo, visitor, workbench.governor)
+    watch(demo)
+    health.demo = demo
     # nobody passes by the queue: it is what keeps one visitor's work from taking another's turn
-    return demo.queue(max_size=LIMITS.waiting, api_open=False)
+    return demo.queue(STATUS_EVERY, max_size=LIMITS.waiting, api_open=False)
 
 
 def _register_states(demo: gr.Blocks, visitor: gr.State, governor: Governor) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from builders import (
+    HIDDEN,
     MODULES,
     QUERY,
     dense,
@@ -400,6 +402,23 @@ def test_regmean_equals_its_dense_formula(features: Features) -> None:
     expected = 0.7 * weighted @ torch.linalg.inv(sum(moments))
     result = merge(pool, "regmean", weights=WEIGHTS, features=features, scaling=0.7, reduction=0.8)
     assert distance(result.delta(QUERY), expected) < 1e-5
+
+
+def test_ssr_is_the_regression_inside_what_the_adapters_read(features: Features) -> None:
+    pool = mixed_pool()
+    weighted = {a.name: w * dense(a)[QUERY] for a, w in zip(pool, WEIGHTS, strict=True) if QUERY in a.deltas}
+    rows = torch.cat([weighted[name] for name in weighted])
+    Q = torch.linalg.svd(rows).Vh[: torch.linalg.matrix_rank(rows)].T
+    moments = {a.name: Q.T @ features.second_moment(a.task, QUERY).double() @ Q for a in pool}
+    moments = {name: S + 1e-6 * S.trace() / len(S) * torch.eye(len(S), dtype=S.dtype) for name, S in moments.items()}
+    expected = 0.7 * sum(weighted[name] @ Q @ moments[name] for name in weighted)
+    expected = expected @ torch.linalg.inv(sum(moments.values())) @ Q.T
+    result = merge(pool, "ssr", weights=WEIGHTS, features=features, scaling=0.7)
+    assert distance(result.delta(QUERY), expected) < 1e-5
+    # with directions enough for the whole input it is RegMean
+    wide = [replace(random_adapter(seed, HIDDEN), name=a.name, task=a.task) for seed, a in enumerate(pool)]
+    whole, plain = merge(wide, "ssr", features=features), merge(wide, "regmean", features=features, reduction=1.0)
+    assert distance(whole.delta(QUERY), plain.delta(QUERY)) < 1e-5
 
 
 def test_soft_osrm_with_mu_one_is_regmean(features: Features) -> None:

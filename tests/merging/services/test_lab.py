@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +21,17 @@ from merging.services.plan import Plan
 MODULE = "encoder.layer.0.attention.self.query"
 
 
-@pytest.fixture
-def lab() -> Lab:
+def made_lab() -> Lab:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     found = Lab(lambda source, dtype: (model, tokenizer))
     for i, name in enumerate(("one", "two", "three")):
         found.add(made_up_task(name, rows=60, seed=i), "me")
     return found
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return made_lab()
 
 
 PLAN = Plan(("me-one", "me-two", "me-three"), k=10, rank=3, epochs=1, rows=30)
@@ -102,6 +110,28 @@ def test_a_stopped_training_keeps_what_is_done(lab: Lab, tmp_path: Path) -> None
     assert seen[-1].folder is not None
     assert [path.name for path in tmp_path.iterdir()] == ["me-one"]
     assert Adapter.load(tmp_path / "me-one").metadata.steps.done < seen[-1].steps
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_lab
+for event in test_lab.made_lab().train(test_lab.PLAN, Path(sys.argv[1]), test_rows=10):
+    if event.task == "me-two":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_training_leaves_whole_adapters_and_can_be_made_again(lab: Lab, tmp_path: Path) -> None:
+    root = tmp_path / "training"
+    paths = os.pathsep.join(str(Path(__file__).parents[above]) for above in (0, 1, 3))
+    program = [sys.executable, "-c", KILLED, str(root)]
+    done = subprocess.run(program, check=False, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in root.iterdir()] == ["me-one"]
+    assert Adapter.load(root / "me-one").head is not None
+    again = [event.folder for event in lab.train(PLAN, root, test_rows=10) if event.folder is not None]
+    assert sorted(again) == sorted(str(path) for path in root.iterdir())
 
 
 def test_what_the_post_hoc_variant_would_leave_of_a_trained_adapter(lab: Lab) -> None:

@@ -1,11 +1,18 @@
 """A visitor's folders, pools and running work go together, whichever tab they are of."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
+
 from merging.features.store import TextsOf
 from merging.services.pools import Pools
-from merging.services.visitor import Visitor
+from merging.services.visitor import Visitor, clear_killed
 from merging.tasks.task import Task
 
 
@@ -45,3 +52,27 @@ def test_own_pools_of_all_tabs_are_offered_together() -> None:
     visitor = Visitor()
     visitor.pools["osrm"], visitor.pools["adapters"] = [("Set 1", "a")], [("Adapters 1", "b")]
     assert visitor.choices == [("Set 1", "a"), ("Adapters 1", "b")]
+
+
+KILLED = """
+import os, signal
+from merging.services.visitor import Visitor
+visitor = Visitor()
+(visitor.folder("osrm") / "text").write_text("of somebody")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_server_left_goes_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    visitor = Visitor()
+    here = visitor.folder("osrm")
+    others = tmp_path / f"mergescope-0000-{10**9}-machine"  # of a machine that shares the disk
+    others.mkdir()
+    done = subprocess.run([sys.executable, "-c", KILLED], check=False, env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert done.returncode == -signal.SIGKILL
+    assert len([*tmp_path.rglob("text")]) == 1
+    clear_killed()
+    assert here.is_dir()
+    assert {*tmp_path.iterdir()} == {others, here.parent}
+    assert [*tmp_path.rglob("text")] == []

@@ -19,9 +19,15 @@ DRAWING = 0.25
 """Share of the time that running work may take for being drawn."""
 
 
-def turns(work: str) -> dict[str, Any]:
-    """Let so many events of a kind of work, a name in `Limits`, go on at once; the others wait for their turn."""
-    return {"concurrency_id": work, "concurrency_limit": getattr(LIMITS, work)}
+def turns(work: str, shown: Any = None) -> dict[str, Any]:
+    """Let so many events of a kind of work, a name in `Limits`, go on at once; the others wait for their turn.
+
+    Parameters
+    ----------
+    shown : the component that says so meanwhile, with the place in the queue (assets/css/server.css)
+    """
+    place = {} if shown is None else {"show_progress": "minimal", "show_progress_on": shown}
+    return {"concurrency_id": work, "concurrency_limit": getattr(LIMITS, work)} | place
 
 
 def paced(steps: Iterator[Step], pause: float) -> Generator[tuple[Step, bool], None, None]:

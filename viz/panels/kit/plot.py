@@ -18,12 +18,12 @@ from viz.figures.theme import Figure
 ASSETS = Path(__file__).parents[3] / "assets"
 STYLES = tuple(
     ASSETS / "css" / f"{name}.css"
-    for name in ("page", "merge", "tune", "diagnose", "adapters", "osrm", "try", "lessons")
+    for name in ("page", "merge", "tune", "diagnose", "adapters", "osrm", "try", "lessons", "server")
 )
 SCRIPTS = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js", ASSETS / "js" / "plot.js")
 DIAGNOSE = (ASSETS / "js" / "norms.js", ASSETS / "js" / "diagnose.js")
 LESSON = tuple(ASSETS / "js" / f"{name}.js" for name in ("screen", "two_vectors", "handout", "gallery"))
-EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access"))
+EARLY = tuple(ASSETS / "js" / f"{name}.js" for name in ("address", "one_of", "words", "access", "place"))
 """Scripts that run before any component does."""
 
 

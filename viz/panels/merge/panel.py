@@ -138,9 +138,7 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
     state = gr.State(Session())
     form, part = layout.controls.form, layout.part
     controls = form | {"limit": layout.controls.limit}
-    outputs = [layout.outputs[name] for name in OUTPUTS]
-    figures = [layout.outputs[name] for name in ACCURACY]
-    streamed = [layout.outputs[name] for name in STREAMED]
+    outputs, figures, streamed = ([layout.outputs[name] for name in names] for names in (OUTPUTS, ACCURACY, STREAMED))
     weights, inputs = layout.controls.weights, [state, layout.controls.limit, *part, *form.values()]
 
     def send(values: dict[str, str], names: tuple[str, ...] = OUTPUTS) -> list[Any]:
@@ -177,8 +175,11 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
         session.again()
         return redraw(session, *values)
 
+    followed = []
+
     def follow(event: Any) -> None:
-        event.then(evaluate, state, streamed, **turns("evaluations"), **QUIET)
+        waits = turns("evaluations", layout.outputs["verdict"])
+        followed.append(event.then(evaluate, state, streamed, **QUIET | waits))
 
     # most merges take milliseconds; the style sheet shows the clock only where one takes longer
     clock = QUIET | {"show_progress": "minimal", "show_progress_on": layout.outputs["about"], "queue": False}
@@ -199,11 +200,8 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
     after(gr.on(choosing, tuned, chosen, list(form.values()), queue=False, **QUIET))
     after(mode.input(default_penalty, mode, form["penalty"], queue=False, **QUIET))
     after(layout.controls.equal.click(None, None, weights, js=f"() => Array({len(weights)}).fill(1)", **QUIET))
-    stopped = layout.cancel.click(
-        lambda session: send(panel.cancel(session), ACCURACY), state, figures, queue=False, **QUIET
-    )
-    stopped.then(None, js="() => document.querySelector('#ms-again').focus()", **QUIET)
     follow(layout.again.click(again, inputs, outputs, **clock))
+    _wire_cancel(layout, panel, state, figures, followed)
     layout.controls.pin.click(lambda session: send(panel.pin(session), ACCURACY), state, figures, queue=False, **QUIET)
     layout.controls.unpin.click(
         lambda session: send(panel.unpin(session), ACCURACY), state, figures, queue=False, **QUIET
@@ -219,6 +217,20 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
         lambda event: after(event.then(tuned, chosen, list(form.values()), queue=False, **QUIET)),
         state,
     )
+
+
+def _wire_cancel(
+    layout: Layout, panel: MergeHandlers, state: gr.State, figures: list[Any], evaluations: list[Any]
+) -> None:
+    """Let a visitor stop an evaluation, or give its place in the queue up: who waits behind moves up at once."""
+
+    def cancelled(session: Session) -> list[Any]:
+        values = panel.cancel(session)
+        return [values.get(name, gr.skip()) for name in ACCURACY]
+
+    stopped = layout.cancel.click(cancelled, state, figures, **NOW)
+    stopped.then(None, js="() => document.querySelector('#ms-again').focus()", **QUIET)
+    layout.cancel.click(None, None, None, cancels=evaluations)
 
 
 def _wire_compare(layout: Layout, panel: MergeHandlers, state: gr.State, figures: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from html import escape
 from math import isnan
+from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -29,7 +30,8 @@ STAGES = {  # what a running evaluation does, what it counts, and the bar's name
 
 def verdict() -> gr.HTML:
     """Make the empty verdict; its value is made by :func:`verdict_html`."""
-    return gr.HTML(elem_id="ms-verdict", apply_default_css=False, container=False, padding=False)
+    bare: dict[str, Any] = {"apply_default_css": False, "container": False, "padding": False}
+    return gr.HTML(elem_id="ms-verdict", elem_classes="ms-waits", **bare)
 
 
 def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: Callable[[str], str]) -> str:
@@ -41,6 +43,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
     doing, counted, bar = STAGES[run.stage]
     done, total = (run.progress.done, run.progress.total) if run.progress else _rows(run)
     state = doing if run.state == "running" else STATES[run.state]
+    place = " data-place" if run.state == "waiting" else ""
     if run.known:
         state, counted = "measured before", "{limit:,} test rows a task"
     return (
@@ -48,7 +51,7 @@ def verdict_html(run: Run, before: Run | None, references: pd.DataFrame, title: 
         f'data-stage="{run.stage}" data-known="{str(run.known).lower()}">'
         f"{_numbers(summary, len(run.tasks), title, run.state == 'unmeasured')}"
         f'<div class="ms-progress"><small class="ms-label" title="{escape(run.label)}">{escape(run.label)}</small> '
-        f"<small><span>{state}</span> · <b>{done:,} of {total:,}</b></small>"
+        f"<small><span{place}>{state}</span> · <b>{done:,} of {total:,}</b></small>"
         f'<small class="ms-note">{counted.format(limit=run.limit)}</small>'
         f'<progress max="{total}" value="{done}" aria-label="{bar}"></progress></div>'
         f"{alert(run.error) if run.state == 'failed' and run.error else ''}"

@@ -81,7 +81,7 @@ def lay_out(panel: OsrmHandlers, found: Found) -> Layout:
         with gr.Column(elem_id="ms-plan"):
             controls = plan_controls(panel.lab.titles(), panel.lab.kinds("minilm")[0])
         with gr.Column(elem_id="ms-training-card", elem_classes="ms-card"):
-            outputs["training"] = html("ms-training")
+            outputs["training"] = html("ms-training", waits=True)
             cancel = gr.Button("Cancel training", size="sm", elem_id="ms-cancel-training")
         with gr.Column(elem_id="ms-osrm-figures"):
             question = one_of("osrm", "question", "Question", QUESTIONS)

@@ -126,7 +126,8 @@ def _wire_training(layout: Layout, panel: OsrmHandlers, state: gr.State, pool: g
     begun = layout.plan.train.click(start, [state, *form.values()], components((*TRAINING, "note")), **NOW)
     begun.then(None, None, None, js="() => window.mergescopeShow('osrm.question', 'training')", **QUIET)
     offered = [pool, layout.choice, layout.download]
-    trained = begun.then(train, state, [*components(TRAINING), *offered], **turns("trainings"), **QUIET)
+    waits = turns("trainings", layout.outputs["training"])
+    trained = begun.then(train, state, [*components(TRAINING), *offered], **QUIET | waits)
     layout.cancel.click(
         lambda session: _send(panel.cancel(session), ("training",)), state, layout.outputs["training"], **NOW
     )

@@ -114,9 +114,10 @@ def plan_controls(titles: Mapping[str, str], kinds: Sequence[str]) -> PlanContro
     return PlanControls(form, upload, explained, note, train, read, stop)
 
 
-def html(elem_id: str, value: str = "") -> gr.HTML:
-    """Make a bare piece of HTML."""
-    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, container=False, padding=False)
+def html(elem_id: str, value: str = "", waits: bool = False) -> gr.HTML:
+    """Make a bare piece of HTML; one that `waits` says a place in the queue, see `viz.panels.kit.events.turns`."""
+    bare: dict[str, Any] = {"apply_default_css": False, "container": False, "padding": False}
+    return gr.HTML(value, elem_id=elem_id, elem_classes="ms-waits" if waits else None, **bare)
 
 
 def variant_help(variant: str) -> str:

@@ -37,10 +37,11 @@ def training_html(titles: Mapping[str, str], training: Training | None) -> str:
         said = alert(training.error)
     elif not training.running:
         said = f'<p class="ms-unseen" role="status">{escape(_ended(training))}</p>'
+    place = " data-place" if training.state == "waiting" else ""
     done = f"{_share(training):.3f}"
     return (
         f'<section class="ms-status" aria-label="Training" data-state="{training.state}">'
-        f"<p><b>{escape(_headline(titles, training, total))}</b> {escape(_details(training))}</p>"
+        f"<p><b{place}>{escape(_headline(titles, training, total))}</b> {escape(_details(training))}</p>"
         f'<progress max="1" value="{done}" aria-label="Training done"></progress>{said}</section>'
     )
 

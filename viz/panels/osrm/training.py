@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from merging.errors import MergeError
+from merging.io.whole import whole_file
 from merging.services.lab import Lab
 from merging.services.plan import Trained
 from merging.services.pools import Pools
@@ -171,7 +172,7 @@ class TrainingHandlers:
         name = f"mergescope_set{one.number}_{one.plan.variant}"
         path = one.root / f"{name}.zip"
         if not path.exists():
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            with whole_file(path) as fresh, zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as packed:
                 for task, folder in one.folders.items():
                     for file in sorted(Path(folder).iterdir()):
                         packed.write(file, f"{name}/{task.removeprefix(f'{session.visitor.key}-')}/{file.name}")

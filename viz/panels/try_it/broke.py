@@ -7,6 +7,7 @@ from typing import Any
 from merging.errors import MergeError
 from merging.evaluation.intervals import as_values
 from merging.features.progress import Progress
+from merging.io.whole import whole_file
 from merging.playground.rows import Outcome, changed_rows, confusion, mcnemar
 from merging.services.playground import Playground
 from merging.services.settings import LIMIT, Settings
@@ -170,7 +171,8 @@ class BrokeHandlers:
         first, second = AGAINST[broke.against].split(" → ")
         names = {"first": first, "second": second, "sure_first": f"{first}: sure", "sure_second": f"{second}: sure"}
         path = session.visitor.folder("try") / f"mergescope_broken_{self.workbench.public_name(broke.task)}.csv"
-        broke.rows.rename(columns=names).to_csv(path, index=False)
+        with whole_file(path) as fresh:
+            broke.rows.rename(columns=names).to_csv(fresh, index=False)
         return path
 
 
