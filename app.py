@@ -230,7 +230,7 @@ def main(bases: Sequence[str] = ()) -> None:
     if profile_of(os.environ) != "laptop":
         log_jobs()
     Thread(target=get_ready, daemon=True).start()
-    demo.launch(**launch_options(), app_kwargs={"routes": [health().route()]})
+    demo.launch(**launch_options([health().route()]))
 
 
 if __name__ == "__main__":

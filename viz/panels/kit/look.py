@@ -1,5 +1,6 @@
 """How the app looks: theme, style sheet, scripts and the page's header."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -99,8 +100,13 @@ def head() -> str:
     return "".join(f'<link rel="stylesheet" href="{address(path)}">' for path in STYLES) + scripts
 
 
-def launch_options() -> dict[str, Any]:
-    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin."""
+def launch_options(routes: Sequence[Any] = ()) -> dict[str, Any]:
+    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin.
+
+    Parameters
+    ----------
+    routes : what the server answers beside the page
+    """
     return {
         "theme": theme(),
         "head": head(),
@@ -110,6 +116,6 @@ def launch_options() -> dict[str, Any]:
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
         "max_file_size": LIMITS.upload_bytes,
         "mcp_server": True,
-        "app_kwargs": {"exception_handlers": {Exception: misfit}},
+        "app_kwargs": {"routes": list(routes), "exception_handlers": {Exception: misfit}},
         "footer_links": ["api", "settings"],
     }
