@@ -21,7 +21,7 @@ def iso_cts(stack: Stack, scaling: float, common: float) -> LowRank:
     Dialect: R is the numerical rank of the sum, where the published code takes min(out, in), which for LoRA leaves most
     of the directions to the null space; weights scale the updates before everything.
 
-    On the default pool it is no better than Iso-C or a plain sum.
+    On the default pool it is behind a plain sum, on that of the papers ahead of it.
 
     References
     ----------

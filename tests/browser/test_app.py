@@ -273,7 +273,7 @@ def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> 
 
 @pytest.mark.slow
 def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
-    page = opened(open_page(rows=50))
+    page = opened(open_page(rows=50, k=10))
     page.evaluate(
         """() => { const verdict = document.querySelector('#ms-verdict'); window.stages = new Set();
                    new MutationObserver(() => window.stages.add(verdict.querySelector('section')?.dataset.stage))
