@@ -87,19 +87,6 @@ def test_it_tells_a_story_in_three_items_beside_the_pinned_sum(open_page) -> Non
 
 
 @pytest.mark.slow
-def test_what_ships_can_be_measured_here(open_page) -> None:
-    page = opened(open_page(rows=50))
-    known = accuracies(page)
-    page.get_by_role("button", name="Evaluate again").click()
-    expect(shipped(page, False)).to_contain_text("400 of 400", timeout=150_000)
-    expect(shipped(page, False)).to_contain_text("up to 50 rows")
-    expect(page.locator('[data-value="recovered"]')).to_have_text(RECOVERED)
-    # another processor may round a near tie otherwise
-    assert accuracies(page) == pytest.approx(known, abs=0.041)
-    expect(page.get_by_role("button", name="Evaluate again")).to_be_hidden()
-
-
-@pytest.mark.slow
 def test_lambda_answers_to_the_keyboard(open_page) -> None:
     page = opened(open_page(rows=50))
     before, value = accuracies(page), figure(page, "sweep", "layout.shapes[0].x0")
@@ -255,6 +242,7 @@ def test_a_method_without_lambda_hides_the_slider_and_the_line(open_page) -> Non
 @pytest.mark.slow
 def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> None:
     page = opened(open_page(), quick=False)
+    known = accuracies(page)
     cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Evaluate again"))
     again.click()
     cancel.click(timeout=120_000)
@@ -269,6 +257,9 @@ def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> 
     expect(shipped(page, False)).to_be_visible(timeout=150_000)
     expect(again).to_be_hidden()
     expect(cancel).to_be_hidden()
+    # what is measured here is what ships; another processor may round a near tie otherwise
+    expect(page.locator('[data-value="recovered"]')).to_have_text(RECOVERED)
+    assert accuracies(page) == pytest.approx(known, abs=0.011)
 
 
 @pytest.mark.slow
@@ -281,9 +272,7 @@ def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
     )
     page.get_by_role("combobox", name="Method").click()
     page.get_by_role("option", name="RegMean").click()
-    expect(page.locator(DONE)).to_contain_text("RegMean", timeout=150_000)
-    # its accuracy ships with the app at the tuned λ: measure it here
-    page.locator("#ms-again").click()
+    # with so few texts it is another merge than the one whose accuracy ships
     expect(page.locator(f'{DONE}[data-known="false"]')).to_contain_text("RegMean", timeout=150_000)
     assert {"reading", "merging", "evaluating"} <= set(page.evaluate("[...window.stages]"))
     assert len(accuracies(page)) == 8

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,9 @@ def measured(sessions: int, seconds: float, rows: int) -> dict[str, Any]:
         folder = Path(place)
         variables = {"GRADIO_IS_E2E_TEST": "1", "GRADIO_HEARTBEAT_INTERVAL": "5", "TMPDIR": place}
         with served(folder, "app.py", **variables) as url:
-            [server] = [one for one in psutil.Process().children() if "app.py" in one.cmdline()]
+            port = str(urlsplit(url).port)
+            children = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+            server = next(one for one in children if one.environ().get("GRADIO_SERVER_PORT") == port)
             row = asyncio.run(load(url, server, sessions, seconds, rows))
             row["left"] = left_in(folder)
             log = (folder / "log.txt").read_text()
