@@ -31,7 +31,7 @@ def ssr(stack: Stack, scaling: float) -> LowRank:
     """
     assert stack.features is not None
     thin = thin_svds([update for update in (stack.updates[i] for i in stack.present) if update is not None])
-    alive = [(stack.weights[i], part) for i, part in zip(stack.present, thin, strict=True) if len(part.S)]
+    alive = [(i, part) for i, part in zip(stack.present, thin, strict=True) if len(part.S)]
     if not alive:
         return LowRank.zero(stack.shape)
     Q = span([part.Vh.T for _, part in alive])
@@ -39,9 +39,8 @@ def ssr(stack: Stack, scaling: float) -> LowRank:
     total = torch.stack([moments[task] for task in stack.tasks]).sum(0)
     if not bool(torch.isfinite(total).all()):
         raise MergeError(f"ssr: the second moments at {stack.module} are not finite.")
-    tasks = [stack.tasks[i] for i, part in zip(stack.present, thin, strict=True) if len(part.S)]
-    Bs = [part.U * (part.S * weight * scaling) for weight, part in alive]
-    As = [torch.linalg.solve(total, moments[t] @ (part.Vh @ Q).T).T for t, (_, part) in zip(tasks, alive, strict=True)]
+    Bs = [part.U * (part.S * stack.weights[i] * scaling) for i, part in alive]
+    As = [torch.linalg.solve(total, moments[stack.tasks[i]] @ (part.Vh @ Q).T).T for i, part in alive]
     return LowRank(torch.cat(Bs, dim=1), torch.cat(As) @ Q.T).to(stack.dtype).compress()
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, NoReturn, Protocol
 
 from ..errors import MergeError
-from .held import Buffers, buffers_of, together
+from .held import Buffers, buffers_of, size, together
 from .limits import LIMITS, Limits
 from .memory import trim
 
@@ -198,13 +198,13 @@ class Governor:
             if visitor.uploads + brings > limits.uploads:
                 _own(f"{limits.uploads} adapters and tables are all that a visitor may bring here")
             if (mine := visitor.nbytes) >= limits.visitor_disk_bytes:
-                _own(f"Your files take {_size(mine)} of the {_size(limits.visitor_disk_bytes)} that a visitor has here")
+                _own(f"Your files take {size(mine)} of the {size(limits.visitor_disk_bytes)} that a visitor has here")
             if (mine := self._memory_of(owner, [*self._everything()])) >= limits.visitor_memory_bytes:
-                _own(f"What you brought takes {_size(mine)} of the {_size(limits.visitor_memory_bytes)} of memory here")
+                _own(f"What you brought takes {size(mine)} of the {size(limits.visitor_memory_bytes)} of memory here")
         if (disk := self._disk()) >= limits.disk_bytes:
-            _full(f"The visitors' files take all of the {_size(limits.disk_bytes)}", self._until_files_go(), disk)
+            _full(f"The visitors' files take all of the {size(limits.disk_bytes)}", self._until_files_go(), disk)
         if (memory := self.make_room()) > limits.memory_bytes:
-            _full(f"The visitors use all of the {_size(limits.memory_bytes)} of memory", self._until_idle(), memory)
+            _full(f"The visitors use all of the {size(limits.memory_bytes)} of memory", self._until_idle(), memory)
         if visitor is not None:
             visitor.uploads += brings
 
@@ -238,8 +238,4 @@ def _own(what: str) -> NoReturn:
 def _full(what: str, seconds: float, held: int) -> NoReturn:
     minutes = max(1, ceil(seconds / 60))
     again = "in a minute" if minutes == 1 else f"in {minutes} minutes"
-    raise MergeError(f"{what} that this server has for them ({_size(held)} are held): try again {again}.")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    raise MergeError(f"{what} that this server has for them ({size(held)} are held): try again {again}.")

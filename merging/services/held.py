@@ -57,3 +57,8 @@ def together(held: Iterable[Buffers]) -> int:
     for buffers in held:
         every |= buffers
     return sum(every.values())
+
+
+def size(count: int) -> str:
+    """Write bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

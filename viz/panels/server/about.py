@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging.services.held import size
 from merging.services.limits import LIMITS, PREFIX, UNBOUNDED, described, profile_of
 from viz.panels.kit.events import NOW
 from viz.panels.server.health import PATH, Health
@@ -100,8 +101,3 @@ def _limits() -> str:
         said = "no limit" if limit >= UNBOUNDED else size(limit) if name.endswith("_bytes") else f"{limit:,}"
         rows.append(f'<tr><th scope="row">{escape(what)}</th><td>{said}</td></tr>')
     return f"<table><tbody>{''.join(rows)}</tbody></table>"
-
-
-def size(count: int) -> str:
-    """Write bytes for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
