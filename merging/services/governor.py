@@ -175,9 +175,9 @@ class Governor:
                 continue
             one.drop()
             dropped = True
-            for buffer, size in one.buffers.items():
+            for buffer, count in one.buffers.items():
                 holders[buffer] -= 1
-                total -= 0 if holders[buffer] else size
+                total -= 0 if holders[buffer] else count
         if dropped:
             trim()
         return total
