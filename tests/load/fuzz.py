@@ -23,7 +23,7 @@ import httpx
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
-from driver import API, FaultError, Layout, Page, RefusedError, connected, judge  # noqa: E402
+from driver import API, FaultError, Layout, Page, RefusedError, connected, judge, run_apart  # noqa: E402
 from hostile import MARKER, hostile_file  # noqa: E402
 from pages import served  # noqa: E402
 from visitors import Notes, Visitor  # noqa: E402
@@ -212,7 +212,7 @@ def attacked(calls: int, uploads: int, seed: int) -> list[str]:
         variables |= {MARKER: str(marker), "PYTHONFAULTHANDLER": "1"}
         with served(folder, "app.py", **variables) as url:
             try:
-                one = asyncio.run(attack(url, folder, calls, uploads, seed))
+                one = run_apart(attack(url, folder, calls, uploads, seed))
             except httpx.ConnectError:
                 return [f"the server is gone:\n{(folder / 'log.txt').read_text()[-6000:]}"]
             strange = [

@@ -27,7 +27,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
-from driver import connected  # noqa: E402
+from driver import connected, run_apart  # noqa: E402
 from pages import served  # noqa: E402
 from visitors import MIX, Notes, Visitor, behaviour  # noqa: E402
 
@@ -144,7 +144,7 @@ def measured(sessions: int, seconds: float, rows: int) -> dict[str, Any]:
             port = str(urlsplit(url).port)
             children = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
             server = next(one for one in children if one.environ().get("GRADIO_SERVER_PORT") == port)
-            row = asyncio.run(load(url, server, sessions, seconds, rows))
+            row = run_apart(load(url, server, sessions, seconds, rows))
             row["left"] = left_in(folder)
             log = (folder / "log.txt").read_text()
             row["tracebacks"] = log.count("Traceback (most recent call last)")
