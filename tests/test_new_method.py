@@ -85,7 +85,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(house: Path, *words: str | Path) -> str:
-    environment = os.environ | {"PYTHONPATH": str(house), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = os.environ | {"PYTHONPATH": str(house), "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, *map(str, words)], cwd=house, env=environment, capture_output=True, text=True, check=False
     )

@@ -29,6 +29,7 @@
   let restoring = false;
   let started = false;
   let waiting = null;
+  let reopening = false;
   let ask = () => {};
 
   const of = (panel, chosen) => Object.entries(chosen).filter(([name]) => name.startsWith(`${panel}.`));
@@ -59,8 +60,19 @@
   };
   const followTabs = () => {
     const tab = buttons().find((one) => one.ariaSelected === "true")?.dataset.tabId;
-    if (!started || !tab || tab === shown.tab) return;
+    if (!started || reopening || !tab || tab === shown.tab) return;
     change(true, () => (shown.tab = tab));
+  };
+  /** A tab takes the merge over when it is opened: one that was open before the address's merge came is opened again. */
+  const reopen = async () => {
+    const tab = buttons().find((one) => one.ariaSelected === "true");
+    if (!tab || tab.dataset.tabId === START) return;
+    reopening = true;
+    for (const next of [buttons().find((one) => one.dataset.tabId === START), tab]) {
+      next.click();
+      await new Promise((drawn) => setTimeout(drawn, 50)); // Gradio tells the server of a tab that it has drawn
+    }
+    reopening = false;
   };
 
   const tell = (panel, values) => {
@@ -114,19 +126,21 @@
       words.textContent = `The link's ${name} = “${text.slice(0, 40)}” means nothing here.`;
       document.querySelector("#ms-address").append(words);
     },
-    arrived(panel) {
+    async arrived(panel) {
       pending.delete(panel);
+      if (panel === "restore") await reopen();
       open();
     },
     /** Open what the address names, when the merge of the address is on the screen. */
-    start() {
+    async start() {
+      await reopen(); // a visitor may have been quicker
       started = true;
       window.mergescopeAccess();
       if (!buttons().some((tab) => tab.dataset.tabId === shown.tab)) {
         address.refuse("tab", shown.tab);
         shown.tab = START;
       }
-      if (shown.tab === START) followTabs(); // a visitor may have been quicker
+      if (shown.tab === START) followTabs();
       tell(shown.tab, Object.fromEntries(of(shown.tab, shown.chosen)));
       open();
     },

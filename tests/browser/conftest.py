@@ -70,14 +70,15 @@ def opening_query(rows: int | None, k: int | None) -> str:
 
 @pytest.fixture
 def open_page(browser, app_url: str) -> Iterator:
-    """Open the app in a new context, through a link if only so many `rows` are to be evaluated or `k` texts read.
+    """Open the app in a new context, through a link if only so many `rows` are to be evaluated or `k` texts read; what
+    `prepare` does to the page is done before.
 
     At the end fail on page errors, console errors and requests to other origins.
     """
     faults: list[str] = []
     contexts = []
 
-    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows=None, k=None, **options):
+    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows=None, k=None, prepare=None, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -85,6 +86,8 @@ def open_page(browser, app_url: str) -> Iterator:
         page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
         page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
         page.on("request", lambda request: foreign(request.url) and faults.append(f"request to {request.url}"))
+        if prepare is not None:
+            prepare(page)
         page.goto(f"{app_url}?__theme={theme}" + (f"&{opening_query(rows, k)}" if rows or k else ""))
         return page
 

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from merging.shipped import POOLS
 
@@ -64,6 +64,33 @@ def test_a_link_opens_a_tab_with_its_choices(open_page) -> None:
     choose(page, "#ms-part-0", "SMS spam")
     address(page, "osrm.task=sms_spam", "osrm.k=50", "lesson=two&step=3", "__theme=light")
     expect(page.locator(":is(#ms-link-said, #ms-address) [role=alert]")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("name", "about"), [("Diagnose", "#ms-diag-about"), ("Export", "#ms-export-about")])
+def test_a_tab_opened_before_the_links_merge_has_come_takes_it_over(open_page, name: str, about: str) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        """Keep back what the page asks for when it is opened."""
+        started = route.request.frame.evaluate(
+            """(id) => window.gradio_config.dependencies.find((one) => one.id === id)
+                                       .targets.some(([, event]) => event === "load")""",
+            route.request.post_data_json["fn_index"],
+        )
+        held.append(route) if started else route.continue_()
+
+    page = open_page(
+        theme="light&pool=papers&method=ties&limit=50&k=20",
+        prepare=lambda page: page.route("**/gradio_api/run/**", hold),
+    )
+    page.get_by_role("tab", name=name).click()
+    expect(page.locator(about)).to_contain_text("DO-Merging")
+    assert held
+    for route in held:
+        route.continue_()
+    expect(page.locator(about)).to_contain_text("TIES")
+    tab(page, name)
+    address(page, f"tab={name.lower()}")
 
 
 def test_a_selection_on_diagnose_has_an_address(open_page) -> None:

@@ -45,6 +45,7 @@ def start(bench: Workbench) -> Settings:
 
 def opened(page: Page) -> Page:
     """Go to the tab, let it show every figure at once, and wait until those on data are drawn."""
+    expect(page.locator("#ms-recipe pre")).not_to_be_empty()  # the link's merge has come
     page.get_by_role("tab", name="Diagnose").click()
     for question in ("question", "figure"):
         page.locator(f"#ms-diagnose-{question} [data-key=all]").click()

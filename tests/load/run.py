@@ -36,6 +36,7 @@ from merging.experiments.load_test import COLUMNS, load_table  # noqa: E402
 TABLE = ROOT / "assets" / "tables" / "load.csv"
 STAYS = 1.15  # of the memory before, at most, once all have left
 PATIENCE = 60  # seconds for memory to go back
+REHEARSAL = 180  # seconds that one visit of each kind may take
 STAGGER = 0.1  # seconds between two visitors who come
 
 
@@ -73,8 +74,9 @@ async def load(url: str, server: psutil.Process, sessions: int, seconds: float, 
             # what all visitors share (bases, texts that were read, threads) is there before it is counted
             kinds = [*dict.fromkeys(MIX), "trains"]
             first = [Visitor(client, layout, rehearsal, folder, 10_000 + n, rows) for n in range(len(kinds))]
-            end = monotonic() + max(15.0, seconds / 6)
-            await asyncio.gather(*(one.visit(getattr(one, kind), end) for one, kind in zip(first, kinds, strict=True)))
+            end = monotonic() + REHEARSAL
+            visits = (one.visit(getattr(one, kind), end, once=True) for one, kind in zip(first, kinds, strict=True))
+            await asyncio.gather(*visits)
             await asyncio.sleep(5)
             memory.before = memory.now()
             watch = asyncio.create_task(memory.watch())

@@ -56,9 +56,10 @@ class Visitor:
         self.folder.mkdir()
         self.key = ""
 
-    async def visit(self, does: Callable[[Page], Awaitable[None]], until: float) -> None:
-        """Open a page, do something on it, and close the tab in the middle of whatever runs."""
-        while monotonic() < until:
+    async def visit(self, does: Callable[[Page], Awaitable[None]], until: float, once: bool = False) -> None:
+        """Open a page, do something on it, and close the tab in the middle of whatever runs; again until it is time."""
+        visits = self.notes.visits
+        while monotonic() < until and not (once and self.notes.visits > visits):
             self.key = ""
             page = Page(self.client, self.layout, self._seen, self.notes.told)
             try:

@@ -6,22 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers and PEFT are imported: nothing here needs a hub
 
 from builders import made_up_task, peft_folder, task_features, tiny_model, tiny_tokenizer
 
 from merging import Adapter, Features, Task
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Matrices this small are slower on two threads, by far when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

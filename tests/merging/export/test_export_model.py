@@ -436,11 +436,7 @@ for method in ("average", "ties"):
 
 def run(program: str, *words: object) -> subprocess.CompletedProcess[str]:
     # every large block is given back when it is freed: what is measured is in use, not kept by the allocator
-    settings = {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "100000",
-    }
+    settings = {"PYTHONPATH": str(Path(__file__).parents[1]), "MALLOC_MMAP_THRESHOLD_": "100000"}
     environment = os.environ | settings
     command = [sys.executable, "-c", program, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

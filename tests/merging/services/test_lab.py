@@ -126,7 +126,7 @@ def test_a_killed_training_leaves_whole_adapters_and_can_be_made_again(lab: Lab,
     root = tmp_path / "training"
     paths = os.pathsep.join(str(Path(__file__).parents[above]) for above in (0, 1, 3))
     program = [sys.executable, "-c", KILLED, str(root)]
-    done = subprocess.run(program, check=False, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(program, check=False, env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == -signal.SIGKILL
     assert [path.name for path in root.iterdir()] == ["me-one"]
     assert Adapter.load(root / "me-one").head is not None

@@ -1,14 +1,18 @@
-"""A line of JSON for each finished job: what kind, how long, how it ended, whose. No text, no name of a file."""
+"""What goes with every job: a line of JSON when it has ended (what kind, how long, how it ended, whose; no text, no name
+of a file), and the memory that jobs have freed goes back to the system when the last has.
+"""
 
 import inspect
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from hashlib import blake2b
+from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -16,10 +20,12 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from merging.errors import MergeError
+from merging.services.memory import trim
 
 LOG = logging.getLogger("mergescope.jobs")
 _SALT = os.urandom(16)
 """Of this process: nobody can tell a visitor of today from one of tomorrow."""
+_LOCK, _RUNNING = Lock(), Counter[str]()
 
 
 def log_jobs() -> None:
@@ -59,7 +65,9 @@ def logged(kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def job(kind: str) -> Iterator[None]:
-    """Log what is done within."""
+    """Log what is done within. Its page may have closed long before it noticed: nobody else gives back what it held."""
+    with _LOCK:
+        _RUNNING[kind] += 1
     began, outcome, visitor = monotonic(), "done", _visitor()
     try:
         yield
@@ -73,6 +81,11 @@ def job(kind: str) -> Iterator[None]:
         outcome = f"failed: {type(error).__name__}"
         raise
     finally:
+        with _LOCK:
+            _RUNNING[kind] -= 1
+            last = not _RUNNING.total()
+        if last:
+            trim()
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "kind": kind}
         LOG.info(json.dumps(line | {"seconds": round(monotonic() - began, 3), "outcome": outcome, "visitor": visitor}))
 
