@@ -29,7 +29,6 @@
   let restoring = false;
   let started = false;
   let waiting = null;
-  let reopening = false;
   let ask = () => {};
 
   const of = (panel, chosen) => Object.entries(chosen).filter(([name]) => name.startsWith(`${panel}.`));
@@ -60,19 +59,13 @@
   };
   const followTabs = () => {
     const tab = buttons().find((one) => one.ariaSelected === "true")?.dataset.tabId;
-    if (!started || reopening || !tab || tab === shown.tab) return;
+    if (!started || !tab || tab === shown.tab) return;
     change(true, () => (shown.tab = tab));
   };
-  /** A tab takes the merge over when it is opened: one that was open before the address's merge came is opened again. */
-  const reopen = async () => {
+  /** A tab takes the merge over when it is opened; one that was open before the address's merge came takes it over now. */
+  const takeOver = () => {
     const tab = buttons().find((one) => one.ariaSelected === "true");
-    if (!tab || tab.dataset.tabId === START) return;
-    reopening = true;
-    for (const next of [buttons().find((one) => one.dataset.tabId === START), tab]) {
-      next.click();
-      await new Promise((drawn) => setTimeout(drawn, 50)); // Gradio tells the server of a tab that it has drawn
-    }
-    reopening = false;
+    document.querySelector(`#ms-again-${tab?.dataset.tabId}`)?.click();
   };
 
   const tell = (panel, values) => {
@@ -126,15 +119,15 @@
       words.textContent = `The link's ${name} = “${text.slice(0, 40)}” means nothing here.`;
       document.querySelector("#ms-address").append(words);
     },
-    async arrived(panel) {
+    arrived(panel) {
       pending.delete(panel);
-      if (panel === "restore") await reopen();
+      if (panel === "restore") takeOver();
       open();
     },
     /** Open what the address names, when the merge of the address is on the screen. */
-    async start() {
-      await reopen(); // a visitor may have been quicker
+    start() {
       started = true;
+      takeOver(); // a visitor may have been quicker
       window.mergescopeAccess();
       if (!buttons().some((tab) => tab.dataset.tabId === shown.tab)) {
         address.refuse("tab", shown.tab);

@@ -12,13 +12,16 @@ import typer
 def show_machine(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False) -> None:
     """Say what this machine has and what will be used of it: device, memory, versions, bases, cache."""
     from ..services.doctor import examined
+    from ..services.held import bound
     from ..services.limits import described
 
     report = asdict(examined())
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return
-    report["limits"] = {name: f"{value} {described(name)}" for name, value in report["limits"].items()}
+    report["limits"] = {
+        name: f"{bound(name.lower(), value)} ({described(name)})" for name, value in report["limits"].items()
+    }
     for name, value in report.items():
         for line in _lines(name, value):
             print(line)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..features.moments import Moments
+from .limits import UNBOUNDED
 
 Buffers = dict[int, int]
 """{identity of a buffer, as long as it is held: its bytes}"""
@@ -57,6 +58,11 @@ def together(held: Iterable[Buffers]) -> int:
     for buffers in held:
         every |= buffers
     return sum(every.values())
+
+
+def bound(name: str, value: int) -> str:
+    """Write the value of a limit, a name of `merging.services.limits.Limits`, for people."""
+    return "no limit" if value >= UNBOUNDED else size(value) if name.endswith("_bytes") else f"{value:,}"
 
 
 def size(count: int) -> str:

@@ -60,6 +60,7 @@ def test_the_queue_is_seen_left_and_told(browser, tmp_path: Path) -> None:
         until(url, running=1, waiting=1)
         expect(state(third, "waiting")).to_contain_text("waiting, place 1 of 1")
         expect(row).to_have_text(re.compile("evaluations1 of 11"))
+        searched(url, first, second)
         first.context.close()
         expect(state(third, "running")).to_be_visible(timeout=15_000)
         until(url, running=1, waiting=0)
@@ -67,6 +68,20 @@ def test_the_queue_is_seen_left_and_told(browser, tmp_path: Path) -> None:
         third.context.close()
         until(url, running=0, waiting=0)
     told(tmp_path)
+
+
+def searched(url: str, first: Page, second: Page) -> None:
+    """Let two search at once: the second waits, sees its place and gives it up."""
+    for page in (first, second):
+        page.get_by_role("button", name="Find it").click()
+        until(url, "searches", running=1, waiting=int(page is second))
+    note = second.locator("#ms-tune-note")
+    expect(note).to_contain_text("waiting, place 1 of 1")
+    second.locator("#ms-tune-stop").click()
+    expect(note).to_have_text("Stopped; nothing was measured.")
+    until(url, "searches", running=1, waiting=0)
+    first.locator("#ms-tune-stop").click()
+    until(url, "searches", running=0, waiting=0)
 
 
 def test_what_may_not_even_wait_is_told_so_and_can_be_asked_again(browser, tmp_path: Path) -> None:

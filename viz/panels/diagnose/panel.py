@@ -12,7 +12,7 @@ from viz.panels.diagnose.layout import Layout, lay_out
 from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Plugins, read
-from viz.panels.merge.panel import MergeTab, said
+from viz.panels.merge.panel import MergeTab
 
 DRAWN = ("linked", "about", "note")
 FOUND = ("sentence", "forest", "scatter")
@@ -30,12 +30,14 @@ def diagnose_panel(
     """Lay the panel out inside `tab` and wire it; it looks at the merge that the Merge tab shows."""
     layout = lay_out(plugins, found)
     state = gr.State(DiagnoseSession())
-    _wire_merge(tab, layout, panel, merging, state)
+    _wire_merge(tab, address, layout, panel, merging, state)
     _wire_demand(layout, panel, demand, state)
     _wire_found(address, layout, found)
 
 
-def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State) -> None:
+def _wire_merge(
+    tab: gr.Tab, address: Address, layout: Layout, panel: DiagnoseHandlers, merging: MergeTab, state: gr.State
+) -> None:
     form = layout.form
     outputs = [getattr(layout, name) for name in DRAWN]
     controls = list(form.values())
@@ -44,20 +46,17 @@ def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: M
         return [values.get(name, gr.skip()) for name in DRAWN]
 
     def opened(session: DiagnoseSession, *values: Any) -> list[Any]:
-        with said():
-            settings = read(panel.workbench, panel.methods, dict(zip(merging.form, values, strict=True)))
-            news = panel.take(session, settings)
+        settings = read(panel.workbench, panel.methods, dict(zip(merging.form, values, strict=True)))
+        news = panel.take(session, settings)
         options = news.pop("controls")
         return [*send(news), *(gr.update(**options[name]) if name in options else gr.skip() for name in form)]
 
     def moved(session: DiagnoseSession, *values: Any) -> list[Any]:
-        with said():
-            return send(panel.move(session, dict(zip(form, values, strict=True))))
+        return send(panel.move(session, dict(zip(form, values, strict=True))))
 
     def look(session: DiagnoseSession) -> Iterator[list[Any]]:
-        with said():
-            for values in panel.look(session):
-                yield send(values)
+        for values in panel.look(session):
+            yield send(values)
         yield send({})  # a generator that never yields would empty its outputs
 
     def use(session: DiagnoseSession, *values: Any) -> list[Any]:
@@ -67,7 +66,7 @@ def _wire_merge(tab: gr.Tab, layout: Layout, panel: DiagnoseHandlers, merging: M
     def follow(event: Any) -> None:
         event.then(look, state, outputs, **turns("readings"), **QUIET)
 
-    follow(tab.select(opened, [state, *merging.form.values()], [*outputs, *controls], **NOW))
+    follow(address.opened(tab, "diagnose", opened, [state, *merging.form.values()], [*outputs, *controls]))
     # the sliders are the browser's: it presses `settled` when they rest
     follow(gr.on([layout.settled.click, form["orthogonalize"].input], moved, [state, *controls], outputs, **NOW))
     merging.after(layout.use.click(use, [state, *controls], list(merging.form.values()), **NOW))
@@ -83,10 +82,9 @@ def _wire_demand(layout: Layout, panel: DiagnoseHandlers, demand: Demand, state:
 
     def run(work: Callable[[DiagnoseSession], Iterator[dict[str, Any]]]) -> Callable[..., Iterator[list[Any]]]:
         def stream(session: DiagnoseSession, *values: Any) -> Iterator[list[Any]]:
-            with said():
-                panel.keep(session, dict(zip(layout.form, values, strict=True)))
-                for news in work(session):
-                    yield send(news)
+            panel.keep(session, dict(zip(layout.form, values, strict=True)))
+            for news in work(session):
+                yield send(news)
             yield send({})
 
         return stream

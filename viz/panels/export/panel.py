@@ -17,7 +17,7 @@ from viz.panels.kit.address import Address
 from viz.panels.kit.alert import alert
 from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Catalogue, read
-from viz.panels.merge.panel import MergeTab, said
+from viz.panels.merge.panel import MergeTab
 from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 
@@ -55,9 +55,8 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         return [SHUT, "", SHUT, ""]
 
     def opened(session: ExportSession, *values: Any) -> list[Any]:
-        with said():
-            settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
-            tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
+        settings = read(workbench, methods, dict(zip(merging.form, values, strict=True)))
+        tasks = [(workbench.title(task), task) for task in workbench.tasks(settings.pool)]
         text = f"<p>{escape(settings.spec.words())}, as the Merge tab shows it.</p>"
         if session.turn(settings):
             return [text, gr.update(choices=tasks, value=[]), "", "", gr.update(visible=False), *outdated(session)]
@@ -88,7 +87,7 @@ def export_panel(tab: gr.Tab, address: Address, workbench: Workbench, methods: C
         yield [gr.skip(), gr.skip(), *kept]
 
     shown = [about, head, note, bits, drawn, *stale]
-    tab.select(opened, [state, *form], shown, **NOW)
+    address.opened(tab, "export", opened, [state, *form], shown)
     address.keep(
         "export",
         {"format": kind, "rank": rank},

@@ -38,6 +38,11 @@ class Address:
         """Call `work` when Back or Forward bring another merge, the event's `query`; give the event."""
         return getattr(self.said, RESTORE)(work, None, outputs, **NOW)
 
+    def opened(self, tab: gr.Tab, panel: str, work: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
+        """Call `work` when a tab is opened, or is open when the address brings a merge; give the event."""
+        again = gr.Button(elem_id=f"ms-again-{panel}", visible="hidden")  # the address presses it
+        return gr.on([tab.select, again.click], work, inputs, outputs, **NOW)
+
     def keep(self, panel: str, chosen: Mapping[str, Any], refresh: Refresh, agreed: gr.Checkbox | None = None) -> None:
         """Keep what is chosen in the components {name: component} in the address.
 

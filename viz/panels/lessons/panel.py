@@ -13,7 +13,7 @@ from viz.panels.lessons.card import card, code_html, list_html
 from viz.panels.lessons.gallery import Drawings, drawn, gallery_html
 from viz.panels.lessons.handlers import Before, LessonHandlers
 from viz.panels.merge.controls import Catalogue
-from viz.panels.merge.panel import MergeTab, become, said
+from viz.panels.merge.panel import MergeTab, become
 from viz.panels.merge.session import Session
 
 ARRIVED = "() => window.mergescopeLesson.arrived()"
@@ -27,8 +27,7 @@ def lessons_tab(drawings: Drawings) -> None:
         shown = gallery_html(cards, shipped_tables())
 
     def draw(event: gr.EventData) -> str:
-        with said():
-            return drawn(cards, drawings, str(event.name))
+        return drawn(cards, drawings, str(event.name))
 
     shown.draw(draw, None, shown, **QUIET)
 
@@ -42,16 +41,13 @@ def lessons_card(workbench: Workbench, methods: Catalogue, merging: MergeTab) ->
     controls = merging.controls
 
     def step(before: Before, session: Session, event: gr.EventData) -> list[Any]:
-        with said():
-            return become(controls, panel.step(before, session, str(event.name)))
+        return become(controls, panel.step(before, session, str(event.name)))
 
     def leave(before: Before, session: Session) -> list[Any]:
-        with said():
-            return become(controls, panel.leave(before, session))
+        return become(controls, panel.leave(before, session))
 
     def draw_code(event: gr.EventData) -> str:
-        with said():
-            return code_html(str(event.name))
+        return code_html(str(event.name))
 
     shown.code(draw_code, None, code, **NOW)
     code.pick(lambda: "", None, code, **NOW)

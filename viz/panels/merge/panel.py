@@ -1,13 +1,11 @@
 """The Merge panel: its layout and its wiring; what happens on it is in handlers.py."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from merging.errors import MergeError
 from merging.plugins.orthogonalize import Orthogonalize
 from merging.services.results import Stream
 from merging.services.workbench import Workbench
@@ -71,7 +69,7 @@ def merge_panel(
     layout = _layout(workbench, methods, plugins, panel.story())
     merging = _wire(demo, address, layout, panel)
     shown = {name: layout.outputs[name] for name in (*ACCURACY, "notes")}
-    wire_scaling(layout.controls, panel, sweep, merging.session, shown, said, merging.after)
+    wire_scaling(layout.controls, panel, sweep, merging.session, shown, merging.after)
     wire_tune(layout.tune, workbench, methods, tune, merging.form, merging.after)
     return merging
 
@@ -125,15 +123,6 @@ def _layout(workbench: Workbench, methods: Catalogue, plugins: Plugins, story: s
     return Layout(settings, outputs, paste, cancel, again, [side, layer, kind], rank, [task, depth, part], card)
 
 
-@contextmanager
-def said() -> Iterator[None]:
-    """Show what the library refuses (a visitor's own pool that is gone, say) as its sentence."""
-    try:
-        yield
-    except MergeError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-
-
 def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandlers) -> MergeTab:
     state = gr.State(Session())
     form, part = layout.controls.form, layout.part
@@ -145,28 +134,22 @@ def _wire(demo: gr.Blocks, address: Address, layout: Layout, panel: MergeHandler
         return [values.get(name, gr.skip()) for name in names]
 
     def redraw(session: Session, limit: int, side: str, layer: str, kind: str, *values: Any) -> list[Any]:
-        with said():
-            return send(panel.redraw(session, dict(zip(form, values, strict=True)), int(limit), (side, layer, kind)))
+        return send(panel.redraw(session, dict(zip(form, values, strict=True)), int(limit), (side, layer, kind)))
 
     def evaluate(session: Session) -> Iterator[list[Any]]:
-        with said():
-            for values in panel.evaluate(session):
-                yield send(values, STREAMED)
-            yield send({}, STREAMED)  # a generator that never yields would empty its outputs
+        for values in panel.evaluate(session):
+            yield send(values, STREAMED)
+        yield send({}, STREAMED)  # a generator that never yields would empty its outputs
 
     def opened(
         request: gr.Request, session: Session, limit: int, side: str, layer: str, kind: str, *values: Any
     ) -> list[Any]:
-        with said():
-            start = dict(zip(form, values, strict=True))
-            news, options, wrong = panel.open(
-                session, start, int(limit), (side, layer, kind), str(request.query_params)
-            )
+        start = dict(zip(form, values, strict=True))
+        news, options, wrong = panel.open(session, start, int(limit), (side, layer, kind), str(request.query_params))
         return [wrong, *send(news), *become(controls, options)]
 
     def tuned(pool: str, method: str) -> list[Any]:
-        with said():
-            return become(form, choose(panel.workbench, panel.methods, pool, method))
+        return become(form, choose(panel.workbench, panel.methods, pool, method))
 
     def default_penalty(mode: str) -> Any:
         return gr.skip() if mode == "off" else Orthogonalize(mode).g
@@ -253,8 +236,7 @@ def _wire_turns(
 
     def turned(back: bool) -> Callable[[Session], list[Any]]:
         def turn(session: Session) -> list[Any]:
-            with said():
-                return become(controls, panel.turn(session, back))
+            return become(controls, panel.turn(session, back))
 
         return turn
 
@@ -273,8 +255,7 @@ def _wire_address(
     """Let the address bring a merge, and keep what is chosen below the figures."""
 
     def restore(event: gr.EventData) -> list[Any]:
-        with said():
-            options, news = panel.restore(event.query)
+        options, news = panel.restore(event.query)
         return [news, *become(controls, options)]
 
     back = address.restore(restore, [address.link, *controls.values()])
@@ -291,8 +272,7 @@ def _wire_paste(paste: Paste, panel: MergeHandlers, controls: dict[str, Any]) ->
     """Let the controls take over a pasted recipe; gives the event, after which they have."""
 
     def pasted(text: str) -> list[Any]:
-        with said():
-            options, news = panel.paste(text)
+        options, news = panel.paste(text)
         return [news, *become(controls, options)]
 
     return paste.apply.click(pasted, paste.text, [paste.said, *controls.values()], queue=False, **QUIET)

@@ -57,7 +57,6 @@ def wire_scaling(
     sweep: SweepScaling,
     state: gr.State,
     shown: dict[str, Any],
-    send: Callable[..., Any],
     after: Callable[[Any], None],
 ) -> None:
     """Let the button tune.
@@ -65,18 +64,16 @@ def wire_scaling(
     Parameters
     ----------
     shown : the components that hold the accuracy and the notes, by name
-    send : shows the library's refusals as sentences
     after : merges and evaluates again after an event
     """
     form = controls.form
 
     def run(session: Session, *values: Any) -> Iterator[list[Any]]:
-        with send():
-            for news, options in tune_scaling(panel, sweep, session, dict(zip(form, values, strict=True))):
-                yield [
-                    *(news.get(name, gr.skip()) for name in shown),
-                    *(gr.update(**options[name]) if name in options else gr.skip() for name in form),
-                ]
+        for news, options in tune_scaling(panel, sweep, session, dict(zip(form, values, strict=True))):
+            yield [
+                *(news.get(name, gr.skip()) for name in shown),
+                *(gr.update(**options[name]) if name in options else gr.skip() for name in form),
+            ]
         yield [gr.skip()] * (len(shown) + len(form))
 
     def press(session: Session) -> None:

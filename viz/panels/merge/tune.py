@@ -43,6 +43,8 @@ MATTERED = (
     "How much worse a candidate's value can be told when this choice is hidden (a random forest; whisker: standard "
     "deviation). It tells what made a difference in this search, which looks more often at what is promising."
 )
+WAITING = '<p role="status" data-place>waiting for its turn</p>'
+STOPPED = '<p role="status">Stopped; nothing was measured.</p>'
 FRONT = "Who wants no task to suffer chooses high up, who wants the average to be high chooses at the right."
 
 
@@ -52,6 +54,7 @@ class TuneSession:
 
     number: int = 0
     pool: str = ""
+    rank: int | None = None  # that adapters were cut to
     found: list[Candidate] = field(default_factory=list)
     visitor: Visitor = field(default_factory=Visitor)
 
@@ -59,9 +62,9 @@ class TuneSession:
         """Make a new one: Gradio copies a state's first value for every page."""
         return TuneSession()
 
-    def begin(self, pool: str) -> int:
+    def begin(self, pool: str, rank: int | None) -> int:
         """Begin a search, which ends the one before; returns its number."""
-        self.number, self.pool, self.found = self.number + 1, pool, []
+        self.number, self.pool, self.rank, self.found = self.number + 1, pool, rank, []
         return self.number
 
     def close(self) -> None:
@@ -88,13 +91,12 @@ class TuneCard:
 
 def tune_card() -> TuneCard:
     """Lay the card out."""
+    bare: dict[str, Any] = {"apply_default_css": False, "container": False, "padding": False}
     with gr.Column(elem_id="ms-tune", elem_classes=["ms-card", "ms-full"]):
         gr.HTML(
             "<h2>Find the best merge</h2><p>Tries merges on validation rows, stops what cannot win, and ranks the rest."
             " It starts from what stands at the left.</p>",
-            apply_default_css=False,
-            container=False,
-            padding=False,
+            **bare,
         )
         with gr.Row(elem_classes="ms-choices"):
             form = {
@@ -121,7 +123,7 @@ def tune_card() -> TuneCard:
         with gr.Row(elem_classes="ms-buttons"):
             start = gr.Button("Find it", variant="primary", size="sm", elem_id="ms-tune-start")
             stop = gr.Button("Stop", size="sm", elem_id="ms-tune-stop")
-        note = gr.HTML(elem_id="ms-tune-note", apply_default_css=False, container=False, padding=False)
+        note = gr.HTML(elem_id="ms-tune-note", elem_classes="ms-waits", **bare)
         table = picked("ms-tune-table")
         with gr.Column(visible=False, elem_id="ms-tune-figures") as drawn:
             tried = plot("ms-tune-tried", "What was tried")
@@ -173,14 +175,14 @@ def wire_tune(
     shown = [card.note, card.table, card.tried, card.front, card.drawn, card.chosen, card.mattered, card.explained]
     kept = [gr.skip()] * len(shown)
 
-    def drawing(session: TuneSession, rank: int | None, done: bool) -> list[Any]:
+    def drawing(session: TuneSession, done: bool) -> list[Any]:
         table = ranked(session.found)
         best = table.iloc[0]
         words = f"{len(table)} candidates{'' if done else ' so far'}; the best: {best['merge']}, {best.average:.3f}."
         if done:
             words += " “Use it” sets the controls, and the merge is measured once on test rows, which decide."
-        if done and rank:
-            words += f" What was measured here was cut to rank {rank}: choose that rank on Export, this tab cuts none."
+        if done and session.rank:
+            words += f" All was cut to rank {session.rank}: choose that rank on Export, this tab cuts none."
         rows = table.drop(columns="pareto")
         return [
             f'<p role="status">{escape(words)}</p>',
@@ -219,7 +221,7 @@ def wire_tune(
                 int(asked["rank"] or 0) or None,
                 settings.spec.seed,
             )
-            mine = session.begin(settings.pool)
+            mine = session.begin(settings.pool, plan.rank)
             hidden = gr.update(visible=False)
             first = '<p role="status">The first candidate is measured.</p>'
             yield [first, "", *kept[2:4], hidden, *kept[5:7], hidden]
@@ -231,10 +233,14 @@ def wire_tune(
                     continue
                 session.found.append(step)
                 if due:
-                    yield drawing(session, plan.rank, False)
-            yield drawing(session, plan.rank, True) if session.found and session.pool == plan.pool else kept
+                    yield drawing(session, False)
+            yield drawing(session, True) if session.found and session.pool == plan.pool else kept
         except MergeError as error:
             yield [alert(error), *kept[1:]]
+
+    def stopped(session: TuneSession) -> list[Any]:
+        session.close()
+        return drawing(session, True) if session.found else [STOPPED, *kept[1:]]
 
     def use(session: TuneSession, event: gr.EventData) -> list[Any]:
         number = int(str(event.name).removeprefix("use:"))
@@ -243,6 +249,8 @@ def wire_tune(
         return [gr.update(**options[name]) if name in options else gr.skip() for name in form]
 
     inputs = [state, *card.form.values(), *form.values()]
-    card.start.click(search, inputs, shown, **turns("searches"), **QUIET)
-    card.stop.click(lambda session: session.close(), state, None, **NOW)
+    pressed = card.start.click(lambda: WAITING, None, card.note, **NOW)
+    searching = pressed.then(search, inputs, shown, **QUIET | turns("searches", card.note))
+    card.stop.click(stopped, state, shown, **NOW)
+    card.stop.click(None, None, None, cancels=[searching])  # who waits behind moves up at once
     taken(card.table.pick(use, state, list(form.values()), **NOW))

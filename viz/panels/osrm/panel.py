@@ -77,7 +77,8 @@ def _wire(
 
     demo.load(lambda session: session.sent.clear(), state, **NOW)  # a reloaded page shows nothing yet
     everything = components((*TRAINING, *FOUND, "found"))
-    look(tab.select(opened, [state, layout.method, *inputs[1:]], [*everything, *planned, form["tasks"]], **NOW))
+    shown = [*everything, *planned, form["tasks"]]
+    look(address.opened(tab, "osrm", opened, [state, layout.method, *inputs[1:]], shown))
     base = form["base"]
     moved = [component.input for component in [*form.values(), *layout.parts] if component is not base]
     look(gr.on(moved, redraw, inputs, planned, **NOW))

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from merging.services.held import size
+from merging.services.held import bound, size
 from merging.services.limits import LIMITS, PREFIX, UNBOUNDED, described, profile_of
 from viz.panels.kit.events import NOW
 from viz.panels.server.health import PATH, Health
@@ -96,8 +96,6 @@ def _held(name: str, bytes_of: Mapping[str, int]) -> str:
 def _limits() -> str:
     rows = []
     for name in OF_A_VISITOR:
-        limit = getattr(LIMITS, name)
         what = described(f"{PREFIX}{name}".upper()).removeprefix("bytes of ")
-        said = "no limit" if limit >= UNBOUNDED else size(limit) if name.endswith("_bytes") else f"{limit:,}"
-        rows.append(f'<tr><th scope="row">{escape(what)}</th><td>{said}</td></tr>')
+        rows.append(f'<tr><th scope="row">{escape(what)}</th><td>{bound(name, getattr(LIMITS, name))}</td></tr>')
     return f"<table><tbody>{''.join(rows)}</tbody></table>"

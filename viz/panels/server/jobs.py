@@ -1,5 +1,5 @@
-"""What goes with every job: a line of JSON when it has ended (what kind, how long, how it ended, whose; no text, no name
-of a file), and the memory that jobs have freed goes back to the system when the last has.
+"""What goes with every job: a line of JSON at its end (what kind, how long, how it ended, whose; no text, no name of a
+file), and the memory that jobs have freed goes back to the system when the last has ended.
 """
 
 import inspect

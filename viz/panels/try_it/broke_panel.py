@@ -8,7 +8,7 @@ import gradio as gr
 
 from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.picked import picked
-from viz.panels.merge.panel import MergeTab, said
+from viz.panels.merge.panel import MergeTab
 from viz.panels.merge.session import Session
 from viz.panels.osrm.plan import html
 from viz.panels.try_it.broke import AGAINST, KINDS, BrokeHandlers
@@ -71,13 +71,11 @@ def wire_broke(
         return [values.get(name, gr.skip()) for name in DRAWN]
 
     def opened(session: TrySession, merge: Session) -> Any:
-        with said():
-            return panel.counts(session, merge)
+        return panel.counts(session, merge)
 
     def look(session: TrySession, merge: Session, event: gr.EventData) -> Iterator[list[Any]]:
-        with said():
-            for values in panel.look(session, merge, str(event.name)):
-                yield send(values)
+        for values in panel.look(session, merge, str(event.name)):
+            yield send(values)
         yield send({})
 
     def show(name: str) -> Callable[[TrySession, str], list[Any]]:

@@ -11,7 +11,6 @@ from merging.services.limits import LIMITS
 from merging.services.settings import MOST_SEED
 from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.kit.picked import picked
-from viz.panels.merge.panel import said
 from viz.panels.osrm.plan import html
 from viz.panels.try_it.chat import ABOUT, ChatHandlers
 from viz.panels.try_it.session import TrySession
@@ -83,17 +82,14 @@ def wire_chat(section: ChatSection, panel: ChatHandlers, state: gr.State, after:
         return [values.get(name, gr.skip()) for name in DRAWN]
 
     def opened(session: TrySession) -> Any:
-        with said():
-            return gr.update(visible=panel.shown(session))
+        return gr.update(visible=panel.shown(session))
 
     def begin(session: TrySession, written: str, *settings: Any) -> list[Any]:
-        with said():
-            return send(panel.begin(session, written or "", *settings))
+        return send(panel.begin(session, written or "", *settings))
 
     def answer(session: TrySession) -> Iterator[list[Any]]:
-        with said():
-            for values in panel.answer(session):
-                yield send(values)
+        for values in panel.answer(session):
+            yield send(values)
         yield send({})
 
     def take(session: TrySession) -> list[Any]:

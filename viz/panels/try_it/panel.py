@@ -8,7 +8,7 @@ import gradio as gr
 from viz.panels.kit.address import Address
 from viz.panels.kit.events import NOW, QUIET, turns
 from viz.panels.merge.controls import Catalogue, form_of, read
-from viz.panels.merge.panel import MergeTab, become, said
+from viz.panels.merge.panel import MergeTab, become
 from viz.panels.merge.session import Session
 from viz.panels.try_it.broke import BrokeHandlers
 from viz.panels.try_it.broke_panel import Section, lay_out_broke, wire_broke
@@ -55,18 +55,16 @@ def _wire(
         return [*send(values), *become(controls, options)]
 
     def opened(session: TrySession, merge: Session, *values: Any) -> list[Any]:
-        with said():
-            settings = read(panel.workbench, methods, dict(zip(merging.form, values, strict=True)))
-            return both(*panel.open(session, settings, merge))
+        settings = read(panel.workbench, methods, dict(zip(merging.form, values, strict=True)))
+        return both(*panel.open(session, settings, merge))
 
     def begin(session: TrySession) -> Iterator[list[Any]]:
-        with said():
-            for values in panel.explain(session):
-                yield both(values, {})
-            if session.settings is not None and session.examples_of != session.settings.pool:
-                session.examples_of = session.settings.pool
-                choices = panel.examples(session.settings)
-                yield both({}, {"examples": {"choices": choices, "value": None, "visible": bool(choices)}})
+        for values in panel.explain(session):
+            yield both(values, {})
+        if session.settings is not None and session.examples_of != session.settings.pool:
+            session.examples_of = session.settings.pool
+            choices = panel.examples(session.settings)
+            yield both({}, {"examples": {"choices": choices, "value": None, "visible": bool(choices)}})
         yield both({}, {})
 
     def typed(session: TrySession, written: str) -> list[Any]:
@@ -79,8 +77,7 @@ def _wire(
         return both(panel.look(session, picture), {})
 
     def drawn(session: TrySession) -> list[Any]:
-        with said():
-            return placed(*panel.random(session))
+        return placed(*panel.random(session))
 
     def example(session: TrySession, text: str | None) -> list[Any]:
         return placed(text or "", *panel.write(session, text or ""))
@@ -112,7 +109,7 @@ def _wire(
     def put(session: TrySession, row: tuple[str, str, str]) -> list[Any]:
         return placed(*panel.put(session, *row))
 
-    taken = tab.select(opened, [state, merging.session, *merging.form.values()], everything, **NOW)
+    taken = address.opened(tab, "try", opened, [state, merging.session, *merging.form.values()], everything)
     wire_chat(sections[0], chat, state, taken)
     wire_broke(sections[1], broke, merging, state, taken, put, [written, *everything], follow)
     follow(taken)
