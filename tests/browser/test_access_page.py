@@ -17,7 +17,7 @@ def drawn(page: Page) -> Page:
 
 
 def test_groups_are_one_stop_with_arrows_inside(open_page) -> None:
-    page = drawn(open_page(rows=50))
+    page = drawn(open_page(rows=50, k=10))
     page.get_by_role("tab", name="Merge").focus()
     page.keyboard.press("End")
     expect(page.get_by_role("tab", name="Export")).to_be_focused()
@@ -33,7 +33,7 @@ def test_groups_are_one_stop_with_arrows_inside(open_page) -> None:
 
 
 def test_a_term_is_explained_on_hover_and_focus_with_its_formula(open_page) -> None:
-    page = drawn(open_page(rows=50))
+    page = drawn(open_page(rows=50, k=10))
     tip = page.get_by_role("tooltip")
     page.locator("#ms-verdict .ms-term").focus()
     expect(tip).to_contain_text("Which share of what the adapters add")
@@ -47,14 +47,14 @@ def test_a_term_is_explained_on_hover_and_focus_with_its_formula(open_page) -> N
 
 
 def test_the_hint_of_a_first_visit_is_dismissed_for_good(open_page) -> None:
-    page = drawn(open_page(rows=50))
+    page = drawn(open_page(rows=50, k=10))
     page.get_by_role("button", name="Got it").click()
     expect(page.locator("#ms-hint")).to_have_count(0)
     assert page.evaluate("localStorage.getItem('mergescope-hint')") == "seen"
 
 
 def test_a_link_leads_past_the_header_and_the_focus_is_seen(open_page) -> None:
-    page = drawn(open_page(rows=50))
+    page = drawn(open_page(rows=50, k=10))
     page.locator(".ms-skip").focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "tabpanel"
@@ -70,7 +70,7 @@ def test_axe_finds_nothing_serious_on_any_tab(open_page, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     # at rest: a colour that is changing is none of the palette's
-    page = drawn(open_page(rows=50, theme=theme, reduced_motion="reduce"))
+    page = drawn(open_page(rows=50, k=10, theme=theme, reduced_motion="reduce"))
     grave = []
     for name in TABS:
         page.get_by_role("tab", name=name, exact=True).click()

@@ -94,7 +94,7 @@ def test_a_tab_opened_before_the_links_merge_has_come_takes_it_over(open_page, n
 
 
 def test_a_selection_on_diagnose_has_an_address(open_page) -> None:
-    page = drawn(open_page())
+    page = drawn(open_page(k=10))
     page.get_by_role("tab", name="Diagnose").click()
     expect(page.locator("[data-figure=pairs] .main-svg").first).to_be_visible()
     page.locator("[data-choice=layer]").select_option(label="3")

@@ -118,9 +118,7 @@ def interference(found: Diagnosis, weights: Sequence[float], scaling: float) -> 
     return scaling * np.abs(weights) * ratio.mean(0)
 
 
-def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
-    open_page, bench: Workbench, start: Settings
-) -> None:
+def test_lambda_and_weights_draw_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
     page, found = opened(open_page(k=FEW)), bench.diagnosis(start)
     asked: list[str] = []
     page.on("request", lambda request: "/queue/join" in request.url and asked.append(request.url))
@@ -130,20 +128,13 @@ def test_lambda_draws_what_python_computes_and_the_server_is_not_asked(
         assert value == pytest.approx(0.025 * steps)
         shows(page, BARS, errors(found, start.spec.weights, value))
         shows(page, CELLS, interference(found, start.spec.weights, value))
-    assert asked == []
-
-
-def test_a_number_out_of_range_draws_the_slider_at_its_end(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(k=FEW))
     box = page.locator("#ms-diag-at-scaling input[type=number]")
-    box.fill("5")
+    box.fill("5")  # more than there is: the slider's end
     box.press("Tab")
     expect(slider(page, "scaling")).to_have_value("2")
-    shows(page, BARS, errors(bench.diagnosis(start), start.spec.weights, 2.0))
+    shows(page, BARS, errors(found, start.spec.weights, 2.0))
+    assert asked == []  # the browser does all of this by itself
 
-
-def test_a_weight_draws_what_python_computes(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(k=FEW))
     scaling = move(page, "scaling", 16)
     weights = (1.0, move(page, "weight_1", 9), 1.0, 1.0, move(page, "weight_4", 0), 1.0, 1.0, 1.0)
     assert weights == pytest.approx((1, 0.45, 1, 1, 0, 1, 1, 1))
@@ -221,10 +212,7 @@ def test_a_cell_that_is_clicked_is_followed_everywhere(open_page, bench: Workben
     expect(caption).to_contain_text("all pairs · all layers · all modules")
     shows(page, BARS, errors(found, start.spec.weights, scaling))
 
-
-def test_a_pair_has_two_ends_in_the_selects_too(open_page) -> None:
-    page = opened(open_page(k=FEW))
-    choice(page, "source").select_option("0")
+    choice(page, "source").select_option("0")  # a pair has two ends in the selects too
     expect(choice(page, "target")).to_have_value("1")
     choice(page, "target").select_option("")
     expect(choice(page, "source")).to_have_value("")
@@ -276,7 +264,9 @@ def test_an_answer_that_comes_late_undoes_nothing(open_page, bench: Workbench, s
     shows(page, 'plots("signs").data[1].y', lost)
 
 
-def test_the_merge_tab_takes_the_values_over(open_page) -> None:
+def test_the_merge_tab_takes_the_values_over_and_the_other_way_round(
+    open_page, bench: Workbench, start: Settings
+) -> None:
     page = opened(open_page(rows=50, k=FEW))
     value = move(page, "scaling", 33)
     move(page, "weight_3", 15)
@@ -289,18 +279,16 @@ def test_the_merge_tab_takes_the_values_over(open_page) -> None:
     page.get_by_role("tab", name="Diagnose").click()
     expect(slider(page, "scaling")).to_have_value(f"{value:g}")
 
-
-def test_another_merge_on_the_merge_tab_is_taken_over(open_page, bench: Workbench, start: Settings) -> None:
-    page = opened(open_page(rows=50, k=FEW))
-    move(page, "scaling", 70)
+    move(page, "scaling", 70)  # "what if": the Merge tab's next merge makes an end of it
     page.get_by_role("tab", name="Merge").click()
     page.get_by_role("combobox", name="Method").click()
     page.get_by_role("option", name="Average").click()
     expect(page.locator(DONE)).to_contain_text("Average", timeout=150_000)
     page.get_by_role("tab", name="Diagnose").click()
     expect(page.locator("#ms-diag-at-scaling")).to_be_hidden()
-    found = bench.diagnosis(start.changed(method="average", orthogonalize="off", decouple=0.0))
-    shows(page, BARS, errors(found, start.spec.weights, 1 / sum(start.spec.weights)))
+    weights = [float(slider(page, f"weight_{place}").input_value()) for place in range(8)]
+    found = bench.diagnosis(start.changed(method="average", orthogonalize="off", decouple=0.0, weights=weights))
+    shows(page, BARS, errors(found, weights, 1 / sum(weights)))
 
 
 def test_leaving_one_adapter_out_starts_and_can_be_cancelled(open_page) -> None:
@@ -351,7 +339,7 @@ def test_axe_finds_nothing_critical_or_serious(open_page, theme: str) -> None:
 
 
 def test_every_control_can_be_reached_on_a_small_screen(open_page) -> None:
-    page = open_page(width=1280, height=720)
+    page = open_page(width=1280, height=720, k=FEW)
     page.get_by_role("tab", name="Diagnose").click()
     use = page.locator("#ms-diag-use")
     use.scroll_into_view_if_needed()
@@ -364,7 +352,7 @@ def test_every_control_can_be_reached_on_a_small_screen(open_page) -> None:
 
 
 def test_a_phone_shows_the_panel_without_scrolling_sideways(open_page) -> None:
-    page = opened(open_page(width=390, height=844, has_touch=True))
+    page = opened(open_page(width=390, height=844, has_touch=True, k=FEW))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"#ms-{name}").bounding_box()["y"] for name in ("diag-controls", "diag", "left-out")]
     assert tops == sorted(tops)

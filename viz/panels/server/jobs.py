@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from hashlib import blake2b
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import Any
 
@@ -25,7 +25,7 @@ from merging.services.memory import trim
 LOG = logging.getLogger("mergescope.jobs")
 _SALT = os.urandom(16)
 """Of this process: nobody can tell a visitor of today from one of tomorrow."""
-_LOCK, _RUNNING = Lock(), Counter[str]()
+_LOCK, _RUNNING = RLock(), Counter[str]()
 
 
 def log_jobs() -> None:
