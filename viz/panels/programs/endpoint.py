@@ -97,6 +97,8 @@ def endpoint(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
             name, message = first["loc"][0], first["msg"][0].lower() + first["msg"][1:]
             sentence = f"{name} = {str(first['input'])[:40]!r} does not fit: {message}."
             raise gr.Error(sentence, print_exception=False) from error
+        except MergeError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     # Gradio takes one line for each argument
     called.__doc__ = re.sub(r"\n {8}", " ", inspect.getdoc(function) or "")
