@@ -57,9 +57,10 @@ class Visitor:
         self.key = ""
 
     async def visit(self, does: Callable[[Page], Awaitable[None]], until: float, once: bool = False) -> None:
-        """Open a page, do something on it, and close the tab in the middle of whatever runs; again until it is time."""
-        visits = self.notes.visits
-        while monotonic() < until and not (once and self.notes.visits > visits):
+        """Open a page, do something on it, and close the tab in the middle of whatever runs; again until it is time,
+        unless `once` is enough.
+        """
+        while monotonic() < until:
             self.key = ""
             page = Page(self.client, self.layout, self._seen, self.notes.told)
             try:
@@ -73,6 +74,8 @@ class Visitor:
                 self.notes.faults.append(f"{does.__name__}: {type(error).__name__} {error}")
             finally:
                 await page.close()
+            if once:
+                return
 
     def _seen(self, text: str) -> None:
         others = {*TOKEN.findall(text)} - {self.token}

@@ -43,9 +43,9 @@ MATTERED = (
     "How much worse a candidate's value can be told when this choice is hidden (a random forest; whisker: standard "
     "deviation). It tells what made a difference in this search, which looks more often at what is promising."
 )
+FRONT = "Who wants no task to suffer chooses high up, who wants the average to be high chooses at the right."
 WAITING = '<p role="status" data-place>waiting for its turn</p>'
 STOPPED = '<p role="status">Stopped; nothing was measured.</p>'
-FRONT = "Who wants no task to suffer chooses high up, who wants the average to be high chooses at the right."
 
 
 @dataclass
