@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
@@ -21,6 +22,9 @@ from .memory import trim
 
 GUEST = "guest"
 """Begins the keys of visitors."""
+CLOSED = "This page was closed for so long that what it held here is deleted: reload it."
+PAGES = 10_000
+"""Pages whose visitors have left that are remembered."""
 GRACE = 60.0
 """Seconds for which a closed page may come back, after a broken connection, and find its files."""
 
@@ -54,6 +58,9 @@ class Holder(Protocol):
     key: str
     shelf: list[Any]
     uploads: int
+
+    def stop(self) -> None:
+        """Stop what runs."""
 
     @property
     def nbytes(self) -> int:
@@ -92,15 +99,19 @@ class Governor:
         self._seen: dict[str, float] = {}
         self._pages: dict[str, str] = {}
         self._gone: dict[str, float] = {}
-        self._lock = Lock()
+        self._left: dict[str, None] = {}
+        self._busy = Counter[str]()
+        self._parting: dict[str, Holder] = {}
+        self._lock = RLock()  # an abandoned generator may end, and tell, wherever memory is collected
 
     # -- who is here ---------------------------------------------------------------------------------------------------
 
     def welcome(self, visitor: Holder, page: str = "") -> None:
-        """Note that a visitor is here, on a page whose session has this name."""
+        """Note that a visitor is here, on a page whose session has this name; programs have no page."""
         with self._lock:
             self._visitors[visitor.key] = visitor
-            self._pages[page] = visitor.key
+            if page:
+                self._pages[page] = visitor.key
         self.touch(visitor.key)
 
     def touch(self, owner: str) -> None:
@@ -123,9 +134,50 @@ class Governor:
     def forget(self, owner: str) -> None:
         """Forget a visitor who has left."""
         with self._lock:
-            self._pages = {page: key for page, key in self._pages.items() if key != owner}
+            for page in [page for page, key in self._pages.items() if key == owner]:
+                del self._pages[page]
+                self._left[page] = None
+                if len(self._left) > PAGES:
+                    del self._left[next(iter(self._left))]
             for known in (self._visitors, self._seen, self._gone):
                 known.pop(owner, None)
+
+    @contextmanager
+    def at_work(self, page: str, *visitors: Holder) -> Iterator[None]:
+        """Keep what visitors hold while something that a page has asked for is done with it.
+
+        Raises
+        ------
+        MergeError
+            If the page's visitor has left: what it shows is not here any more.
+        """
+        if page in self._left:
+            raise MergeError(CLOSED)
+        keys = {one.key for one in visitors}
+        with self._lock:
+            self._busy.update(keys)
+        try:
+            yield
+        finally:
+            with self._lock:
+                for key in keys:
+                    self._busy[key] -= 1
+                    if not self._busy[key]:
+                        del self._busy[key]
+            self._let_go()
+
+    def part(self, visitor: Holder) -> None:
+        """Let a visitor leave, once nothing that was asked for is done any more."""
+        visitor.stop()
+        with self._lock:
+            self._parting[visitor.key] = visitor
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            idle = [self._parting.pop(key) for key in [*self._parting] if not self._busy[key]]
+        for visitor in idle:
+            self.leave(visitor)
 
     def _idle(self, owner: str) -> bool:
         return owner in self._gone or self.clock() - self._seen.get(owner, self.clock()) >= self.limits.idle_seconds
@@ -214,7 +266,7 @@ class Governor:
             total = sum(visitor.nbytes for visitor in [*self._visitors.values()])
             if total < self.limits.disk_bytes:
                 return total
-            if self.clock() - since >= GRACE and key in self._visitors:
+            if self.clock() - since >= GRACE and key in self._visitors and not self._busy[key]:
                 self.leave(self._visitors[key])
         return sum(visitor.nbytes for visitor in [*self._visitors.values()])
 

@@ -90,10 +90,10 @@ class Lab:
 
     def forget(self, owner: str) -> None:
         """Drop what ``owner`` added."""
-        gone = [name for name in self._own if name.startswith(f"{owner}-")]
+        gone = [name for name in [*self._own] if name.startswith(f"{owner}-")]
         self.store.forget(gone)
         for name in gone:
-            del self._own[name]
+            self._own.pop(name, None)
 
     def check(self, plan: Plan) -> None:
         """Raise MergeError with a sentence if a plan cannot be carried out."""

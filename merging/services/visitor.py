@@ -87,10 +87,14 @@ class Visitor:
         for one in self.work:
             one.visitor = self
 
-    def leave(self, pools: Pools) -> None:
-        """Stop what runs; forget pools, tasks and files."""
+    def stop(self) -> None:
+        """Stop what runs."""
         for one in self.work:
             one.close()
+
+    def leave(self, pools: Pools) -> None:
+        """Stop what runs; forget pools, tasks and files."""
+        self.stop()
         for _, pool in self.choices:
             pools.remove_pool(pool)
         pools.lab.forget(self.key)

@@ -1,6 +1,7 @@
 """The page: header and panels, and the options that Gradio takes at launch."""
 
 from collections.abc import Sequence
+from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -89,10 +90,15 @@ def page(
     serve_files()
     found = Found(workbench.tables, {name: contender.title for name, contender in CONTENDERS.items()})
     bank = BankViews(workbench.tables)
+
+    def leave(visitor: Visitor) -> None:
+        # apart: the loop that calls this for all visitors must not wait for a disk, and would end where one fails
+        Thread(target=workbench.governor.part, args=[visitor]).start()
+
     # copies of what visitors download are removed after a day
     with Sentences(title="Mergescope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86_400)) as demo:
         programs.register()  # first, so that no listener of the page takes an endpoint's name
-        visitor = gr.State(Visitor(), delete_callback=lambda visitor: visitor.leave(workbench))
+        visitor = gr.State(Visitor(), delete_callback=leave)
         top = header(workbench.device, workbench.base_title(next(iter(workbench.pools))))
         address = Address()
         with gr.Tabs(elem_id="ms-tabs") as tabs:
@@ -120,7 +126,8 @@ def page(
         }
         pool.change(**about, queue=False, **QUIET)
         _register_states(demo, visitor, workbench.governor)
-    watch(demo)
+        watch(demo, workbench.governor)
+        _note_closing(demo, workbench.governor)
     health.demo = demo
     # nobody passes by the queue: it is what keeps one visitor's work from taking another's turn
     return demo.queue(STATUS_EVERY, max_size=LIMITS.waiting, api_open=False)
@@ -136,10 +143,18 @@ def _register_states(demo: gr.Blocks, visitor: gr.State, governor: Governor) -> 
         governor.welcome(visitor, str(request.session_hash))
         return _of_one_visitor(visitor, *values)
 
-    def closed(request: gr.Request) -> None:
-        governor.closed(str(request.session_hash))
-
     demo.load(opened, [visitor, *others], [visitor, *others], queue=False, **QUIET)
+
+
+def _note_closing(demo: gr.Blocks, governor: Governor) -> None:
+    """Let the governor know of a page that has closed."""
+
+    def closed(request: gr.Request) -> None:
+        page = str(request.session_hash)
+        # of a page that closed before its first event came, Gradio does not know it, and would keep it for ever
+        demo.state_holder[page].is_closed = True
+        governor.closed(page)
+
     demo.unload(closed)
 
 

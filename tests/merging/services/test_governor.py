@@ -262,3 +262,49 @@ def test_files_that_go_while_they_are_counted_do_no_harm(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "walk", late)
     assert visitor.nbytes == 1_000_000
+
+
+def test_who_leaves_stays_until_what_runs_has_ended() -> None:
+    house, pools = House(), Pools()
+    visitor = house.visitor("one")
+    folder = visitor.folder("osrm")
+
+    def leave(left: Visitor) -> None:
+        left.leave(pools)
+        house._leave(left)
+
+    house.governor.leave = leave
+    with house.governor.at_work("one", visitor):
+        with house.governor.at_work("one", visitor):
+            house.governor.part(visitor)
+            (folder / "file").write_text("its folder is still there")
+        assert house.left == []
+    assert house.left == [visitor.key]
+    assert not folder.parent.exists()
+
+
+def test_a_page_whose_visitor_has_left_is_told_so() -> None:
+    house = House()
+    one, other = house.visitor("one"), house.visitor("other")
+    house.governor.part(one)
+    with pytest.raises(MergeError) as refused, house.governor.at_work("one"):
+        pass
+    assert one_sentence(refused.value, "closed", "reload")
+    program = house.visitor("")
+    house.governor.part(program)
+    for page in ("other", ""):
+        with house.governor.at_work(page, other):
+            assert house.left == [one.key, program.key]
+
+
+def test_files_of_a_closed_page_on_which_something_runs_make_no_room() -> None:
+    house = House(disk_bytes=1_500_000)
+    one, other = house.visitor("one"), house.visitor("other")
+    files_of(one, 2)
+    with house.governor.at_work("one", one):
+        house.governor.closed("one")
+        house.clock.now += GRACE + 1
+        with pytest.raises(MergeError):
+            house.governor.admit(other.key)
+    house.governor.admit(other.key)
+    assert house.left == [one.key]

@@ -1,5 +1,7 @@
-"""What goes with every job: a line of JSON at its end (what kind, how long, how it ended, whose; no text, no name of a
-file), and the memory that jobs have freed goes back to the system when the last has ended.
+"""What goes with every event: its visitor stays as long as it runs, and one who has left is refused.
+
+And with every job, an event that waits for its turn: a line of JSON at its end (what kind, how long, how it ended,
+whose; no text, no name of a file), and the memory that jobs have freed goes back to the system when the last has ended.
 """
 
 import inspect
@@ -8,7 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import wraps
 from hashlib import blake2b
@@ -20,6 +22,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from merging.errors import MergeError
+from merging.services.governor import Governor
 from merging.services.memory import trim
 
 LOG = logging.getLogger("mergescope.jobs")
@@ -37,30 +40,36 @@ def log_jobs() -> None:
     LOG.propagate = False
 
 
-def watch(demo: gr.Blocks) -> None:
-    """Log all that waits for its turn by the kind of its work, see `viz.panels.kit.events.turns`."""
+def watch(demo: gr.Blocks, governor: Governor) -> None:
+    """Watch all events of a page; what waits for its turn has a kind of work, see `viz.panels.kit.events.turns`."""
     for listener in demo.fns.values():
-        if listener.fn is not None and not str(listener.concurrency_id).isdigit():
-            listener.fn = logged(str(listener.concurrency_id), listener.fn)
+        if listener.fn is not None:
+            kind = str(listener.concurrency_id)
+            listener.fn = watched(listener.fn, governor, "" if kind.isdigit() else kind)
 
 
-def logged(kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function or generator that does the same and is logged."""
+def watched(work: Callable[..., Any], governor: Governor, kind: str = "") -> Callable[..., Any]:
+    """Return a function or generator that does the same and is watched, and is a job if it has a kind."""
     if inspect.isgeneratorfunction(work):
 
         @wraps(work)
         def steps(*given: Any, **named: Any) -> Iterator[Any]:
-            with job(kind):
+            with _at_work(governor, given), job(kind) if kind else nullcontext():
                 yield from work(*given, **named)
 
         return steps
 
     @wraps(work)
     def once(*given: Any, **named: Any) -> Any:
-        with job(kind):
+        with _at_work(governor, given), job(kind) if kind else nullcontext():
             return work(*given, **named)
 
     return once
+
+
+def _at_work(governor: Governor, given: tuple[Any, ...]) -> AbstractContextManager[None]:
+    """Note that an event is at work, for the visitor whose sessions are among its values."""
+    return governor.at_work(_page(), *(value.visitor for value in given if hasattr(value, "visitor")))
 
 
 @contextmanager
@@ -92,6 +101,10 @@ def job(kind: str) -> Iterator[None]:
 
 def _visitor() -> str:
     """Return a name for whoever asks, from which nothing can be told."""
-    request = LocalContext.request.get(None)
-    session = getattr(request, "session_hash", None)
-    return blake2b(str(session).encode(), key=_SALT, digest_size=6).hexdigest() if session else ""
+    page = _page()
+    return blake2b(page.encode(), key=_SALT, digest_size=6).hexdigest() if page else ""
+
+
+def _page() -> str:
+    """Return the name of the session of the page that asks, or ""."""
+    return getattr(LocalContext.request.get(None), "session_hash", None) or ""
