@@ -130,7 +130,7 @@ def test_after_a_quick_drag_the_last_value_is_shown_everywhere(open_page) -> Non
 
 @pytest.mark.slow
 def test_an_outdated_evaluation_never_draws_again(open_page) -> None:
-    page = opened(open_page(), quick=False)
+    page = opened(open_page(rows=50))
     page.evaluate(
         """() => { const plot = document.querySelector('#ms-sweep .ms-plot'), react = window.Plotly.react;
                    window.drawn = [];

@@ -78,7 +78,9 @@ def ties(page: Page) -> Page:
     return page
 
 
-def test_the_link_and_the_address_give_the_same_screen(open_page, app_url: str) -> None:
+def test_link_address_and_recipe_give_the_same_screen_and_the_command_line_the_same_bits(
+    open_page, app_url: str, tmp_path: Path
+) -> None:
     page = ties(open_page(**CLIPBOARD))
     wanted, text, link = screen(page), recipe(page), copied(page, "Copy link")
     assert link.startswith(f"{app_url}?pool=osrm&method=ties&scaling=0.85&density=0.123&trim=model&")
@@ -90,10 +92,6 @@ def test_the_link_and_the_address_give_the_same_screen(open_page, app_url: str) 
     # the first page may have measured it by then
     expect(fresh.locator(DONE)).to_contain_text(re.compile("up to 50 rows|50 test rows a task"), timeout=120_000)
 
-
-def test_the_recipe_gives_the_same_screen_and_the_same_bits_on_the_command_line(open_page, tmp_path: Path) -> None:
-    page = ties(open_page(**CLIPBOARD))
-    wanted, text = screen(page), recipe(page)
     assert copied(page, "Copy") == text
     other = drawn(open_page())
     other.get_by_role("button", name="Paste a recipe").click()
