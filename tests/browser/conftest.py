@@ -60,12 +60,11 @@ def opening_query(rows: int | None, k: int | None) -> str:
     """The link to what the app opens with, at so many test rows a task, or reading so many texts of each."""
     from merging.methods import METHODS
     from merging.services.link import to_query
-    from merging.services.settings import LIMIT
     from merging.services.workbench import Workbench
     from viz.panels.merge.controls import opening
 
     settings = opening(Workbench(), METHODS)
-    return to_query(settings if k is None else settings.changed(k=k), rows or LIMIT)
+    return to_query(settings if k is None else settings.changed(k=k), rows or 50)
 
 
 @pytest.fixture
