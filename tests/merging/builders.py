@@ -157,7 +157,7 @@ def dense_sum(adapters: Sequence[Adapter], weights: Sequence[float] | None = Non
 
 def neutral(method: Method) -> dict[str, Any]:
     """Return the arguments with which a method drops, rescales and plugs in nothing."""
-    values = {"scaling": 1.0, "density": 1.0, "epsilon": 0.0, "gamma": 0.0}
+    values = {"scaling": 1.0, "density": 1.0, "epsilon": 0.0, "gamma": 0.0, "entries": 10_000}
     return {p.name: values[p.name] for p in method.params if p.name in values} | {
         "orthogonalize": "off",
         "decouple": 0.0,

@@ -278,16 +278,6 @@ def test_another_base_is_refused_and_left_alone(tokenizer, tasks) -> None:
     assert unchanged(other, before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_finds_the_same_accuracies(model, tokenizer, tasks, adapters) -> None:
-    merged = merge(adapters, "average")
-    expected = final(evaluate(model, tokenizer, merged, tasks))
-    on_gpu = model.to("cuda")
-    before = state(on_gpu)
-    assert final(evaluate(on_gpu, tokenizer, merged, tasks)) == pytest.approx(expected, abs=0.02)
-    assert unchanged(on_gpu, before)
-
-
 def test_a_stream_predicts_every_row_and_evaluate_counts_the_right_ones(
     model, tokenizer, adapters: list[Adapter], tasks: list[Task]
 ) -> None:

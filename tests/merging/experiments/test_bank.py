@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from builders import QUERY, dense, equal_pool, mixed_pool, random_update, task_features, tiny_model, with_deltas
+from commands import command
 
 from merging import Adapter, Decouple, Head, MergeError, Task, merge
 from merging.evaluation.intervals import has_gap
@@ -130,21 +128,9 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(pools: Path, tables: Path) -> Any:
-    command = [
-        sys.executable,
-        "-m",
-        "merging.cli",
-        "experiment",
-        "bank",
-        "--quick",
-        "--adapters",
-        str(pools),
-        "-o",
-        str(tables),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+def run(pools: Path, tables: Path) -> str:
+    done = command("experiment", "bank", "--quick", "--adapters", pools, "-o", tables)
+    assert done.exit_code == 0, done.stderr
     return done.stdout
 
 

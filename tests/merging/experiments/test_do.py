@@ -4,8 +4,6 @@ verdicts.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from builders import equal_pool, mixed_pool, random_adapter
+from commands import Done, command
 
 from merging import LowRank, MergeError
 from merging.experiments import do
@@ -269,28 +268,15 @@ def test_units_wait_for_what_they_need_and_for_other_processes(tmp_path: Path, m
     assert list(run.everything())[:-1] == ["third", "first", "second"]
 
 
-def quick(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [
-        sys.executable,
-        "-m",
-        "merging.cli",
-        "experiment",
-        "do",
-        "--quick",
-        "--adapters",
-        folder,
-        "-o",
-        folder / "tables",
-        *more,
-    ]
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, check=False)
+def quick(folder: Path) -> Done:
+    return command("experiment", "do", "--quick", "--adapters", folder, "-o", folder / "tables")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_experiment_fills_every_table_and_does_nothing_twice(tmp_path: Path) -> None:
     done = quick(tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     names = {path.stem for path in (tmp_path / "tables").glob("*.csv")}
     expected = (
         "ends descent descent_geometry imbalance imbalance_geometry directions directions_geometry components methods "
@@ -314,7 +300,7 @@ def test_the_quick_experiment_fills_every_table_and_does_nothing_twice(tmp_path:
     lost = lost[(lost.method != "do_merging") | (lost.scaling != 1.0) | (lost.strength != 1.0)]
     lost.to_csv(tmp_path / "tables" / "do_directions.csv", index=False)
     again = quick(tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     work = [line for line in again.stdout.partition("tables in")[0].splitlines() if not line.startswith("pool ")]
     assert len(work) == 1
     assert work[0].startswith("directions: pool default, side B, strength 1.0: do_merging at 1, test")

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from builders import tiny_model, tiny_tokenizer
+from commands import Done, command
 
 from merging import MergeError
 from merging.experiments.ledger import Ledger
@@ -27,11 +26,8 @@ from merging.training.variants import VARIANTS
 TABLES = ("runs", "interference", "sweep", "test", "summary", "effects", "answers")
 
 
-def quick(folder: Path, **options: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "merging.cli", "experiment", "osrm", "--quick"]
-    command += ["--adapters", str(folder), "-o", str(folder / "tables")]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+def quick(folder: Path) -> Done:
+    return command("experiment", "osrm", "--quick", "--adapters", folder, "-o", folder / "tables")
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -46,7 +42,7 @@ def adapters(folder: Path) -> dict[Path, int]:
 @pytest.mark.timeout(900)
 def test_the_quick_experiment_writes_every_table_and_does_nothing_twice(tmp_path: Path) -> None:
     done = quick(tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     first = tables(tmp_path)
     runs = first["runs"][first["runs"].axis == "arm"]
     assert set(runs.variant) == set(VARIANTS)
@@ -77,7 +73,7 @@ def test_the_quick_experiment_writes_every_table_and_does_nothing_twice(tmp_path
     test[~missing].to_csv(tmp_path / "tables" / "osrm_test.csv", index=False)
     (tmp_path / "tables" / "osrm_effects.csv").unlink()
     again = quick(tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     assert adapters(tmp_path) == before
     *work, last = again.stdout.split("\n\n")[0].splitlines()[:3]
     assert [line.rsplit(" ", 3)[0] for line in work] == ["osrm, repetition 0 regmean"] * 2
