@@ -6,6 +6,7 @@ from .base import SCALING, Method, Param, Stack
 from .core_space import CORE_SPACE
 from .ctm import CTM
 from .dare import BREADCRUMBS, DARE, DELLA
+from .dc_merge import DC_MERGE
 from .emr import EMR
 from .factorwise import PEFT_LINEAR, PEFT_TIES
 from .iso_cts import ISO_CTS
@@ -21,7 +22,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         *(AVERAGE, TASK_ARITHMETIC, SVD, TIES, DARE, DARE_TIES, DELLA, BREADCRUMBS, KNOTS, CORE_SPACE),
-        *(TSV, ISO_C, ISO_CTS, CTM, REGMEAN, SSR, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
+        *(TSV, DC_MERGE, ISO_C, ISO_CTS, CTM, REGMEAN, SSR, EMR, DO_MERGING, PEFT_LINEAR, PEFT_TIES),
     )
 }
 

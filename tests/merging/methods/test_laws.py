@@ -40,8 +40,8 @@ from merging import METHODS, Adapter, Features, LowRank, MergeError, collect_fea
 FACTOR_WISE = ("peft_linear", "peft_ties")
 """They merge A and B apart, as PEFT does: equal ranks only, and the result depends on the split of each product."""
 
-ISOTROPIC = ("iso_c", "iso_cts")
-"""They make all singular values equal."""
+ISOTROPIC = ("iso_c", "iso_cts", "dc_merge")
+"""They make singular values equal."""
 
 every_method = pytest.mark.parametrize("method", METHODS)
 

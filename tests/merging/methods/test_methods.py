@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,51 @@ def test_iso_cts_keeps_a_weak_task_that_the_common_space_leaves_out() -> None:
     # of the sum's six directions five are common; two of the three tasks have nothing outside these
     result = merge([*strong, weak], "iso_cts", common=0.5).delta("m").double()
     assert float(result[5, 5]) == pytest.approx(float(result[0, 0]), rel=1e-5)
+
+
+def dense_dc_merge(parts: Sequence[Tensor], smoothing: str, entries: int) -> Tensor:
+    """The published steps on dense matrices, each task's block as wide as its rank."""
+    left, right, even = [], [], []
+    for part in parts:
+        U, S, Vh = torch.linalg.svd(part, full_matrices=False)
+        r = true_rank(S, 1e-6)
+        shares = torch.linspace(min(5.0, float(S[0] / S[r - 1])), 1, r, dtype=S.dtype)
+        left, right = [*left, U[:, :r]], [*right, Vh[:r].T]
+        even.append(S[:r].sum() * (shares / shares.sum() if smoothing == "linear" else torch.full_like(shares, 1 / r)))
+    U, V = polar(torch.cat(left, 1)), polar(torch.cat(right, 1))
+    cores = []
+    for u, s, v in zip(left, even, right, strict=True):
+        core = U.T @ u @ torch.diag(s) @ v.T @ V
+        least = core.abs().flatten().topk(min(entries * len(s), core.numel())).values.min()
+        cores.append(core * (core.abs() >= least))
+    stacked = torch.stack(cores)
+    sign = torch.sign(stacked.sum(0))
+    agree = (torch.sign(stacked) == sign) & (sign != 0)
+    merged = (stacked * agree).sum(0) / agree.sum(0).clamp(min=1)
+    starts = [0, *torch.tensor([len(s) for s in even]).cumsum(0).tolist()]
+    own = torch.zeros_like(merged)
+    for first, last in pairwise(starts):
+        own[first:last, first:last] = merged[first:last, first:last]
+    return U @ own @ V.T
+
+
+@pytest.mark.parametrize(("smoothing", "entries"), [("mean", 3), ("linear", 1), ("linear", 10_000)])
+@pytest.mark.parametrize("module", MODULES)
+def test_dc_merge_equals_its_dense_formula(module: str, smoothing: str, entries: int) -> None:
+    pool = mixed_pool()
+    parts = [w * part for w, part in zip(weights_at(pool, module), at(pool, module), strict=True)]
+    result = merge(pool, "dc_merge", weights=WEIGHTS, scaling=0.7, smoothing=smoothing, entries=entries).delta(module)
+    assert distance(result, 0.7 * dense_dc_merge(parts, smoothing, entries)) < 1e-5
+
+
+def test_dc_merge_of_orthogonal_tasks_is_the_sum_with_evened_strengths() -> None:
+    eye, S = torch.eye(12), torch.tensor([1.0, 2.0, 6.0])
+    pool = [
+        Adapter(f"t{i}", {"m": LowRank(eye[:, 3 * i : 3 * i + 3] * S * (i + 1), eye[3 * i : 3 * i + 3])}, base="x")
+        for i in range(3)
+    ]
+    even = torch.diag(torch.tensor([3.0] * 3 + [6.0] * 3 + [9.0] * 3 + [0.0] * 3))
+    assert distance(merge(pool, "dc_merge").delta("m"), even.double()) < 1e-6
 
 
 def dense_shared_space(parts: Sequence[Tensor], rank: int) -> tuple[Tensor, Tensor]:
