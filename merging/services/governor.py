@@ -134,11 +134,7 @@ class Governor:
     def forget(self, owner: str) -> None:
         """Forget a visitor who has left."""
         with self._lock:
-            for page in [page for page, key in self._pages.items() if key == owner]:
-                del self._pages[page]
-                self._left[page] = None
-                if len(self._left) > PAGES:
-                    del self._left[next(iter(self._left))]
+            self._shut(owner)
             for known in (self._visitors, self._seen, self._gone):
                 known.pop(owner, None)
 
@@ -151,10 +147,10 @@ class Governor:
         MergeError
             If the page's visitor has left: what it shows is not here any more.
         """
-        if page in self._left:
-            raise MergeError(CLOSED)
         keys = {one.key for one in visitors}
         with self._lock:
+            if page in self._left:
+                raise MergeError(CLOSED)
             self._busy.update(keys)
         try:
             yield
@@ -170,8 +166,16 @@ class Governor:
         """Let a visitor leave, once nothing that was asked for is done any more."""
         visitor.stop()
         with self._lock:
+            self._shut(visitor.key)
             self._parting[visitor.key] = visitor
         self._let_go()
+
+    def _shut(self, owner: str) -> None:
+        for page in [page for page, key in self._pages.items() if key == owner]:
+            del self._pages[page]
+            self._left[page] = None
+            if len(self._left) > PAGES:
+                del self._left[next(iter(self._left))]
 
     def _let_go(self) -> None:
         with self._lock:
