@@ -87,9 +87,12 @@ def test_it_tells_a_story_in_three_items_beside_the_pinned_sum(open_page) -> Non
 
 
 @pytest.mark.slow
-def test_lambda_answers_to_the_keyboard(open_page) -> None:
+def test_lambda_answers_to_keyboard_and_number_box_and_pins_stay(open_page) -> None:
     page = opened(open_page(rows=50))
     before, value = accuracies(page), figure(page, "sweep", "layout.shapes[0].x0")
+    pinned = page.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")
+    page.get_by_role("button", name="Pin this run").click()
+    expect(pinned).to_be_visible()
     slider = page.get_by_role("slider", name="Scaling λ")
     slider.focus()
     page.keyboard.press("ArrowRight")
@@ -97,16 +100,14 @@ def test_lambda_answers_to_the_keyboard(open_page) -> None:
     page.keyboard.press("End")
     wait_for_lambda(page, 2)
     assert accuracies(page) != before
-
-
-@pytest.mark.slow
-def test_lambda_answers_to_the_number_box(open_page) -> None:
-    page = opened(open_page(rows=50))
     box = page.get_by_label("Scaling λ, as a number")
     box.fill("0.15")
     box.press("Tab")
     wait_for_lambda(page, 0.15)
-    assert page.get_by_role("slider", name="Scaling λ").input_value() == "0.15"
+    assert slider.input_value() == "0.15"
+    expect(pinned).to_be_visible()
+    page.get_by_role("button", name="Clear pins").click()
+    expect(pinned).to_have_count(0)
 
 
 @pytest.mark.slow
@@ -302,20 +303,6 @@ def test_help_opens_and_stays_open_for_the_next_method(open_page) -> None:
     expect(text).to_contain_text("Density")
     page.locator("#ms-plugins-page summary").click()
     expect(page.get_by_role("region", name="How the plug-ins work")).to_contain_text("Soft OSRM")
-
-
-@pytest.mark.slow
-def test_pinned_runs_stay_until_they_are_cleared(open_page) -> None:
-    page = opened(open_page(rows=50))
-    pinned = page.locator("#ms-sweep .ms-legend button", has_text="A: DO-Merging")
-    page.get_by_role("button", name="Pin this run").click()
-    expect(pinned).to_be_visible()
-    page.get_by_role("slider", name="Scaling λ").focus()
-    page.keyboard.press("End")
-    wait_for_lambda(page, 2)
-    expect(pinned).to_be_visible()
-    page.get_by_role("button", name="Clear pins").click()
-    expect(pinned).to_have_count(0)
 
 
 def test_overlap_and_rank_answer_to_their_choices_without_a_new_evaluation(open_page) -> None:

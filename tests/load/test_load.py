@@ -7,5 +7,5 @@ pytestmark = pytest.mark.slow
 
 
 def test_twenty_visitors_meet_no_fault_and_leave_nothing() -> None:
-    row = measured(sessions=20, seconds=20, rows=50)
+    row = measured(sessions=20, seconds=60, rows=50)
     assert problems(row) == [], row
