@@ -25,8 +25,8 @@ def dc_merge(stack: Stack, scaling: float, smoothing: str, entries: int) -> LowR
     diagonal stays: W = W0 + λ U⊥ M V⊥^T. Orthogonal tasks give the sum of the evened updates. One adapter does not
     merge to itself.
 
-    On the pool of the papers it is, with TSV-M, the best that looks at no texts; on the default pool it is behind a
-    plain sum at that one's best λ, and far ahead of it at λ = 1.
+    On the pool of the papers it is, with TSV-M, the best of those that make one model and look at no texts; on the
+    default pool it is behind a plain sum at that one's best λ, and far ahead of it at λ = 1.
 
     Dialect: the published code keeps 0.1 % of a core's entries, for its 8 tasks of rank 16 one a direction, which is
     the default here whatever the ranks are; each task has a block as wide as its update's numerical rank.

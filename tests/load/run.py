@@ -34,7 +34,7 @@ from visitors import MIX, Notes, Visitor, behaviour  # noqa: E402
 from merging.experiments.load_test import COLUMNS, load_table  # noqa: E402
 
 TABLE = ROOT / "assets" / "tables" / "load.csv"
-STAYS = 1.25  # of the memory before, at most, once all have left: pages that the allocator keeps are no leak
+STAYS = 1.15  # of the memory before, at most, once all have left
 PATIENCE = 60  # seconds for memory to go back
 REHEARSAL = 120  # seconds that one visit of each kind may take
 STAGGER = 0.1  # seconds between two visitors who come

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from fake_lab import FakeLab, FakePools, merge, train
 from fake_workbench import METHODS, FakeWorkbench
+from gradio.state_holder import StateHolder
 
 from merging.io.assets import assets_folder
 from merging.plugins import PLUGINS
@@ -92,6 +93,15 @@ def test_listeners_are_private_and_the_last_value_wins(demo: gr.Blocks) -> None:
         clicked = all(event in ("click", "unload") for _, event in listener["targets"])
         assert listener["trigger_mode"] == "always_last" or (listener["trigger_mode"] == "once" and clicked)
         assert listener["show_progress"] in {"hidden", "minimal"} or not listener["outputs"]
+
+
+def test_a_page_that_closes_before_its_first_event_is_known_as_closed(demo: gr.Blocks) -> None:
+    holder = StateHolder()
+    holder.set_blocks(demo)
+    closed = next(fn for fn in demo.fns.values() if any(event == "unload" for _, event in fn.targets))
+    closed.fn(SimpleNamespace(session_hash="page"))
+    assert holder["page"].is_closed
+    assert not holder["another"].is_closed
 
 
 def test_how_much_goes_on_at_once_is_one_of_the_limits(demo: gr.Blocks) -> None:

@@ -129,6 +129,12 @@ def test_truncations_stand_in_order_with_the_energy_they_keep(folder: Path) -> N
     assert x["ticktext"] == ["2 (20%)", "8 (80%)", "all"]
 
 
+def test_base_and_own_adapters_look_different(folder: Path) -> None:
+    figure = json.loads(DoViews(folder).show("4c"))["figure"]
+    marks = {trace["name"]: trace["marker"]["symbol"] for trace in figure["data"]}
+    assert (marks["each alone"], marks["base with the tasks' heads"]) == ("circle", "circle-open")
+
+
 def test_a_figure_follows_its_table(folder: Path) -> None:
     views = DoViews(folder)
     before = views.show("1b")

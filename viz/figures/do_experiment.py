@@ -15,6 +15,7 @@ SYMBOLS = {"0.3": "circle-open", "1": "circle", "best": "diamond"}
 ROW = 20  # pixels of a mark in a chart of rows
 LABEL = 22  # pixels of the line of text above its rows
 ALONE = "alone"
+BARE = "base with the tasks' heads"
 ACCURACY, GAP = "average accuracy (test)", "gap recovered (100 %: as good as alone)"
 
 Titled = Callable[[str], str]
@@ -235,7 +236,7 @@ def against(
         ],
     )
     ends = [scores[scores["method"] == ALONE].assign(name="each alone", series="each alone", dash="solid", text="")]
-    for column, name in (("alone", "each alone"), ("base", "base with the tasks' heads")):
+    for column, name in (("alone", "each alone"), ("base", BARE)):
         if column in scores:
             one = scores.drop_duplicates(key)
             ends.append(
@@ -256,8 +257,8 @@ def against(
 
 
 def _lines(rows: pd.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> Figure:
-    """Draw a line per `name`; `series` gives the colour (grey for what is no merge), `dash` the λ. The legend names
-    each series once.
+    """Draw a line per `name`; `series` gives the colour (grey for what is no merge, open marks for the base), `dash`
+    the λ. The legend names each series once.
     """
     plain = [name for name in dict.fromkeys(rows["series"]) if not str(name).startswith(("each alone", "base"))]
     colours = {name: OKABE_ITO[place % len(OKABE_ITO)] for place, name in enumerate(plain)}
@@ -277,7 +278,7 @@ def _lines(rows: pd.DataFrame, x: dict[str, Any], y: dict[str, Any]) -> Figure:
                 "legendgroup": series,
                 "showlegend": series not in seen,
                 "line": {"color": colour, "width": 2, "dash": part["dash"].iloc[0]},
-                "marker": {"size": 6, "color": colour},
+                "marker": {"size": 6, "color": colour, "symbol": "circle-open" if series == BARE else "circle"},
                 "error_y": interval(part["y"], part["low"], part["high"], colour, 2) | {"thickness": 0.7},
                 "hovertemplate": f"{name}<br>%{{text}}: %{{y:.3f}}<extra></extra>",
             }

@@ -151,7 +151,7 @@ def _note_closing(demo: gr.Blocks, governor: Governor) -> None:
 
     def closed(request: gr.Request) -> None:
         page = str(request.session_hash)
-        # of a page that closed before its first event came, Gradio does not know it, and would keep it for ever
+        # Gradio marks only pages that it knows: one that closes before its first event would be kept for ever
         demo.state_holder[page].is_closed = True
         governor.closed(page)
 
