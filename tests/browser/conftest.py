@@ -70,14 +70,16 @@ def opening_query(rows: int | None, k: int | None) -> str:
 @pytest.fixture
 def open_page(browser, app_url: str) -> Iterator:
     """Open the app in a new context, through a link if only so many `rows` are to be evaluated or `k` texts read; what
-    `prepare` does to the page is done before.
+    `prepare` does to the page is done before. `url` is another server's.
 
     At the end fail on page errors, console errors and requests to other origins.
     """
     faults: list[str] = []
+    homes: list[str] = []
     contexts = []
 
-    def visit(width: int = 1360, height: int = 960, theme: str = "light", rows=None, k=None, prepare=None, **options):
+    def visit(width=1360, height=960, theme="light", rows=None, k=None, prepare=None, url=app_url, **options):
+        homes.append(url.rstrip("/"))
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -87,11 +89,11 @@ def open_page(browser, app_url: str) -> Iterator:
         page.on("request", lambda request: foreign(request.url) and faults.append(f"request to {request.url}"))
         if prepare is not None:
             prepare(page)
-        page.goto(f"{app_url}?__theme={theme}" + (f"&{opening_query(rows, k)}" if rows or k else ""))
+        page.goto(f"{url}?__theme={theme}" + (f"&{opening_query(rows, k)}" if rows or k else ""))
         return page
 
     def foreign(url: str) -> bool:
-        return not url.startswith((app_url.rstrip("/"), "data:", "blob:"))
+        return not url.startswith((*homes, "data:", "blob:"))
 
     yield visit
     for context in contexts:

@@ -3,10 +3,12 @@
 import csv
 import io
 import re
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("playwright")
+from pages import served
 from playwright.sync_api import Locator, Page, expect
 
 FIGURES = ("accuracy", "sweep", "magnitude", "overlap", "rank")
@@ -264,20 +266,22 @@ def test_a_running_evaluation_can_be_cancelled_and_taken_up_again(open_page) -> 
 
 
 @pytest.mark.slow
-def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page) -> None:
-    page = opened(open_page(rows=50, k=10))
-    page.evaluate(
-        """() => { const verdict = document.querySelector('#ms-verdict'); window.stages = new Set();
-                   new MutationObserver(() => window.stages.add(verdict.querySelector('section')?.dataset.stage))
-                     .observe(verdict, {childList: true, subtree: true, attributes: true}); }"""
-    )
-    page.get_by_role("combobox", name="Method").click()
-    page.get_by_role("option", name="RegMean").click()
-    # with so few texts it is another merge than the one whose accuracy ships
-    expect(page.locator(f'{DONE}[data-known="false"]')).to_contain_text("RegMean", timeout=150_000)
-    assert {"reading", "merging", "evaluating"} <= set(page.evaluate("[...window.stages]"))
-    assert len(accuracies(page)) == 8
-    expect(page.locator("#ms-recipe")).to_contain_text("method: regmean")
+def test_regmean_reads_texts_merges_and_streams_its_accuracy(open_page, tmp_path: Path) -> None:
+    with served(tmp_path, "app.py") as url:  # one that has read no texts for other tests
+        page = opened(open_page(rows=50, k=10, url=url))
+        page.evaluate(
+            """() => { const verdict = document.querySelector('#ms-verdict'); window.stages = new Set();
+                       new MutationObserver(() => window.stages.add(verdict.querySelector('section')?.dataset.stage))
+                         .observe(verdict, {childList: true, subtree: true, attributes: true}); }"""
+        )
+        page.get_by_role("combobox", name="Method").click()
+        page.get_by_role("option", name="RegMean").click()
+        # with so few texts it is another merge than the one whose accuracy ships
+        expect(page.locator(f'{DONE}[data-known="false"]')).to_contain_text("RegMean", timeout=150_000)
+        assert {"reading", "merging", "evaluating"} <= set(page.evaluate("[...window.stages]"))
+        assert len(accuracies(page)) == 8
+        expect(page.locator("#ms-recipe")).to_contain_text("method: regmean")
+        page.context.close()  # before its server goes
 
 
 @pytest.mark.slow
