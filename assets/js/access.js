@@ -64,17 +64,20 @@
     waiting = requestAnimationFrame(() => {
       const tabs = document.querySelector("#ms-tabs");
       rove(tabs.querySelector("[role=tablist]"));
-      for (const root of tabs.querySelectorAll(CONTROLS)) {
-        if (!watched.has(root)) {
-          watched.add(root);
-          changes.observe(root, { childList: true, subtree: true, characterData: true });
-        }
-        tend(root);
-      }
+      for (const root of tabs.querySelectorAll(CONTROLS)) watched.has(root) || watch(root);
     });
   };
   const watched = new WeakSet();
-  const changes = new MutationObserver(later); // Gradio relabels what is reused
+  const watch = (root) => {
+    watched.add(root);
+    let due = 0;
+    const changed = () => {
+      cancelAnimationFrame(due);
+      due = requestAnimationFrame(() => tend(root));
+    };
+    new MutationObserver(changed).observe(root, { childList: true, subtree: true, characterData: true }); // Gradio relabels what is reused
+    tend(root);
+  };
 
   /** The verdict is written anew many times a second: what it says goes into one place that stays, and only when it is news. */
   const live = Object.assign(document.createElement("p"), { id: "ms-live", className: "ms-unseen" });
