@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,25 +101,35 @@ def has_gap(base: Values, alone: Values) -> bool:
 def _resampled(marks: Marks, seed: int, draws: int) -> list[Values]:
     """Return each task's means (draws,): rows drawn anew per task, repetitions once for all tasks."""
     tasks = [np.atleast_2d(values) for values in marks.values()]
-    seeds, counts = _drawn(seed, draws, len(tasks[0]), tuple(values.shape[1] for values in tasks))
-    return [
-        np.einsum("dr,rd->d", seeds, values @ (drawn.T / values.shape[1]))
-        for values, drawn in zip(tasks, counts, strict=True)
-    ]
+    rows = tuple(values.shape[1] for values in tasks)
+    seeds = _drawn(seed, draws, len(tasks[0]), ()).weights
+    means = []
+    for place, values in enumerate(tasks, 1):
+        weights = _drawn(seed, draws, len(tasks[0]), rows[:place]).weights
+        means.append(np.einsum("dr,rd->d", seeds, values @ (weights.T / values.shape[1])))
+    return means
 
 
-@lru_cache(maxsize=2)
-def _drawn(
-    seed: int, draws: int, repetitions: int, rows: tuple[int, ...]
-) -> tuple[Values, tuple[np.ndarray[Any, Any], ...]]:
-    """Return (weights of the repetitions (draws, repetitions), per task how often each row is drawn (draws, rows)).
+class _Drawn(NamedTuple):
+    weights: np.ndarray[Any, Any]
+    state: Mapping[str, Any]
+    """Of the generator, from where the next task is drawn."""
 
-    Kept, since a table's merges are all compared on the same rows and drawing takes most of the time.
+
+@lru_cache(maxsize=17)
+def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> _Drawn:
+    """Return how often each row of the last of some tasks is drawn (draws, rows); for no task, the repetitions' weights
+    (draws, repetitions).
+
+    Kept task by task, since a table's merges are compared on the same rows, if not all on as many tasks, and drawing
+    takes most of the time.
     """
     generator = np.random.default_rng(seed)
-    seeds = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), draws) / repetitions
-    counts = (generator.multinomial(count, np.full(count, 1 / count), draws).astype(np.uint16) for count in rows)
-    return seeds, tuple(counts)
+    if rows:
+        generator.bit_generator.state = _drawn(seed, draws, repetitions, rows[:-1]).state
+    count = rows[-1] if rows else repetitions
+    drawn = generator.multinomial(count, np.full(count, 1 / count), draws)
+    return _Drawn(drawn.astype(np.uint16) if rows else drawn / repetitions, generator.bit_generator.state)
 
 
 def _bounds(samples: Values) -> tuple[float, float]:
