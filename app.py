@@ -209,7 +209,7 @@ def build(bases: Sequence[str] = ()) -> gr.Blocks:
 
 
 def get_ready() -> None:
-    """Load what the first visitor needs; then read, a batch at a time, what Diagnose, OSRM and Try it would read
+    """Load what the first visitor needs; then compute and read, a batch at a time, what Diagnose, OSRM and Try it would
     first.
     """
     from merging.methods import METHODS
@@ -217,10 +217,13 @@ def get_ready() -> None:
     start = opening(workbench(), METHODS)
     workbench().warm_up(start)
     if LIMITS.read_ahead:
+        workbench().diagnosis(start)
         example, _ = playground().row(start.pool, workbench().tasks(start.pool)[0], 0)
         playground().said(start.pool, [example], {"base": None, "own": None, "merge": start})
         for _ in workbench().read_moments(start):
-            sleep(0.1)  # visitors come first
+            sleep(0.1)
+            while workbench().governor.busy:  # visitors come first
+                sleep(0.1)
 
 
 def main(bases: Sequence[str] = ()) -> None:

@@ -11,6 +11,11 @@
   };
   const NARROW = 420;
 
+  // Where there is a <base>, Plotly names its clip paths by the page's whole address; when the address changes, the browser fetches the
+  // page anew to look for them. This one says nothing that the address does not.
+  const base = document.querySelector("base");
+  if (base?.href === new URL("./", location.href).href) base.remove();
+
   /** Replace every "var(--name)" by the value that the current theme gives it. */
   const themed = (value, style) => {
     if (typeof value === "string") {

@@ -162,6 +162,11 @@ class Governor:
                         del self._busy[key]
             self._let_go()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything that a visitor has asked for is being done."""
+        return bool(self._busy)
+
     def part(self, visitor: Holder) -> None:
         """Let a visitor leave, once nothing that was asked for is done any more."""
         visitor.stop()

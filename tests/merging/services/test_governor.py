@@ -278,8 +278,8 @@ def test_who_leaves_stays_until_what_runs_has_ended() -> None:
         with house.governor.at_work("one", visitor):
             house.governor.part(visitor)
             (folder / "file").write_text("its folder is still there")
-        assert house.left == []
-    assert house.left == [visitor.key]
+        assert house.left == [] and house.governor.busy
+    assert house.left == [visitor.key] and not house.governor.busy
     assert not folder.parent.exists()
 
 
