@@ -1,6 +1,7 @@
 """Mergescope's app: `python app.py`, then open the address it prints; `--public` for a server that strangers use."""
 
 import os
+import sys
 from argparse import ArgumentParser
 
 if __name__ == "__main__":  # before anything reads the limits
@@ -232,6 +233,7 @@ def main(bases: Sequence[str] = ()) -> None:
     clear_killed()
     if profile_of(os.environ) != "laptop":
         log_jobs()
+    sys.setswitchinterval(0.001)  # Python's 5 ms are long where some threads compute and one answers
     Thread(target=get_ready, daemon=True).start()
     demo.launch(**launch_options([health().route()]))
 

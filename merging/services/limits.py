@@ -29,7 +29,7 @@ _EVERYBODY: dict[str, int] = {  # on every public server
     "visitor_disk_bytes": 1_000_000_000,
     "visitor_memory_bytes": 500_000_000,
     "disk_bytes": 20_000_000_000,
-    "waiting": 100,
+    "waiting": 500,
     "training_epochs": 5,
     "training_rows": 2000,
     "search_seconds": 120,

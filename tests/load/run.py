@@ -32,12 +32,13 @@ from pages import served  # noqa: E402
 from visitors import MIX, Notes, Visitor, behaviour  # noqa: E402
 
 from merging.experiments.load_test import COLUMNS, load_table  # noqa: E402
+from merging.services.limits import PROFILE, PUBLIC  # noqa: E402
 
 TABLE = ROOT / "assets" / "tables" / "load.csv"
 STAYS = 1.15  # of the memory before, at most, once all have left
 PATIENCE = 60  # seconds for memory to go back
 REHEARSAL = 120  # seconds that one visit of each kind may take
-STAGGER = 0.1  # seconds between two visitors who come
+ARRIVING = 0.2  # of the time: within it all visitors come, one after the other, as a class opens a link
 
 
 @dataclass
@@ -83,7 +84,7 @@ async def load(url: str, server: psutil.Process, sessions: int, seconds: float, 
             end = monotonic() + seconds
 
             async def come(number: int) -> None:
-                await asyncio.sleep(STAGGER * number)
+                await asyncio.sleep(ARRIVING * seconds * number / sessions)
                 visitor = Visitor(client, layout, notes, folder, number, rows)
                 await visitor.visit(getattr(visitor, behaviour(number)), end)
 
@@ -141,7 +142,7 @@ def measured(sessions: int, seconds: float, rows: int) -> dict[str, Any]:
     """Start a server, put visitors on it, and return what came of it."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        variables = {"GRADIO_IS_E2E_TEST": "1", "GRADIO_HEARTBEAT_INTERVAL": "5", "TMPDIR": place}
+        variables = {"GRADIO_IS_E2E_TEST": "1", "GRADIO_HEARTBEAT_INTERVAL": "5", "TMPDIR": place} | {PROFILE: PUBLIC}
         with served(folder, "app.py", **variables) as url:
             port = str(urlsplit(url).port)
             children = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]

@@ -21,6 +21,7 @@ from viz.panels.diagnose.panel import diagnose_panel
 from viz.panels.export.panel import export_panel
 from viz.panels.kit.address import Address
 from viz.panels.kit.events import QUIET
+from viz.panels.kit.hops import in_one_thread
 from viz.panels.kit.look import header, header_html
 from viz.panels.kit.plot import serve_files
 from viz.panels.kit.sentences import Sentences
@@ -126,6 +127,7 @@ def page(
         }
         pool.change(**about, queue=False, **QUIET)
         _register_states(demo, visitor, workbench.governor)
+        in_one_thread(demo)
         watch(demo, workbench.governor)
         _note_closing(demo, workbench.governor)
     health.demo = demo

@@ -1,7 +1,9 @@
 """How events are sent, and how running work is drawn from time to time."""
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from threading import Condition
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -40,15 +42,45 @@ def turns(work: str, shown: Any = None) -> dict[str, Any]:
     return {"concurrency_id": work, "concurrency_limit": getattr(LIMITS, work)} | place
 
 
+PATIENCE = 1.0
+"""Seconds that a step of running work waits at most for what is answered at once."""
+_CHANGED, _ANSWERING = Condition(), [0]
+_AT_ONCE = ContextVar("at_once", default=False)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Note that something is answered at once (a moved slider, an opened page): running work lets it pass."""
+    with _CHANGED:
+        _ANSWERING[0] += 1
+    token = _AT_ONCE.set(True)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(token)
+        with _CHANGED:
+            _ANSWERING[0] -= 1
+            _CHANGED.notify_all()
+
+
+def let_pass() -> None:
+    """Wait until nothing is answered at once, or `PATIENCE` is over; what is answered at once does not wait itself."""
+    if not _AT_ONCE.get():
+        with _CHANGED:
+            _CHANGED.wait_for(lambda: not _ANSWERING[0], PATIENCE)
+
+
 def paced(steps: Iterator[Step], pause: float) -> Generator[tuple[Step, bool], None, None]:
     """Yield every step, and whether it is time to draw: ``pause`` seconds after the last time that it was, or longer
     where drawing takes long, so that on a busy server it never takes more than a share of the work's time.
 
-    The steps are closed with this generator, so work stops where nobody takes its steps any more.
+    The steps are closed with this generator, so work stops where nobody takes its steps any more; before each, what
+    visitors do with their hands comes first.
     """
     drawn, took = -pause, 0.0
     with closing(steps):  # type: ignore[type-var]
         for step in steps:
+            let_pass()
             if due := monotonic() - drawn > max(pause, took / DRAWING):
                 drawn = monotonic()
             yield step, due

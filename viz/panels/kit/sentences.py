@@ -1,6 +1,7 @@
 """Every error that leaves the server is one sentence, also for those who call it past the page."""
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import gradio as gr
@@ -8,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from merging.errors import MergeError
+from viz.panels.kit.events import answering
 
 MISFIT = (
     "The server could not do this: what it was sent does not fit the page, or it met a fault of its own, which its log "
@@ -22,10 +24,12 @@ class Sentences(gr.Blocks):
     is the one place where all errors are caught, since here the stranger is at the other end.
     """
 
-    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Process one event as Gradio does; raises `gr.Error` for whatever goes wrong."""
+        event = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         try:
-            return await super().process_api(*args, **kwargs)
+            with nullcontext() if event.queue else answering():
+                return await super().process_api(block_fn, *args, **kwargs)
         except gr.Error:
             raise
         except MergeError as error:

@@ -1,7 +1,8 @@
 """What one visitor's page has done: the current run, finished runs, pins. Kept per session, never shared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isnan, sqrt
 from string import ascii_uppercase
 from time import monotonic
@@ -149,13 +150,11 @@ def _gap(ends: Mapping[str, _Ends]) -> Recovered:
 
 def gap_of(scores: Mapping[str, Score], references: pd.DataFrame) -> Recovered:
     """Return the gap that a run recovers, see `summarise`."""
-    return _gap(_ends(scores, references))
+    return _gap(_ends(scores, references.itertuples()))
 
 
-def _ends(scores: Mapping[str, Score], references: pd.DataFrame) -> dict[str, _Ends]:
-    return {
-        str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references.itertuples() if row.task in scores
-    }
+def _ends(scores: Mapping[str, Score], references: Iterable[Any]) -> dict[str, _Ends]:
+    return {str(row.task): _Ends.of(row, scores[str(row.task)]) for row in references if row.task in scores}
 
 
 def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary | None:
@@ -176,6 +175,12 @@ def summarise(scores: Mapping[str, Score], references: pd.DataFrame) -> Summary 
         None while there is no estimate. `worst_points` is the change of the task hurt most against its own adapter, in
         percentage points (negative is a loss).
     """
+    return _summarised(tuple(scores.items()), tuple(references.itertuples(index=False)))
+
+
+@lru_cache(maxsize=256)  # a figure asks for the verdict on each of its runs, and everybody opens the same merge
+def _summarised(known: tuple[tuple[str, Score], ...], references: tuple[Any, ...]) -> Summary | None:
+    scores = dict(known)
     ends = _ends(scores, references)
     if not ends:
         return None

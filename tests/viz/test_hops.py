@@ -1,0 +1,116 @@
+"""Events of plain values check them in one thread, as Gradio checks them in many; running work lets them pass."""
+
+import asyncio
+from collections.abc import Iterator
+from contextvars import copy_context
+from threading import Thread, current_thread
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio.context import LocalContext
+
+from viz.panels.kit import events
+from viz.panels.kit.hops import PLAIN, in_one_thread, prepared
+from viz.panels.kit.sentences import Sentences
+
+
+def test_values_are_checked_as_their_components_check_them() -> None:
+    seen = []
+    work = prepared(
+        lambda count, name, written: seen.append((count, name, written)),
+        [gr.Slider(0, 2, step=1), gr.Radio(["a", "b"]), gr.Textbox()],
+    )
+    work(1, "b", 7)
+    assert seen == [(1, "b", "7")]
+    with pytest.raises(gr.Error, match="not in the list of choices"):
+        work(1, "c", "")
+    with pytest.raises(gr.Error, match="maximum"):
+        work(3, "a", "")
+
+
+def test_what_gradio_gives_beside_the_inputs_is_left_alone() -> None:
+    def asked(request: gr.Request, state: Any, count: int, event: gr.EventData, *, also: str = "") -> tuple[Any, ...]:
+        return request, state, count, event
+
+    state, event = object(), gr.EventData(None, {"name": "one"})
+    request = gr.Request(username="somebody")
+    given = prepared(asked, [gr.State(), gr.Number(precision=0)])(request, state, 1.6, event)
+    assert given == (request, state, 2, event)
+    # a parameter's default comes after the inputs
+    assert prepared(lambda count, what=max: what(count, 1), [gr.Slider(0, 9)])(5, max) == 5
+
+
+def test_choices_are_those_that_the_session_shows() -> None:
+    shown = gr.Dropdown(["before"], type="index")
+    work = prepared(lambda name: name, [shown])
+
+    def asked() -> int:
+        blocks = {shown._id: gr.Dropdown(["before", "since"], type="index")}
+        LocalContext.blocks_config.set(SimpleNamespace(blocks=blocks))  # type: ignore[arg-type]
+        return int(work("since"))
+
+    assert copy_context().run(asked) == 1
+    with pytest.raises(gr.Error, match="not in the list"):
+        work("since")
+
+
+def page(threads: list[Thread]) -> Sentences:
+    def moved(one: float, other: float) -> str:
+        threads.append(current_thread())
+        return f"{one + other:g}"
+
+    def stream(count: float) -> Iterator[str]:
+        yield from map(str, range(int(count)))
+
+    with Sentences() as demo:
+        one, other, said, file = gr.Slider(0, 9), gr.Slider(0, 9), gr.HTML(), gr.File()
+        one.change(moved, [one, other], said, queue=False)
+        other.change(stream, other, said)
+        file.change(lambda path: path, file, file)
+    in_one_thread(demo)
+    return demo
+
+
+def test_a_page_answers_as_before_and_files_go_on_as_gradio_has_them() -> None:
+    threads: list[Thread] = []
+    demo = page(threads)
+    moved, stream, filed = demo.fns.values()
+    assert asyncio.run(demo.process_api(moved, [2, 3.5], None))["data"] == ["5.5"]
+    assert not (moved.preprocess or moved.postprocess or stream.preprocess)
+    assert filed.preprocess and filed.postprocess and gr.File not in PLAIN
+    with pytest.raises(gr.Error, match="maximum"):
+        asyncio.run(demo.process_api(moved, [2, 11], None))
+    assert len(threads) == 1
+
+
+def steps(letters: str) -> Iterator[str]:
+    yield from letters
+
+
+def test_running_work_lets_what_is_answered_at_once_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PATIENCE", 30.0)
+    drawn = events.paced(steps("ab"), 0.0)
+    assert next(drawn)[0] == "a"
+    with events.answering():
+        went_on = list[str]()
+        waiting = Thread(target=lambda: went_on.append(next(drawn)[0]))
+        waiting.start()
+        waiting.join(0.2)
+        assert went_on == []
+        # what is answered at once would wait for itself
+        assert [step for step, _ in events.paced(steps("xy"), 0.0)] == ["x", "y"]
+    waiting.join(20)
+    assert went_on == ["b"]
+
+
+def test_running_work_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PATIENCE", 0.1)
+    began, found = monotonic(), list[str]()
+    with events.answering():
+        working = Thread(target=lambda: found.extend(step for step, _ in events.paced(steps("ab"), 0.0)))
+        working.start()
+        working.join(20)
+    assert found == ["a", "b"] and monotonic() - began >= 0.2
