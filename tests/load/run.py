@@ -168,7 +168,7 @@ def main() -> None:
         print(f"{name}: {value}")
     kept = pd.DataFrame([{name: row[name] for name in COLUMNS}])
     missed = problems(row)
-    if asked.record and not missed:
+    if asked.record:
         before = [pd.read_csv(TABLE)] if TABLE.exists() else []
         pd.concat([*before, kept]).to_csv(TABLE, index=False)
     print(load_table(kept))

@@ -32,7 +32,6 @@ def prepared(work: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., A
     """Return a function or generator that does the same with what the browser has sent; raises what the components say
     of values that they do not take.
     """
-
     besides = _given_besides(work)
 
     def ready(given: tuple[Any, ...]) -> list[Any]:
