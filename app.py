@@ -27,6 +27,7 @@ limit_arenas()
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -56,6 +57,7 @@ from viz.panels.adapters.handlers import AdaptersHandlers
 from viz.panels.diagnose.demand import Demand
 from viz.panels.kit.look import launch_options
 from viz.panels.merge.controls import opening
+from viz.panels.merge.handlers import REFERENCE
 from viz.panels.osrm.handlers import OsrmHandlers
 from viz.panels.page import page
 from viz.panels.programs.endpoints import Programs
@@ -218,13 +220,19 @@ def get_ready() -> None:
     start = opening(workbench(), METHODS)
     workbench().warm_up(start)
     if LIMITS.read_ahead:
-        workbench().diagnosis(start)
+        compared = start, opening(workbench(), METHODS, REFERENCE)
+        for merge in compared:
+            workbench().diagnosis(merge)
+        for pool, side in product(workbench().pools, "AB"):
+            workbench().overlaps(pool, side)
         example, _ = playground().row(start.pool, workbench().tasks(start.pool)[0], 0)
         playground().said(start.pool, [example], {"base": None, "own": None, "merge": start})
         for _ in workbench().read_moments(start):
             sleep(0.1)
             while workbench().governor.busy:  # visitors come first
                 sleep(0.1)
+        for merge in compared:  # on data, too
+            workbench().diagnosis(merge)
 
 
 def main(bases: Sequence[str] = ()) -> None:
