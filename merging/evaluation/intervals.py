@@ -116,7 +116,7 @@ class _Drawn(NamedTuple):
     """Of the generator, from where the next task is drawn."""
 
 
-@lru_cache(maxsize=17)
+@lru_cache(maxsize=17)  # two tables of eight tasks
 def _drawn(seed: int, draws: int, repetitions: int, rows: tuple[int, ...]) -> _Drawn:
     """Return how often each row of the last of some tasks is drawn (draws, rows); for no task, the repetitions' weights
     (draws, repetitions).

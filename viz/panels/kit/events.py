@@ -13,7 +13,7 @@ Step = TypeVar("Step")
 
 QUIET: dict[str, Any] = {
     "show_progress": "hidden",
-    # the page tells every component that any event has ever shown progress on of each event, which took it 50 ms a move
+    # else every event's progress is told to all components that any event has ever had as an output
     "show_progress_on": [],
     "api_visibility": "private",
     "trigger_mode": "always_last",
